@@ -1,0 +1,95 @@
+"""clbench: continual-learning baselines, compared over seeds, task sequences and scenarios.
+
+    import clbench
+
+    results = clbench.run(methods=["finetune", "lwf"], sequence="split-digits", seeds=5)
+    results.summary()
+
+Importing this package imports neither torch nor Avalanche.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clbench.report import Results
+
+__all__ = ["NUMBERS", "__version__", "load", "run"]
+__version__ = version("clbench")
+NUMBERS = 1  # raised with every 'Changed numbers' entry in the changelog; part of every record's key
+
+
+def run(
+    methods: str | Sequence[str | type] = "all",
+    *,
+    sequence: str | Sequence[str | type] = "split-digits",
+    scenario: str | Sequence[str] | None = None,
+    seeds: int | str | Sequence[int] = 5,
+    class_order: str | Sequence[int] = "seed",
+    model: str | Sequence[str | type] | None = None,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    optimizer: str | None = None,
+    lr: float | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    later_lr_factor: float | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    jobs: int | None = None,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    out: str | Path = "results/runs",
+    save_models: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> Results:
+    """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
+
+    `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Raises UsageError for anything that cannot be
+    done, before any training; a run that fails is in the results' `failed`.
+    """
+    from clbench.progress import Progress
+    from clbench.report import Results
+    from clbench.runner import check_workers, plan
+
+    sweep = plan(
+        methods,
+        sequence=sequence,
+        scenario=scenario,
+        seeds=seeds,
+        class_order=class_order,
+        model=model,
+        training={
+            "epochs": epochs,
+            "iterations": iterations,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "later_lr_factor": later_lr_factor,
+        },
+        settings=settings,
+        device=device,
+        data_root=data_root,
+        out=out,
+        save_models=save_models,
+        force=force,
+        jobs=jobs,
+    )
+    with Progress(sweep, quiet) as progress:
+        for record in sweep.run():
+            progress.landed(record)
+    return Results(sweep.records, order=sweep.labels)
+
+
+def load(folder: str | Path = "results/runs") -> Results:
+    """Read the records in a folder; raise UsageError if there is none to read."""
+    from clbench import report
+
+    return report.load(folder)

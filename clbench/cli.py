@@ -1,0 +1,179 @@
+"""The command line: parse, call, print. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from clbench.errors import ClbenchError
+
+app = typer.Typer(
+    help="Continual-learning baselines, compared over seeds, task sequences and scenarios.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+
+def main() -> None:
+    """Run the command line; what the user got wrong is one line on standard error and exit code 2."""
+    try:
+        app()
+    except ClbenchError as error:
+        print(f"clbench: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from clbench import __version__
+
+        typer.echo(f"clbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Continual-learning baselines, compared over seeds, task sequences and scenarios."""
+
+
+@app.command()
+def run(
+    methods: Annotated[
+        str, typer.Option(metavar="NAME[@FIELD=VALUE…],…", help="Methods to compare; 'all': every built-in one.")
+    ] = "all",
+    seeds: Annotated[str, typer.Option(metavar="N|LIST", help="5 means 0…4; or 0,4,9 or 10-19.")] = "5",
+    sequence: Annotated[str, typer.Option(metavar="NAME,…", help="Task sequences.")] = "split-digits",
+    scenario: Annotated[
+        str | None, typer.Option(metavar="task|class|domain,…", help="Default: the sequence's own.")
+    ] = None,
+    class_order: Annotated[
+        str, typer.Option(metavar="seed|fixed|3,1,4,…", help="Order in which classes come.")
+    ] = "seed",
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Backbone. Default: the sequence's own.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over each task. Default: the sequence's own.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Optimiser steps per task, instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    optimizer: Annotated[str | None, typer.Option(metavar="sgd|adam|adagrad", help="Optimiser.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of sgd.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    later_lr_factor: Annotated[float | None, typer.Option(help="Times lr, from the second task on.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME.FIELD=VALUE",
+            help="A setting of a method, model or sequence of this sweep, or of 'training'; repeatable; a comma list is a grid.",
+        ),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, or one on a GPU.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train.")] = "auto",
+    data_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the records.")] = "results/runs",
+    save_models: Annotated[bool, typer.Option("--save-models", help="Keep the network after each task.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is there already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
+) -> None:
+    """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
+    from clbench import runner
+    from clbench.progress import Progress
+
+    sweep = runner.plan(
+        methods,
+        sequence=sequence,
+        scenario=scenario,
+        seeds=seeds,
+        class_order=class_order,
+        model=model,
+        training={
+            "epochs": epochs,
+            "iterations": iterations,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "later_lr_factor": later_lr_factor,
+        },
+        settings=set_ or (),
+        device=device,
+        data_root=data_root,
+        out=out,
+        save_models=save_models,
+        force=force,
+        jobs=jobs,
+    )
+    if dry_run:
+        _print_plan(sweep)
+        return
+    with Progress(sweep, quiet) as progress:
+        try:
+            for record in sweep.run():
+                progress.landed(record)
+        except KeyboardInterrupt:
+            print(f"\nclbench: stopped; {progress.done} new records are in {out}. Run it again to go on.", file=sys.stderr)
+            raise typer.Exit(130) from None
+    _print_results(sweep, out, quiet)
+    if progress.failed:
+        print(f"clbench: {progress.failed} of {len(sweep.jobs)} runs failed; their records in {out} say why", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_plan(sweep: object) -> None:
+    from clbench.runner import Sweep
+
+    assert isinstance(sweep, Sweep)
+    for note in sweep.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for job in sweep.jobs:
+        spec = job.spec
+        state = "done" if spec.key in sweep.done else "to do"
+        typer.echo(f"{state}  {spec.sequence_label}  {spec.scenario}  {spec.model_label}  {spec.label}  seed {spec.seed}")
+    typer.echo(f"{len(sweep.jobs)} runs: {len(sweep.missing)} to do, {len(sweep.done)} done")
+
+
+def _print_results(sweep: object, out: str, quiet: bool) -> None:
+    from clbench.report import Results, print_tables
+    from clbench.runner import Sweep
+
+    assert isinstance(sweep, Sweep)
+    print_tables(Results(sweep.records, order=sweep.labels))
+    if not quiet:
+        options = "" if out == "results/runs" else f" {out}"
+        print(f"clbench: records are in {out}; tables and figures: clbench report{options}", file=sys.stderr)
+
+
+@app.command()
+def report(
+    records: Annotated[Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records.")] = Path("results/runs"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and figures.")] = Path("results/report"),
+) -> None:
+    """Write tables and figures from a folder of records."""
+    from clbench.report import load, print_tables, write_report
+
+    results = load(records)
+    for line in [*results.problems, *results.warnings]:
+        print(f"clbench: {line}", file=sys.stderr)
+    paths = write_report(results, out)
+    print_tables(results)
+    print(f"clbench: {len(paths)} files are in {out}; begin with {out / 'summary.md'}", file=sys.stderr)
+
+
+@app.command("list")
+def list_(kind: Annotated[Literal["methods", "sequences", "models"], typer.Argument(metavar="methods|sequences|models")]) -> None:
+    """List what there is: name, what it is, its fields and their defaults."""
+    from clbench import registry
+
+    singular: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}
+    for name, what, fields in registry.describe(singular[kind]):
+        typer.echo(f"{name}: {what}." + (f" Fields: {fields}" if fields else ""))

@@ -1,0 +1,204 @@
+"""Backbones and the expanding head: one network shape for all methods and scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Lt
+from torch import Tensor, nn
+
+from clbench.errors import ClbenchError
+from clbench.streams import stream_seed
+
+Initialisation = Literal["pytorch", "kaiming", "xavier"]
+
+
+def initialise(module: nn.Module, scheme: Initialisation) -> None:
+    """Draw the weights of every linear and convolutional layer anew; `pytorch` leaves U(±1/√fan_in) as built.
+
+    `kaiming` is N(0, 1/fan_in) (gain 1; He et al. 2015), `xavier` is Glorot & Bengio's (2010) uniform law. Biases stay.
+    """
+    if scheme == "pytorch":
+        return
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            if scheme == "kaiming":
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+            else:
+                nn.init.xavier_uniform_(layer.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """Base of the backbones: a dataclass whose fields are the model's settings and whose `build` makes the network."""
+
+    name: ClassVar[str]
+    initialisation: Initialisation = "pytorch"
+    head_initialisation: Initialisation = "pytorch"
+
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        """Return a module that maps [n, *input_shape] to features [n, d]."""
+        raise NotImplementedError(f"{type(self).__name__} does not define build")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP(Backbone):
+    """Multilayer perceptron with ReLU."""
+
+    name: ClassVar[str] = "mlp"
+    width: Annotated[int, Ge(1)] = 256
+    depth: Annotated[int, Ge(1)] = 1  # hidden layers
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after every hidden layer
+
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = int(torch.Size(input_shape).numel())
+        for _ in range(self.depth):
+            layers += [nn.Linear(width, self.width), nn.ReLU()]
+            layers += [nn.Dropout(self.dropout)] if self.dropout else []
+            width = self.width
+        return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNN(Backbone):
+    """Two 3×3 convolutions, each with ReLU and 2×2 max-pooling, and one hidden layer."""
+
+    name: ClassVar[str] = "cnn"
+    channels: Annotated[int, Ge(1)] = 32  # of the first convolution; the second has twice as many
+    width: Annotated[int, Ge(1)] = 256
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after the hidden layer
+
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        channels, height, width = input_shape
+        flat = 2 * self.channels * (height // 4) * (width // 4)
+        if flat == 0:
+            raise ClbenchError(f"cnn needs images of at least 4×4 pixels, these are {height}×{width}: use mlp")
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, self.channels, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(self.channels, 2 * self.channels, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(flat, self.width),
+            nn.ReLU(),
+        ]
+        layers += [nn.Dropout(self.dropout)] if self.dropout else []
+        return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNet18(Backbone):
+    """Reduced ResNet-18 with batch norm and a 3×3 stem, as in Lopez-Paz & Ranzato (2017)."""
+
+    name: ClassVar[str] = "resnet18"
+    channels: Annotated[int, Ge(1)] = 20  # of the first stage; doubled by each of the next three (64 is the full network)
+
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        widths = [self.channels * 2**stage for stage in range(4)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        ]
+        previous = widths[0]
+        for stage, width in enumerate(widths):
+            layers += [_ResidualBlock(previous, width, 1 if stage == 0 else 2), _ResidualBlock(width, width, 1)]
+            previous = width
+        return nn.Sequential(*layers, _GlobalAverage())
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class _GlobalAverage(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))  # unlike adaptive pooling, deterministic on CUDA
+
+
+class ExpandingHeadModel(nn.Module):
+    """A backbone under a head that grows by one Linear block at a time; old blocks are never touched.
+
+    All initial weights come from the streams (seed, *purpose): the backbone's from one, each block's from its own, so
+    that a block starts the same whether it is added late or at the start.
+    """
+
+    def __init__(self, backbone: Backbone, input_shape: Sequence[int], seed: int, *purpose: str | int):
+        super().__init__()
+        self._streams = (seed, *purpose)
+        self._head_initialisation = backbone.head_initialisation
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(*self._streams, "backbone"))
+            self.backbone = backbone.build(input_shape)
+            initialise(self.backbone, backbone.initialisation)
+        self.head = nn.ModuleList()
+        self.widths: list[int] = []  # classes per block
+        self.seen = 0  # blocks that take part: of the tasks seen so far
+        self.images_forwarded = 0  # through the backbone, since it was built
+        with torch.no_grad():
+            training = self.backbone.training
+            shape = self.backbone.eval()(torch.zeros(1, *input_shape)).shape
+            self.backbone.train(training)
+        if len(shape) != 2:
+            raise ClbenchError(f"a backbone returns features [n, d], this one returned {list(shape)}")
+        self.n_features = int(shape[1])
+
+    def expand(self, n_classes: int) -> None:
+        """Append a block of `n_classes` outputs; the old blocks keep their weights bit for bit."""
+        reference = next(self.parameters(), None)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(*self._streams, "block", len(self.head)))
+            block = nn.Linear(self.n_features, n_classes)
+            initialise(block, self._head_initialisation)
+        self.head.append(block if reference is None else block.to(reference))
+        self.widths.append(n_classes)
+
+    def columns(self, block: int) -> slice:
+        """Return the head's columns that belong to a block."""
+        start = sum(self.widths[:block])
+        return slice(start, start + self.widths[block])
+
+    @property
+    def newest(self) -> nn.Module:
+        """The block of the current task (in the domain scenario: the only one)."""
+        return self.head[self.seen - 1]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map images [n, *input_shape] to features [n, d]."""
+        self.images_forwarded += len(x)
+        return self.backbone(x)
+
+    def logits(self, features: Tensor, blocks: Sequence[int], reached: Sequence[int] | None = None) -> Tensor:
+        """Map features [n, d] to the outputs of some blocks [n, their classes]; gradients reach only `reached` ones."""
+        chosen: list[nn.Linear] = [self.head[block] for block in blocks]  # type: ignore[misc]
+        if len(chosen) == 1:
+            return chosen[0](features)
+        live = [reached is None or block in reached for block in blocks]
+        weight = torch.cat([b.weight if on else b.weight.detach() for b, on in zip(chosen, live, strict=True)])
+        bias = torch.cat([b.bias if on else b.bias.detach() for b, on in zip(chosen, live, strict=True)])
+        return F.linear(features, weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, *input_shape] to the outputs of every block there is [n, classes]."""
+        return self.logits(self.features(x), range(len(self.head)))

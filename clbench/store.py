@@ -1,0 +1,187 @@
+"""The results store: a folder with one JSON file per finished run.
+
+A record is written whole or not at all, is never executed when read, and is found again by its key.
+This module needs neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clbench.errors import ClbenchError
+
+SCHEMA = 1
+Matrix = list[list[float | None]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run was asked to do, what came out, and what it cost.
+
+    A failed run has `error` and no `accuracy`; lists are indexed by task, in training order.
+    """
+
+    key: str  # names the record's file: a hash of all in `spec` that can change a number
+    spec: dict[str, Any]  # see RunSpec
+    status: str  # "ok" | "failed"
+    error: str | None = None  # the failure's message and traceback
+    accuracy: dict[str, Matrix] | None = None  # task_aware, task_agnostic: (T+1) × T in [0, 1], null where not measured
+    seconds: dict[str, list[float]] | None = None  # train: [T], evaluate: [T+1]; wall time, disjoint
+    updates: list[int] | None = None  # optimiser steps per task
+    images: list[int] | None = None  # training images seen per task, repeats counted
+    forward_passes: list[int] | None = None  # images through the backbone per task, recording included
+    backward_passes: list[int] | None = None  # images through the loss's backward pass per task
+    parameters: int | None = None  # of the network after the last task
+    peak_memory_bytes: int | None = None  # the run's own; null where it can't be told
+    stored_bytes: int | None = None  # the most that the method kept between tasks beside the network
+    weights_hash: str | None = None  # SHA-256 of the final weights and buffers
+    history: list[dict[str, list[float]]] | None = None  # per task: loss and training accuracy per epoch
+    environment: dict[str, Any] | None = None
+    schema: int = SCHEMA
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+class Store:
+    """The records in one folder, which need not exist yet."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def write(self, record: RunRecord) -> Path:
+        """Write one record atomically and return its path."""
+        text = json.dumps(dataclasses.asdict(record), indent=None, allow_nan=False, separators=(",", ":"))
+        path = self.folder / f"{record.key}.json"
+        handle, temporary = tempfile.mkstemp(prefix=f".{record.key}-", suffix=".tmp", dir=self.folder)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    def read(self) -> tuple[dict[str, RunRecord], list[str]]:
+        """Return the good records by key, in the order of their names, and a line for each damaged file."""
+        records, problems = {}, []
+        for path in self.paths():
+            try:
+                record = parse_record(path.read_bytes())
+            except (OSError, ClbenchError) as error:
+                problems.append(f"{path.name}: {error}")
+            else:
+                records[record.key] = record
+        return records, problems
+
+    def paths(self) -> Iterator[Path]:
+        """Yield the files of finished records, sorted by name."""
+        if self.folder.is_dir():
+            yield from sorted(path for path in self.folder.glob("*.json") if not path.name.startswith("."))
+
+
+def parse_record(data: bytes) -> RunRecord:
+    """Read a record from its JSON text; raise ClbenchError that says what is wrong with it."""
+    try:
+        content = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ClbenchError(f"not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ClbenchError("not a record: no JSON object")
+    schema = content.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        raise ClbenchError("not a record: it has no schema number")
+    if schema > SCHEMA:
+        raise ClbenchError(f"made by a newer clbench (schema {schema}, this one reads {SCHEMA})")
+    names = {field.name for field in dataclasses.fields(RunRecord)}
+    if unknown := sorted(set(content) - names):
+        raise ClbenchError(f"unknown entries: {', '.join(unknown)}")
+    missing = {"key", "spec", "status"} - set(content)
+    if missing:
+        raise ClbenchError(f"missing entries: {', '.join(sorted(missing))}")
+    record = RunRecord(**content)
+    _check(record)
+    return record
+
+
+_SPEC_TYPES: Mapping[str, type] = {
+    "sequence": str,
+    "sequence_label": str,
+    "sequence_params": dict,
+    "scenario": str,
+    "method": str,
+    "label": str,
+    "params": dict,
+    "model": str,
+    "model_label": str,
+    "model_params": dict,
+    "seed": int,
+    "training": dict,
+}
+
+
+def _check(record: RunRecord) -> None:
+    """Raise ClbenchError unless the record's entries have the types and sizes that readers rely on."""
+
+    def need(condition: bool, what: str) -> None:
+        if not condition:
+            raise ClbenchError(f"wrong type or value: {what}")
+
+    need(isinstance(record.key, str) and record.key.isalnum(), "key")
+    need(isinstance(record.spec, dict), "spec")
+    for name, kind in _SPEC_TYPES.items():
+        value = record.spec.get(name)
+        need(isinstance(value, kind) and not isinstance(value, bool), f"spec.{name}")
+    need(record.status in ("ok", "failed"), "status")
+    if not record.ok:
+        need(isinstance(record.error, str), "error")
+        return
+    need(isinstance(record.accuracy, dict) and set(record.accuracy) == {"task_aware", "task_agnostic"}, "accuracy")
+    assert record.accuracy is not None
+    for view, matrix in record.accuracy.items():
+        need(isinstance(matrix, list) and len(matrix) >= 2, f"accuracy.{view}")
+        for row in matrix:
+            need(isinstance(row, list) and len(row) == len(matrix) - 1, f"accuracy.{view}")
+            need(all(cell is None or _is_number(cell) and 0 <= cell <= 1 for cell in row), f"accuracy.{view}")
+    tasks = len(record.accuracy["task_aware"]) - 1
+    need(len(record.accuracy["task_agnostic"]) == tasks + 1, "accuracy.task_agnostic")
+    need(isinstance(record.seconds, dict), "seconds")
+    assert record.seconds is not None
+    for name, length in (("train", tasks), ("evaluate", tasks + 1)):
+        values = record.seconds.get(name)
+        need(isinstance(values, list) and len(values) == length and all(map(_is_number, values)), f"seconds.{name}")
+    for name in ("updates", "images", "forward_passes", "backward_passes"):
+        values = getattr(record, name)
+        need(isinstance(values, list) and len(values) == tasks and all(map(_is_number, values)), name)
+    need(_is_number(record.parameters), "parameters")
+    need(_is_number(record.stored_bytes), "stored_bytes")
+    need(record.peak_memory_bytes is None or _is_number(record.peak_memory_bytes), "peak_memory_bytes")
+    need(isinstance(record.weights_hash, str), "weights_hash")
+    need(isinstance(record.environment, dict), "environment")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

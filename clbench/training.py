@@ -1,0 +1,370 @@
+"""The training core: one loop for all methods, evaluation, and `run_sequence` which chains them over a sequence."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from clbench.errors import DivergedError, UsageError
+from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
+from clbench.model import Backbone, ExpandingHeadModel
+from clbench.sequences import Split, Task, concat
+from clbench.store import Matrix
+from clbench.streams import stream, stream_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Budget and optimiser, the same for all methods of a sweep."""
+
+    epochs: Annotated[int, Ge(1)] | None = 1  # passes over a task's training data
+    iterations: Annotated[int, Ge(1)] | None = None  # optimiser steps per task, instead of epochs
+    batch_size: Annotated[int, Ge(1)] = 128
+    drop_last: bool = False  # leave out the last, smaller batch of a pass
+    optimizer: Literal["sgd", "adam", "adagrad"] = "sgd"
+    lr: Annotated[float, Gt(0)] = 0.01
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    later_lr_factor: Annotated[float, Gt(0)] = 1.0  # times lr, from the second task on
+    keep_optimizer: bool = False  # carry the optimiser's state on to the next task
+    full_head: bool = False  # all blocks there from the start, and in the optimiser
+    untouched: Literal["skip", "zero"] = "skip"  # parameters that the loss doesn't reach: left alone, or gradient zero
+    predict_over: Literal["seen", "all"] = "seen"  # outputs that compete in the task-agnostic view
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.iterations is None):
+            raise UsageError(
+                f"training needs either epochs or iterations, not epochs={self.epochs} iterations={self.iterations}"
+            )
+        if self.momentum and self.optimizer != "sgd":
+            raise UsageError(f"momentum={self.momentum} is an option of sgd, the optimiser is {self.optimizer}")
+
+
+@dataclass
+class Outcome:
+    """What a run measured; see RunRecord for shapes and units."""
+
+    task_aware: Matrix = field(default_factory=list)
+    task_agnostic: Matrix = field(default_factory=list)
+    train_seconds: list[float] = field(default_factory=list)
+    evaluate_seconds: list[float] = field(default_factory=list)
+    updates: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    forward_passes: list[int] = field(default_factory=list)
+    backward_passes: list[int] = field(default_factory=list)
+    history: list[dict[str, list[float]]] = field(default_factory=list)
+    parameters: int = 0
+    stored_bytes: int = 0
+    weights_hash: str = ""
+
+
+def run_sequence(
+    tasks: Sequence[Task],
+    method: Method,
+    backbone: Backbone,
+    training: Training,
+    scenario: Scenario,
+    seed: int,
+    device: torch.device | str = "cpu",
+    after_task: Callable[[ExpandingHeadModel, Task], None] | None = None,
+) -> Outcome:
+    """Train a method on one task after another and evaluate all tasks before the first and after each.
+
+    `tasks` lie on `device`. Raises DivergedError when the loss is not finite. The global random state is left as found.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return _Sequence(tasks, method, backbone, training, scenario, seed, device).train(after_task)
+
+
+class _Sequence:
+    """One run over a sequence: the network, the optimiser and what has been measured so far."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        method: Method,
+        backbone: Backbone,
+        training: Training,
+        scenario: Scenario,
+        seed: int,
+        device: torch.device,
+    ):
+        self.tasks, self.method, self.backbone, self.training = tasks, method, backbone, training
+        self.scenario, self.seed, self.device = scenario, seed, device
+        self.criterion = Criterion(scenario)
+        self.outcome = Outcome()
+        method.begin(Run(scenario, len(tasks), seed, device, training))
+        self.model = self._new_model(0, "weights")
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def train(self, after_task: Callable[[ExpandingHeadModel, Task], None] | None) -> Outcome:
+        outcome, method = self.outcome, self.method
+        mark = time.perf_counter()
+
+        def lap() -> float:
+            nonlocal mark
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            previous, mark = mark, time.perf_counter()
+            return mark - previous
+
+        self._evaluate()
+        outcome.evaluate_seconds.append(lap())
+        for task in self.tasks:
+            forwarded = self._start(task)
+            trained = self._train_task(task)
+            self.model.eval()
+            method.finish_task(self.model, task)
+            outcome.forward_passes.append(self.model.images_forwarded - forwarded)
+            outcome.stored_bytes = max(outcome.stored_bytes, self._stored_bytes(task))
+            outcome.train_seconds.append(lap())
+            if trained:
+                self._evaluate()
+            else:
+                self._no_row()
+            if after_task is not None:
+                after_task(self.model, task)
+            outcome.evaluate_seconds.append(lap())
+        outcome.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        outcome.weights_hash = weights_hash(self.model)
+        return outcome
+
+    def _new_model(self, seen: int, *purpose: str | int) -> ExpandingHeadModel:
+        """Draw a network with the blocks of `seen` tasks, or of all of them if the head doesn't grow."""
+        model = ExpandingHeadModel(self.backbone, self.tasks[0].train.shape, self.seed, *purpose).to(self.device)
+        if self.scenario == "domain":
+            model.expand(len(self.tasks[0].classes))
+        else:
+            for task in self.tasks if self.training.full_head else self.tasks[:seen]:
+                model.expand(len(task.classes))
+        model.seen = 1 if self.scenario == "domain" else seen
+        return model
+
+    def _block(self, task: Task) -> int:
+        return 0 if self.scenario == "domain" else task.index
+
+    def _start(self, task: Task) -> int:
+        """Make the network ready for a task; return its count of forward passes before anything was done for it."""
+        method = self.method
+        start = method.start_from(task)
+        if start != "previous" and task.index > 0:
+            purpose = ("weights",) if start == "initial" else ("scratch", task.index + 1)
+            self.model, self.optimizer = self._new_model(task.index, *purpose), None
+        forwarded = self.model.images_forwarded
+        self.model.eval()
+        method.start_task(self.model, task)
+        if self.scenario != "domain":
+            if task.index == len(self.model.head):
+                self.model.expand(len(task.classes))
+            self.model.seen = task.index + 1
+        return forwarded
+
+    def _train_task(self, task: Task) -> bool:
+        """Train on what the method asks for; return whether it asked for anything."""
+        training, method, model, outcome = self.training, self.method, self.model, self.outcome
+        used = method.training_tasks(self.tasks[: task.index + 1])
+        history: dict[str, list[float]] = {"loss": [], "accuracy": []}
+        outcome.history.append(history)
+        if not used:
+            for counts in (outcome.updates, outcome.images, outcome.backward_passes):
+                counts.append(0)
+            return False
+        split = concat([one.train for one in used])
+        sizes = [len(one.train) for one in used]
+        labels = [one.train.y + model.columns(self._block(one)).start for one in used]
+        y = torch.cat(labels)
+        owners = torch.repeat_interleave(torch.tensor([one.index for one in used]), torch.tensor(sizes))
+        task_ids = owners.to(self.device)
+        mixed = len(used) > 1 and self.scenario == "task"
+        optimizer = self._optimizer(task)
+        plan = Plan(sizes, training, method.equal_shares)
+        recorded: Tensor | None = None
+        losses: list[Tensor] = []
+        hits: list[Tensor | None] = []
+        counts_per_epoch: list[int] = []
+        updates = 0
+        for epoch in range(plan.epochs):
+            frozen = set_trainable(model, method.trainable(model, task, epoch))
+            if not frozen or split.augment:
+                recorded = None
+            elif recorded is None:
+                recorded = in_chunks(model.features, split)
+            torch.manual_seed(stream_seed(self.seed, "dropout", task.index, epoch))
+            augmentation = stream(self.seed, "augmentation", task.index, epoch)
+            steps = plan.draw(stream(self.seed, "batches", task.index, epoch), plan.total_steps - updates)
+            device_steps = _to_device(steps, self.device)
+            loss_sum = torch.zeros((), device=self.device)
+            hit_sum: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
+            for rows, index in zip(steps, device_steps, strict=True):
+                present = owners[rows].unique().tolist() if mixed else (task.index,)
+                batch = Batch(model, split, index, y[index], task_ids[index], present, recorded, augmentation)
+                loss = method.loss(model, batch, self.criterion)
+                loss.backward()
+                if training.untouched == "zero":
+                    for parameter in model.parameters():
+                        if parameter.requires_grad and parameter.grad is None:
+                            parameter.grad = torch.zeros_like(parameter)
+                method.after_backward(model)
+                optimizer.step()
+                optimizer.zero_grad()
+                method.after_step(model)
+                loss_sum += loss.detach() * len(index)
+                hit_sum = None if batch.correct is None or hit_sum is None else hit_sum + batch.correct
+            updates += len(steps)
+            losses.append(loss_sum)
+            hits.append(hit_sum)
+            counts_per_epoch.append(sum(map(len, steps)))
+        outcome.updates.append(updates)
+        outcome.images.append(sum(counts_per_epoch))
+        outcome.backward_passes.append(sum(counts_per_epoch))
+        for epoch, (loss_sum, hit_sum, count) in enumerate(zip(losses, hits, counts_per_epoch, strict=True)):
+            mean = loss_sum.item() / count
+            if not math.isfinite(mean):
+                raise DivergedError(
+                    f"the loss is {mean} at task {task.index + 1}, epoch {epoch + 1}: training diverged; try a smaller lr"
+                )
+            history["loss"].append(mean)
+            if hit_sum is not None:
+                history["accuracy"].append(hit_sum.item() / count)
+        return True
+
+    def _optimizer(self, task: Task) -> torch.optim.Optimizer:
+        """Return the optimiser for a task: a new one, or the kept one with the new block's parameters joined."""
+        training, parameters = self.training, list(self.model.parameters())
+        lr = training.lr * (training.later_lr_factor if task.index > 0 else 1)
+        if self.optimizer is None or not training.keep_optimizer:
+            self.optimizer = make_optimizer(training, parameters)
+        known = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        if new := [parameter for parameter in parameters if id(parameter) not in known]:
+            self.optimizer.add_param_group({"params": new})
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return self.optimizer
+
+    def _stored_bytes(self, task: Task) -> int:
+        """Count what the method keeps between tasks: its state, and the earlier tasks' images it trains on again."""
+        again = self.method.training_tasks(self.tasks[: task.index + 1])
+        images = sum(one.train.nbytes for one in again if one.index != task.index)
+        return images + _nbytes(self.method.state())
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        """Append a row to both accuracy matrices: one pass over each task's test set answers both views."""
+        model, seen = self.model, self.model.seen
+        model.eval()
+        competing = len(model.head) if self.training.predict_over == "all" else seen
+        n_outputs = sum(model.widths[:competing])
+        aware: list[Tensor | None] = []
+        agnostic: list[Tensor | None] = []
+        for task in self.tasks:
+            block = self._block(task)
+            if block >= len(model.head):
+                aware.append(None)
+                agnostic.append(None)
+                continue
+            own, y = model.columns(block), task.test.y
+            scores = in_chunks(lambda x, task=task: self.method.predict(model, x, task), task.test)
+            aware.append((scores[:, own].argmax(1) == y).sum())
+            answerable = block < competing and not self.method.uses_task_name
+            agnostic.append((scores[:, :n_outputs].argmax(1) == y + own.start).sum() if answerable else None)
+        for matrix, row in ((self.outcome.task_aware, aware), (self.outcome.task_agnostic, agnostic)):
+            matrix.append(
+                [None if hit is None else hit.item() / len(t.test) for hit, t in zip(row, self.tasks, strict=True)]
+            )
+
+    def _no_row(self) -> None:
+        for matrix in (self.outcome.task_aware, self.outcome.task_agnostic):
+            matrix.append([None] * len(self.tasks))
+
+
+class Plan:
+    """How many steps a task gets, and which rows each one takes."""
+
+    def __init__(self, sizes: Sequence[int], training: Training, equal_shares: bool):
+        self.sizes, self.batch_size, self.drop_last = sizes, training.batch_size, training.drop_last
+        self.equal_shares = equal_shares and len(sizes) > 1
+        total = sum(sizes)
+        self.per_epoch = total // self.batch_size if self.drop_last else math.ceil(total / self.batch_size)
+        if self.per_epoch == 0:
+            raise UsageError(f"drop_last leaves no batch: batch_size is {self.batch_size}, the task has {total} images")
+        self.total_steps = training.iterations or self.per_epoch * (training.epochs or 0)
+        self.epochs = math.ceil(self.total_steps / self.per_epoch)
+
+    def draw(self, generator: torch.Generator, most: int) -> list[Tensor]:
+        """Draw the rows of each step of one epoch, at most `most` steps."""
+        steps = min(self.per_epoch, most)
+        if not self.equal_shares:
+            order = torch.randperm(sum(self.sizes), generator=generator)
+            return list(order.split(self.batch_size))[:steps]
+        share = math.ceil(self.batch_size / len(self.sizes))
+        columns, start = [], 0
+        for size in self.sizes:  # each task goes round its own permutations
+            rounds = math.ceil(steps * share / size)
+            order = torch.cat([torch.randperm(size, generator=generator) for _ in range(rounds)])
+            columns.append(start + order[: steps * share].view(steps, share))
+            start += size
+        return list(torch.cat(columns, 1))
+
+
+def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """Make the optimiser that the training settings name; one that gets no gradient leaves a parameter alone."""
+    common = {"lr": training.lr, "weight_decay": training.weight_decay}
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=training.momentum, fused=True, **common)
+    if training.optimizer == "adam":
+        return torch.optim.Adam(parameters, fused=True, **common)
+    return torch.optim.Adagrad(parameters, **common)
+
+
+def set_trainable(model: ExpandingHeadModel, parameters: object) -> bool:
+    """Let just these parameters train, the modules that have none of them in eval mode.
+
+    Returns whether the backbone is frozen, so that its features stay the same.
+    """
+    chosen = {id(parameter) for parameter in parameters}  # type: ignore[attr-defined]
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+    return not model.backbone.training
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of every parameter and buffer: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _to_device(steps: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Move an epoch's rows to the device in one transfer."""
+    if device.type == "cpu":
+        return steps
+    return list(torch.cat(steps).to(device).split([len(rows) for rows in steps]))
+
+
+def _nbytes(state: object) -> int:
+    """Count the bytes of the tensors in nested containers and modules."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, nn.Module):
+        return _nbytes(state.state_dict())
+    if isinstance(state, dict):
+        return sum(map(_nbytes, state.values()))
+    if isinstance(state, (list, tuple)):
+        return sum(map(_nbytes, state))
+    return 0

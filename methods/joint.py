@@ -1,0 +1,34 @@
+"""Joint training: the union of all tasks seen so far, the upper bound of a comparison.
+
+    minimise  Σ_{t ≤ n} CE(ŷ_t, y_t)  over θ_s, θ_o, θ_n
+
+Caruana 1997, 'Multitask Learning'; as a baseline in Li & Hoiem 2016, arXiv 1606.09282, section 2. It keeps all data, and
+its epochs are passes over the union, so its updates grow with the number of tasks: the record counts them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from clbench.method import Method
+from clbench.sequences import Task
+
+
+@dataclass
+class Joint(Method):
+    """Training on all tasks seen so far together, from the initial weights each time"""
+
+    name: ClassVar[str] = "joint"
+    memory: ClassVar[bool] = True
+    mode: Literal["cumulative", "incremental", "final"] = "cumulative"  # weights: anew each task, carried on, once at the end
+    task_share: Literal["proportional", "equal"] = "proportional"  # of a batch, per task
+
+    @property
+    def equal_shares(self) -> bool:
+        return self.task_share == "equal"
+
+    def start_from(self, task: Task) -> Literal["previous", "initial"]:
+        return "previous" if self.mode == "incremental" else "initial"
+
+    def training_tasks(self, seen: Sequence[Task]) -> Sequence[Task]:
+        return seen if self.mode != "final" or len(seen) == self.run.tasks else []

@@ -1,0 +1,134 @@
+"""Learning without Forgetting (Li & Hoiem 2016/2017, arXiv 1606.09282, equations 1 to 4).
+
+    Y_o ← network(X_n; θ_s, θ_o)                           before training: the old network's responses to the new images
+    minimise  CE(ŷ_n, y_n) + λ_o · Σ_{old tasks} H(y'_o, ŷ'_o)   over θ_s, θ_o, θ_n
+
+    y' = softmax(z / T),   H(y'_o, ŷ'_o) = − Σ_classes y'_o · log ŷ'_o,   mean over the batch
+
+No image of an old task is needed. The other fields are the choices on which published codes differ; each names who
+makes it.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+from clbench.errors import UsageError
+from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
+from clbench.model import ExpandingHeadModel
+from clbench.sequences import Task
+from clbench.training import Training
+
+
+@dataclass
+class LwF(Method):
+    """Learning without Forgetting: distil the old network's responses to the new task's images"""
+
+    name: ClassVar[str] = "lwf"
+    temperature: Annotated[float, Gt(0)] = 2.0  # T
+    weight: Annotated[float, Ge(0)] = 1.0  # λ_o
+    # auto: a softmax per old task in `task`, one over all old classes in `class`; padded: old probabilities, padded with
+    # zeros, against old + new outputs (van de Ven 2018)
+    scope: Literal["auto", "per-task", "joined", "padded"] = "auto"
+    scale_t2: bool = False  # multiply the distillation by T² (Hinton et al. 2015)
+    reduction: Literal["sum", "mean"] = "sum"  # over all the outputs distilled; mean: van de Ven before May 2019
+    # how cross-entropy and distillation mix, with n tasks so far. constant: CE + λ KD; share: CE/n + (1 − 1/n) λ KD (van de
+    # Ven 2018); count: CE + (n − 1) λ KD (van de Ven 2022); convex: α CE + (1 − α) λ KD
+    mixing: Literal["constant", "share", "count", "convex"] = "constant"
+    alpha: Annotated[float, Ge(0), Le(1)] = 0.5  # α of mixing=convex
+    # recorded: responses recorded once, in eval mode; live: the frozen old network, in eval mode, looks at each (augmented)
+    # batch; train-mode: the same in training mode (Avalanche); unnormalised: recorded on raw pixels (Mammoth)
+    teacher: Literal["recorded", "live", "train-mode", "unnormalised"] = "recorded"
+    new_classes_only: bool = False  # cross-entropy over the new classes in the class scenario too (FACIL, PyCIL)
+    freeze_old_blocks: bool = False  # old blocks do not train (FACIL)
+    warmup_epochs: Annotated[int, Ge(0)] = 0  # epochs in which only the new block trains, part of the budget
+
+    def check(self, scenario: Scenario, training: Training) -> None:
+        if self.warmup_epochs and scenario == "domain":
+            raise UsageError("lwf.warmup_epochs trains only the new block, but in the domain scenario no block is new")
+        if training.epochs is not None and self.warmup_epochs >= training.epochs:
+            raise UsageError(
+                f"lwf.warmup_epochs={self.warmup_epochs} leaves nothing of the budget of {training.epochs} epochs: "
+                "raise --epochs or lower it"
+            )
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.old_widths: list[int] = []  # classes of each old task
+        self.old_network: ExpandingHeadModel | None = None
+        self.recorded: Tensor | None = None  # y'_o of every new image [n, old classes]
+
+    def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        self.n = task.index + 1
+        if task.index == 0 or self.weight == 0:
+            return
+        self.old_widths = model.widths[: model.seen]
+        if self.teacher in ("live", "train-mode") or (self.teacher == "recorded" and task.train.augment):
+            self.old_network = copy.deepcopy(model).requires_grad_(False).train(self.teacher == "train-mode")
+        else:
+            images = task.train.unnormalised() if self.teacher == "unnormalised" else task.train
+            old = range(model.seen)
+            self.recorded = self.soften(in_chunks(lambda x: model.logits(model.features(x), old), images), torch.softmax)
+
+    def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
+        if task.index > 0 and epoch < self.warmup_epochs:
+            return model.newest.parameters()
+        if task.index > 0 and self.freeze_old_blocks and self.run.scenario != "domain":
+            return [*model.backbone.parameters(), *model.newest.parameters()]
+        return model.parameters()
+
+    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
+        only_new = self.new_classes_only and self.run.scenario != "domain"
+        loss = criterion(model, batch, batch.tasks if only_new else None)
+        targets = self.targets(batch)
+        if targets is None:
+            return loss
+        new, old = {
+            "constant": (1.0, 1.0),
+            "share": (1 / self.n, 1 - 1 / self.n),
+            "count": (1.0, self.n - 1.0),
+            "convex": (self.alpha, 1 - self.alpha),
+        }[self.mixing]
+        return new * loss + old * self.weight * self.distillation(model, batch.features, targets)
+
+    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        self._forget()
+
+    def targets(self, batch: Batch) -> Tensor | None:
+        """Return y'_o [n, old classes] for a batch, or None where there is nothing to distil."""
+        if self.recorded is not None:
+            return self.recorded[batch.index]
+        if self.old_network is None:
+            return None
+        with torch.no_grad():
+            return self.soften(self.old_network(batch.x)[:, : sum(self.old_widths)], torch.softmax)
+
+    def distillation(self, model: ExpandingHeadModel, features: Tensor, targets: Tensor) -> Tensor:
+        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch, from features [n, d] and targets [n, old classes]."""
+        if self.scope == "padded":  # the new outputs' targets are zero, so only their share of the softmax matters
+            student = model.logits(features, range(model.seen))
+            logs = torch.log_softmax(student / self.temperature, 1)[:, : targets.shape[1]]
+        else:
+            student = model.logits(features, range(len(self.old_widths)))
+            logs = self.soften(student, torch.log_softmax)
+        loss = -(targets * logs).sum(1).mean()
+        if self.reduction == "mean":
+            loss = loss / student.shape[1]
+        return loss * self.temperature**2 if self.scale_t2 else loss
+
+    def soften(self, z: Tensor, function: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Apply softmax or log-softmax to old logits z / T [n, old classes]: per old task, or over all of them."""
+        z, widths = z / self.temperature, self.old_widths
+        if self.scope in ("joined", "padded") or (self.scope == "auto" and self.run.scenario != "task"):
+            return function(z, 1)
+        if len(set(widths)) == 1:
+            return function(z.view(len(z), len(widths), -1), 2).flatten(1)
+        return torch.cat([function(part, 1) for part in z.split(widths, 1)], 1)

@@ -1,0 +1,21 @@
+"""Shared fixtures: a cache of the tests' own, and the folder of real data where there is one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests out of the user's cache."""
+    os.environ["CLBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real MNIST and Fashion-MNIST."""
+    folder = os.environ.get("CLBENCH_DATA_ROOT")
+    if not folder:
+        pytest.skip("CLBENCH_DATA_ROOT is not set: no real MNIST to test on")
+    return Path(folder)

@@ -1,0 +1,90 @@
+"""The CUDA path: on a real device where there is one, and its placement under fake tensors everywhere."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from clbench import registry
+from clbench.method import SCENARIOS, Batch, Criterion, Run, Scenario, in_chunks
+from clbench.model import ExpandingHeadModel
+from clbench.sequences import Task, to_device
+from clbench.testing import tiny_tasks
+from clbench.training import Training, make_optimizer, run_sequence, set_trainable
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+CUDA = torch.device("cuda:0")
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("name", registry.names("method"))
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_run_on_cuda_agrees_with_the_cpu(name: str, scenario: Scenario) -> None:
+    def go(device: str, tasks: Sequence[Task]) -> list[dict[str, list[float]]]:
+        method = registry.find("method", name)()
+        backbone = registry.find("model", "cnn")()
+        return run_sequence(tasks, method, backbone, Training(batch_size=8), scenario, 0, device).history
+
+    on_cpu, on_cuda = go("cpu", tiny_tasks(3)), go("cuda:0", to_device(tiny_tasks(3), CUDA))
+    for one, other in zip(on_cpu, on_cuda, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", registry.names("method"))
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("model_name", ["mlp", "cnn", "resnet18"])
+def test_placement_without_a_device(name: str, scenario: Scenario, model_name: str) -> None:
+    """Every tensor of a step lies on CUDA: PyTorch's fake tensors refuse to mix devices and compute nothing."""
+    training = Training(batch_size=8)
+    backbone = registry.find("model", model_name)()
+    tasks = tiny_tasks(2)
+    model = ExpandingHeadModel(backbone, (1, 8, 8), 0)
+    model.expand(2)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [
+            replace(task, train=_fake(task.train, mode), test=_fake(task.test, mode)) for task in tasks
+        ]
+        model = mode_model(model, mode)
+        method = registry.find("method", name)()
+        method.begin(Run(scenario, 2, 0, CUDA, training))
+        first, second = fake
+        model.seen = 1
+        method.start_task(model.eval(), first)
+        method.finish_task(model, first)
+        method.start_task(model, second)
+        if scenario != "domain":
+            model.expand(2)
+            model.seen = 2
+        used = method.training_tasks(fake) or [second]
+        set_trainable(model, method.trainable(model, second, 0))
+        optimizer = make_optimizer(training, list(model.parameters()))
+        index = torch.arange(8, device=CUDA)
+        present = [task.index for task in used]
+        batch = Batch(model, second.train, index, torch.full_like(index, model.columns(model.seen - 1).start), index * 0 + 1, present)
+        loss = method.loss(model, batch, Criterion(scenario))
+        assert loss.device == CUDA
+        loss.backward()
+        method.after_backward(model)
+        optimizer.step()
+        method.after_step(model)
+        method.finish_task(model, second)
+        scores = in_chunks(lambda x: method.predict(model, x, second), second.test)
+        assert scores.device == CUDA
+        assert all(parameter.device == CUDA for parameter in model.parameters())
+
+
+def _fake(split: object, mode: FakeTensorMode) -> object:
+    moved = {name: mode.from_tensor(value).to(CUDA) for name, value in vars(split).items() if isinstance(value, torch.Tensor)}
+    return replace(split, **moved)  # type: ignore[type-var]
+
+
+def mode_model(model: ExpandingHeadModel, mode: FakeTensorMode) -> ExpandingHeadModel:
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(mode.from_tensor(parameter.detach()).to(CUDA)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, mode.from_tensor(buffer).to(CUDA))
+    return model

@@ -1,0 +1,96 @@
+"""The store: whole records or none, and damaged files named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench.errors import ClbenchError
+from clbench.store import RunRecord, Store, parse_record
+
+SPEC = {
+    "sequence": "split-digits", "sequence_label": "split-digits", "sequence_params": {"tasks": 2}, "scenario": "task",
+    "method": "lwf", "label": "lwf", "params": {}, "model": "mlp", "model_label": "mlp", "model_params": {}, "seed": 0,
+    "class_order_rule": "seed", "class_order": [0, 1, 2, 3], "training": {"epochs": 1}, "device": "cpu", "data": "d",
+    "numbers": 1, "code": {},
+}  # fmt: skip
+GOOD = RunRecord(
+    key="abc123",
+    spec=SPEC,
+    status="ok",
+    accuracy={"task_aware": [[None, None], [1.0, None], [0.5, 1.0]], "task_agnostic": [[None, None], [1.0, None], [0.0, 1.0]]},
+    seconds={"train": [1.0, 1.0], "evaluate": [0.1, 0.1, 0.1]},
+    updates=[3, 3], images=[24, 24], forward_passes=[24, 24], backward_passes=[24, 24],
+    parameters=10, stored_bytes=0, weights_hash="f00", history=[], environment={},
+)  # fmt: skip
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.write(GOOD)
+    assert path == tmp_path / "abc123.json"
+    assert store.read() == ({"abc123": GOOD}, [])
+    assert [file.name for file in tmp_path.iterdir()] == ["abc123.json"]
+
+
+def test_a_missing_folder_has_no_records(tmp_path: Path) -> None:
+    assert Store(tmp_path / "none").read() == ({}, [])
+
+
+def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path) -> None:
+    import dataclasses
+
+    store = Store(tmp_path)
+    store.write(GOOD)
+    with pytest.raises(ValueError, match="Out of range float"):
+        store.write(dataclasses.replace(GOOD, parameters=float("nan")))
+    assert store.read() == ({"abc123": GOOD}, [])
+    assert [file.name for file in tmp_path.iterdir()] == ["abc123.json"]
+
+
+def changed(**entries: Any) -> bytes:
+    import dataclasses
+
+    return json.dumps(dataclasses.asdict(GOOD) | entries).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not JSON"),
+        (changed()[:100], "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[1, 2]", "no JSON object"),
+        (b"{}", "no schema number"),
+        (changed(schema=99), "newer clbench"),
+        (changed(colour="red"), "unknown entries: colour"),
+        (b'{"schema": 1, "key": "a", "spec": {}}', "missing entries: status"),
+        (changed(key="../../etc"), "key"),
+        (changed(spec={}), "spec.sequence"),
+        (changed(spec=SPEC | {"seed": "0"}), "spec.seed"),
+        (changed(spec=SPEC | {"seed": True}), "spec.seed"),
+        (changed(status="fine"), "status"),
+        (changed(accuracy=None), "accuracy"),
+        (changed(accuracy={"task_aware": [[2.0], [1.0]], "task_agnostic": [[1.0], [1.0]]}), "accuracy.task_aware"),
+        (changed(accuracy={"task_aware": [[1.0], [1.0]], "task_agnostic": [[1.0]]}), "accuracy.task_agnostic"),
+        (changed(accuracy={"task_aware": [["1"], [1.0]], "task_agnostic": [[1.0], [1.0]]}), "accuracy.task_aware"),
+        (changed(seconds={"train": [1.0], "evaluate": [1.0]}), "seconds.train"),
+        (changed().replace(b'"parameters": 10', b'"parameters": NaN'), "NaN is not a JSON number"),
+    ],
+)
+def test_damage_is_named(data: bytes, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ClbenchError, match=reason):
+        parse_record(data)
+    (tmp_path / "bad.json").write_bytes(data)
+    Store(tmp_path).write(GOOD)
+    records, problems = Store(tmp_path).read()
+    assert list(records) == ["abc123"]
+    assert len(problems) == 1
+    assert problems[0].startswith("bad.json: ")
+
+
+def test_half_written_files_are_not_records(tmp_path: Path) -> None:
+    (tmp_path / ".abc123-x.tmp").write_bytes(changed()[:50])
+    (tmp_path / ".hidden.json").write_bytes(b"")
+    assert Store(tmp_path).read() == ({}, [])
