@@ -50,12 +50,12 @@ def run(
 ) -> Results:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
-    `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Raises UsageError for anything that cannot be
-    done, before any training; a run that fails is in the results' `failed`.
+    `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Raises UsageError, before any training, for
+    anything that cannot be done; a run that fails is in the results' `failed`.
     """
     from clbench.progress import Progress
     from clbench.report import Results
-    from clbench.runner import check_workers, plan
+    from clbench.runner import plan
 
     sweep = plan(
         methods,

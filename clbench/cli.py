@@ -38,7 +38,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Continual-learning baselines, compared over seeds, task sequences and scenarios."""
 
@@ -70,7 +72,7 @@ def run(
         typer.Option(
             "--set",
             metavar="NAME.FIELD=VALUE",
-            help="A setting of a method, model or sequence of this sweep, or of 'training'; repeatable; a comma list is a grid.",
+            help="A method's, model's, sequence's or 'training' setting; repeatable; a comma list is a grid.",
         ),
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, or one on a GPU.")] = None,
@@ -121,11 +123,16 @@ def run(
             for record in sweep.run():
                 progress.landed(record)
         except KeyboardInterrupt:
-            print(f"\nclbench: stopped; {progress.done} new records are in {out}. Run it again to go on.", file=sys.stderr)
+            print(
+                f"\nclbench: stopped; {progress.done} new records are in {out}. Run it again to go on.", file=sys.stderr
+            )
             raise typer.Exit(130) from None
     _print_results(sweep, out, quiet)
     if progress.failed:
-        print(f"clbench: {progress.failed} of {len(sweep.jobs)} runs failed; their records in {out} say why", file=sys.stderr)
+        print(
+            f"clbench: {progress.failed} of {len(sweep.jobs)} runs failed; their records in {out} say why",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
 
 
@@ -138,7 +145,9 @@ def _print_plan(sweep: object) -> None:
     for job in sweep.jobs:
         spec = job.spec
         state = "done" if spec.key in sweep.done else "to do"
-        typer.echo(f"{state}  {spec.sequence_label}  {spec.scenario}  {spec.model_label}  {spec.label}  seed {spec.seed}")
+        typer.echo(
+            f"{state}  {spec.sequence_label}  {spec.scenario}  {spec.model_label}  {spec.label}  seed {spec.seed}"
+        )
     typer.echo(f"{len(sweep.jobs)} runs: {len(sweep.missing)} to do, {len(sweep.done)} done")
 
 
@@ -170,7 +179,9 @@ def report(
 
 
 @app.command("list")
-def list_(kind: Annotated[Literal["methods", "sequences", "models"], typer.Argument(metavar="methods|sequences|models")]) -> None:
+def list_(
+    kind: Annotated[Literal["methods", "sequences", "models"], typer.Argument(metavar="methods|sequences|models")],
+) -> None:
     """List what there is: name, what it is, its fields and their defaults."""
     from clbench import registry
 

@@ -40,8 +40,8 @@ class Run:
 class Batch:
     """The images of one step; tensors are made when first asked for.
 
-    `y` [n] is each sample's column of the head, `task_ids` [n] its task, `index` [n] its row of the training set at hand,
-    `tasks` the tasks present.
+    `y` [n] is each sample's column of the head, `task_ids` [n] its task, `index` [n] its row of the training set at
+    hand, `tasks` the tasks present.
     """
 
     correct: Tensor | None = None  # how many the criterion's outputs got right, kept on the device
@@ -84,7 +84,7 @@ class Criterion:
         self.scenario = scenario
 
     def __call__(self, model: ExpandingHeadModel, batch: Batch, blocks: Sequence[int] | None = None) -> Tensor:
-        """Return the loss; `blocks` names other blocks than the scenario's, which must hold every label of the batch."""
+        """Return the loss; `blocks` names other blocks than the scenario's, which hold every label of the batch."""
         if blocks is None:
             blocks = batch.tasks if self.scenario == "task" else range(model.seen)
         if self.scenario == "task" and len(blocks) > 1:
@@ -99,10 +99,7 @@ class Criterion:
     def _masked(self, model: ExpandingHeadModel, batch: Batch) -> Tensor:
         """Outputs of all blocks [n, classes], −∞ outside the sample's own; blocks of absent tasks get no gradient."""
         logits = model.logits(batch.features, range(len(model.head)), reached=batch.tasks)
-        owner = torch.repeat_interleave(
-            torch.arange(len(model.widths)), torch.tensor(model.widths), output_size=sum(model.widths)
-        ).to(logits.device)
-        return logits.masked_fill(owner != batch.task_ids[:, None], -torch.inf)
+        return logits.masked_fill(model.owners != batch.task_ids[:, None], -torch.inf)
 
 
 @dataclass
@@ -132,7 +129,7 @@ class Method:
 
     @property
     def equal_shares(self) -> bool:
-        """Whether each of several training tasks gets the same share of a batch (default: in proportion to its size)."""
+        """Whether each of several training tasks gets the same share of a batch, whatever its size."""
         return False
 
     def start_from(self, task: Task) -> Literal["previous", "initial", "fresh"]:

@@ -1,6 +1,6 @@
 """What an accuracy matrix says, in pure NumPy.
 
-`R` has shape [T+1, T]: row 0 before any training, row i after task i; a column per task; accuracy in [0, 1], NaN where it was
+`R` has shape [T+1, T]: row 0 before any training, row i after task i; a column per task; accuracy in [0, 1], NaN where
 not measured. A metric that needs a cell which is not there, or more tasks than there are, is NaN, never 0.
 """
 
@@ -77,7 +77,7 @@ def forward_transfer(R: ArrayLike) -> float:
 
 
 def intransigence(R: ArrayLike, joint: ArrayLike) -> float:
-    """Learning accuracy of joint training minus that of the method, from matrices of one seed (Chaudhry et al. 2018)."""
+    """Learning accuracy of joint training minus the method's, from matrices of one seed (Chaudhry et al. 2018)."""
     return learning_accuracy(joint) - learning_accuracy(R)
 
 

@@ -98,7 +98,9 @@ class ResNet18(Backbone):
     """Reduced ResNet-18 with batch norm and a 3×3 stem, as in Lopez-Paz & Ranzato (2017)."""
 
     name: ClassVar[str] = "resnet18"
-    channels: Annotated[int, Ge(1)] = 20  # of the first stage; doubled by each of the next three (64 is the full network)
+    channels: Annotated[int, Ge(1)] = (
+        20  # of the first stage; doubled by each of the next three (64 is the full network)
+    )
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         widths = [self.channels * 2**stage for stage in range(4)]
@@ -154,6 +156,8 @@ class ExpandingHeadModel(nn.Module):
             initialise(self.backbone, backbone.initialisation)
         self.head = nn.ModuleList()
         self.widths: list[int] = []  # classes per block
+        self.owners: Tensor  # the block of each column [classes]
+        self.register_buffer("owners", torch.zeros(0, dtype=torch.long), persistent=False)
         self.seen = 0  # blocks that take part: of the tasks seen so far
         self.images_forwarded = 0  # through the backbone, since it was built
         with torch.no_grad():
@@ -173,6 +177,7 @@ class ExpandingHeadModel(nn.Module):
             initialise(block, self._head_initialisation)
         self.head.append(block if reference is None else block.to(reference))
         self.widths.append(n_classes)
+        self.owners = torch.cat([self.owners, self.owners.new_full((n_classes,), len(self.widths) - 1)])
 
     def columns(self, block: int) -> slice:
         """Return the head's columns that belong to a block."""

@@ -1,7 +1,7 @@
 """Names → methods, sequences and models: the built-in ones, installed plug-ins, and code named by module or file.
 
-A plug-in is an entry point in the group `clbench.methods`, `clbench.sequences` or `clbench.models`. Anything else can be
-named as `package.module:Name` or `./file.py:Name`.
+A plug-in is an entry point in the group `clbench.methods`, `clbench.sequences` or `clbench.models`. Anything else can
+be named as `package.module:Name` or `./file.py:Name`.
 """
 
 from __future__ import annotations

@@ -224,7 +224,9 @@ def _reference(thing: Any) -> str:
     if not inspect.isclass(thing):
         raise UsageError(f"{thing!r} is neither a name nor a class")
     if thing.__module__ == "__main__":
-        raise UsageError(f"{thing.__qualname__} is defined in a session, where workers can't find it: put it into a file")
+        raise UsageError(
+            f"{thing.__qualname__} is defined in a session, where workers can't find it: put it into a file"
+        )
     for kind in ("method", "sequence", "model"):
         if registry.builtin(kind).get(getattr(thing, "name", "")) is thing:
             return thing.name
@@ -277,7 +279,9 @@ def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
         if count < 1:
             raise UsageError(f"seeds={count}: at least one seed is needed (5 means 0…4)")
         if count > 100_000:
-            raise UsageError(f"seeds={count} is a number of seeds, 0…{count - 1}: for a single seed write {count}-{count}")
+            raise UsageError(
+                f"seeds={count} is a number of seeds, 0…{count - 1}: for a single seed write {count}-{count}"
+            )
         return list(range(count))
     seeds: list[int] = []
     for item in value.split(",") if isinstance(value, str) else value:
@@ -351,7 +355,9 @@ def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], not
             values["momentum"] = 0.0
         if "lr" not in override and values["optimizer"] in DEFAULT_LR:
             values["lr"] = DEFAULT_LR[values["optimizer"]]
-            note = f"{values['optimizer']} without --lr: using its usual {values['lr']}, not the sequence's rate for sgd"
+            note = (
+                f"{values['optimizer']} without --lr: using its usual {values['lr']}, not the sequence's rate for sgd"
+            )
             if note not in notes:
                 notes.append(note)
     return registry.configure("training", Training, values)
@@ -436,7 +442,7 @@ def _with_data(jobs: list[Job], out: Path, save_models: bool) -> list[Job]:
         rule = spec.class_order_rule if spec.class_order is None else tuple(spec.class_order)
         root = None if job.data_root is None else Path(job.data_root)
         data = sequence.prepare(root, spec.seed)
-        order = sequence.class_order(rule, spec.seed)
+        order = sequence.class_order(rule, spec.seed, root)
         spec = dataclasses.replace(spec, data=data, class_order=None if order is None else list(order))
         folder = str(out.absolute() / "models" / spec.key) if save_models else None
         job = dataclasses.replace(job, spec=spec, models_folder=folder)
@@ -456,7 +462,9 @@ def _cached_instance(kind: Kind, reference: str, params: str) -> Any:
 def _instance(kind: Kind, job: Job) -> Any:
     """Make the job's method (new for each run), sequence or model from its reference and parameters."""
     spec = job.spec
-    params: Mapping[str, Any] = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[kind]
+    params: Mapping[str, Any] = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[
+        kind
+    ]
     if kind == "method":
         return registry.configure(spec.method, registry.find(kind, job.references[kind]), params)
     return _cached_instance(kind, job.references[kind], json.dumps(params, sort_keys=True))
@@ -476,7 +484,9 @@ def _check_fit(job: Job) -> None:
         ExpandingHeadModel(_instance("model", job), tasks[0].train.shape, 0)
     except Exception as error:
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-        raise UsageError(f"the model {job.spec.model_label} does not fit {job.spec.sequence_label}: {reason}") from error
+        raise UsageError(
+            f"the model {job.spec.model_label} does not fit {job.spec.sequence_label}: {reason}"
+        ) from error
     for task in tasks:
         Plan([len(task.train)], Training(**job.spec.training), equal_shares=False)
 
@@ -496,7 +506,7 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
             older[job.spec.label] = older.get(job.spec.label, 0) + 1
     for label, count in older.items():
         sweep.notes.append(
-            f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: running again"
+            f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"
         )
 
 

@@ -155,7 +155,7 @@ def _check(record: RunRecord) -> None:
         need(isinstance(matrix, list) and len(matrix) >= 2, f"accuracy.{view}")
         for row in matrix:
             need(isinstance(row, list) and len(row) == len(matrix) - 1, f"accuracy.{view}")
-            need(all(cell is None or _is_number(cell) and 0 <= cell <= 1 for cell in row), f"accuracy.{view}")
+            need(all(cell is None or (_is_number(cell) and 0 <= cell <= 1) for cell in row), f"accuracy.{view}")
     tasks = len(record.accuracy["task_aware"]) - 1
     need(len(record.accuracy["task_agnostic"]) == tasks + 1, "accuracy.task_agnostic")
     need(isinstance(record.seconds, dict), "seconds")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clbench.errors import DivergedError, UsageError
 from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.model import Backbone, ExpandingHeadModel
-from clbench.sequences import Split, Task, concat
+from clbench.sequences import Task, concat
 from clbench.store import Matrix
 from clbench.streams import stream, stream_seed
 
@@ -230,7 +230,7 @@ class _Sequence:
             mean = loss_sum.item() / count
             if not math.isfinite(mean):
                 raise DivergedError(
-                    f"the loss is {mean} at task {task.index + 1}, epoch {epoch + 1}: training diverged; try a smaller lr"
+                    f"the loss is {mean} at task {task.index + 1}, epoch {epoch + 1}: it diverged; try a smaller lr"
                 )
             history["loss"].append(mean)
             if hit_sum is not None:
@@ -246,6 +246,7 @@ class _Sequence:
         known = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         if new := [parameter for parameter in parameters if id(parameter) not in known]:
             self.optimizer.add_param_group({"params": new})
+            _start_momentum(self.optimizer, training)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return self.optimizer
@@ -319,10 +320,20 @@ def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> to
     """Make the optimiser that the training settings name; one that gets no gradient leaves a parameter alone."""
     common = {"lr": training.lr, "weight_decay": training.weight_decay}
     if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=training.momentum, fused=True, **common)
+        sgd = torch.optim.SGD(parameters, momentum=training.momentum, fused=True, **common)
+        _start_momentum(sgd, training)
+        return sgd
     if training.optimizer == "adam":
         return torch.optim.Adam(parameters, fused=True, **common)
     return torch.optim.Adagrad(parameters, **common)
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer, training: Training) -> None:
+    """Give each parameter a momentum of zero, as if it had been there: the fused kernel wants all or none to have one."""
+    if training.optimizer == "sgd" and training.momentum:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
 
 def set_trainable(model: ExpandingHeadModel, parameters: object) -> bool:

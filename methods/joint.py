@@ -2,8 +2,8 @@
 
     minimise  Σ_{t ≤ n} CE(ŷ_t, y_t)  over θ_s, θ_o, θ_n
 
-Caruana 1997, 'Multitask Learning'; as a baseline in Li & Hoiem 2016, arXiv 1606.09282, section 2. It keeps all data, and
-its epochs are passes over the union, so its updates grow with the number of tasks: the record counts them.
+Caruana 1997, 'Multitask Learning'; as a baseline in Li & Hoiem 2016, arXiv 1606.09282, section 2. It keeps all data,
+and its epochs are passes over the union, so its updates grow with the number of tasks: the record counts them.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,9 @@ class Joint(Method):
 
     name: ClassVar[str] = "joint"
     memory: ClassVar[bool] = True
-    mode: Literal["cumulative", "incremental", "final"] = "cumulative"  # weights: anew each task, carried on, once at the end
+    mode: Literal["cumulative", "incremental", "final"] = (
+        "cumulative"  # weights: anew each task, carried on, once at the end
+    )
     task_share: Literal["proportional", "equal"] = "proportional"  # of a batch, per task
 
     @property

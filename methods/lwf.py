@@ -1,6 +1,6 @@
 """Learning without Forgetting (Li & Hoiem 2016/2017, arXiv 1606.09282, equations 1 to 4).
 
-    Y_o ← network(X_n; θ_s, θ_o)                           before training: the old network's responses to the new images
+    Y_o ← network(X_n; θ_s, θ_o)      before training: the old network's responses to the new images
     minimise  CE(ŷ_n, y_n) + λ_o · Σ_{old tasks} H(y'_o, ŷ'_o)   over θ_s, θ_o, θ_n
 
     y' = softmax(z / T),   H(y'_o, ŷ'_o) = − Σ_classes y'_o · log ŷ'_o,   mean over the batch
@@ -32,17 +32,18 @@ class LwF(Method):
     name: ClassVar[str] = "lwf"
     temperature: Annotated[float, Gt(0)] = 2.0  # T
     weight: Annotated[float, Ge(0)] = 1.0  # λ_o
-    # auto: a softmax per old task in `task`, one over all old classes in `class`; padded: old probabilities, padded with
-    # zeros, against old + new outputs (van de Ven 2018)
+    # auto: a softmax per old task in `task`, one over all old classes in `class`; padded: old probabilities, padded
+    # with zeros, against old + new outputs (van de Ven 2018)
     scope: Literal["auto", "per-task", "joined", "padded"] = "auto"
     scale_t2: bool = False  # multiply the distillation by T² (Hinton et al. 2015)
     reduction: Literal["sum", "mean"] = "sum"  # over all the outputs distilled; mean: van de Ven before May 2019
-    # how cross-entropy and distillation mix, with n tasks so far. constant: CE + λ KD; share: CE/n + (1 − 1/n) λ KD (van de
-    # Ven 2018); count: CE + (n − 1) λ KD (van de Ven 2022); convex: α CE + (1 − α) λ KD
+    # how cross-entropy and distillation mix, with n tasks so far. constant: CE + λ KD; share: CE/n + (1 − 1/n) λ KD
+    # (van de Ven 2018); count: CE + (n − 1) λ KD (van de Ven 2022); convex: α CE + (1 − α) λ KD
     mixing: Literal["constant", "share", "count", "convex"] = "constant"
     alpha: Annotated[float, Ge(0), Le(1)] = 0.5  # α of mixing=convex
-    # recorded: responses recorded once, in eval mode; live: the frozen old network, in eval mode, looks at each (augmented)
-    # batch; train-mode: the same in training mode (Avalanche); unnormalised: recorded on raw pixels (Mammoth)
+    # recorded: responses recorded once, in eval mode; live: the frozen old network, in eval mode, looks at each batch
+    # (recorded does so, too, when images are augmented); train-mode: the same in training mode (Avalanche);
+    # unnormalised: recorded on raw pixels (Mammoth)
     teacher: Literal["recorded", "live", "train-mode", "unnormalised"] = "recorded"
     new_classes_only: bool = False  # cross-entropy over the new classes in the class scenario too (FACIL, PyCIL)
     freeze_old_blocks: bool = False  # old blocks do not train (FACIL)
@@ -76,7 +77,9 @@ class LwF(Method):
         else:
             images = task.train.unnormalised() if self.teacher == "unnormalised" else task.train
             old = range(model.seen)
-            self.recorded = self.soften(in_chunks(lambda x: model.logits(model.features(x), old), images), torch.softmax)
+            self.recorded = self.soften(
+                in_chunks(lambda x: model.logits(model.features(x), old), images), torch.softmax
+            )
 
     def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
         if task.index > 0 and epoch < self.warmup_epochs:
@@ -112,7 +115,7 @@ class LwF(Method):
             return self.soften(self.old_network(batch.x)[:, : sum(self.old_widths)], torch.softmax)
 
     def distillation(self, model: ExpandingHeadModel, features: Tensor, targets: Tensor) -> Tensor:
-        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch, from features [n, d] and targets [n, old classes]."""
+        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch: features [n, d], targets [n, old classes]."""
         if self.scope == "padded":  # the new outputs' targets are zero, so only their share of the softmax matters
             student = model.logits(features, range(model.seen))
             logs = torch.log_softmax(student / self.temperature, 1)[:, : targets.shape[1]]

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,9 @@ def clbench(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("sweep")
-    yield folder, clbench("run", "--methods", "lwf,finetune", "--seeds", "2", "--epochs", "1", cwd=folder)
+    return folder, clbench("run", "--methods", "lwf,finetune", "--seeds", "2", "--epochs", "1", cwd=folder)
 
 
 def test_run_prints_a_table_and_its_progress(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -196,7 +195,9 @@ def test_list(tmp_path: Path) -> None:
 
 def imported_by(code: str, *, cwd: Path) -> set[str]:
     script = textwrap.dedent(code) + "\nimport sys, json; print(json.dumps([m for m in sys.modules if '.' not in m]))"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, check=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, check=True, timeout=300
+    )
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 

@@ -12,7 +12,7 @@ from clbench.method import SCENARIOS, Batch, Criterion, Run, Scenario, in_chunks
 from clbench.model import ExpandingHeadModel
 from clbench.sequences import Task, to_device
 from clbench.testing import tiny_tasks
-from clbench.training import Training, make_optimizer, run_sequence, set_trainable
+from clbench.training import Training, run_sequence, set_trainable
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda:0")
@@ -37,16 +37,17 @@ def test_a_run_on_cuda_agrees_with_the_cpu(name: str, scenario: Scenario) -> Non
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("model_name", ["mlp", "cnn", "resnet18"])
 def test_placement_without_a_device(name: str, scenario: Scenario, model_name: str) -> None:
-    """Every tensor of a step lies on CUDA: PyTorch's fake tensors refuse to mix devices and compute nothing."""
+    """Every tensor up to the loss lies on CUDA: fake tensors compute nothing, but refuse to mix devices.
+
+    The backward pass needs a real device."""
     training = Training(batch_size=8)
     backbone = registry.find("model", model_name)()
     tasks = tiny_tasks(2)
     model = ExpandingHeadModel(backbone, (1, 8, 8), 0)
-    model.expand(2)
+    for _ in range(1 if scenario == "domain" else 2):
+        model.expand(2)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = [
-            replace(task, train=_fake(task.train, mode), test=_fake(task.test, mode)) for task in tasks
-        ]
+        fake = [replace(task, train=_fake(task.train, mode), test=_fake(task.test, mode)) for task in tasks]
         model = mode_model(model, mode)
         method = registry.find("method", name)()
         method.begin(Run(scenario, 2, 0, CUDA, training))
@@ -55,21 +56,21 @@ def test_placement_without_a_device(name: str, scenario: Scenario, model_name: s
         method.start_task(model.eval(), first)
         method.finish_task(model, first)
         method.start_task(model, second)
-        if scenario != "domain":
-            model.expand(2)
-            model.seen = 2
+        model.seen = len(model.head)
         used = method.training_tasks(fake) or [second]
         set_trainable(model, method.trainable(model, second, 0))
-        optimizer = make_optimizer(training, list(model.parameters()))
         index = torch.arange(8, device=CUDA)
         present = [task.index for task in used]
-        batch = Batch(model, second.train, index, torch.full_like(index, model.columns(model.seen - 1).start), index * 0 + 1, present)
+        batch = Batch(
+            model,
+            second.train,
+            index,
+            torch.full_like(index, model.columns(model.seen - 1).start),
+            index * 0 + 1,
+            present,
+        )
         loss = method.loss(model, batch, Criterion(scenario))
         assert loss.device == CUDA
-        loss.backward()
-        method.after_backward(model)
-        optimizer.step()
-        method.after_step(model)
         method.finish_task(model, second)
         scores = in_chunks(lambda x: method.predict(model, x, second), second.test)
         assert scores.device == CUDA
@@ -77,7 +78,9 @@ def test_placement_without_a_device(name: str, scenario: Scenario, model_name: s
 
 
 def _fake(split: object, mode: FakeTensorMode) -> object:
-    moved = {name: mode.from_tensor(value).to(CUDA) for name, value in vars(split).items() if isinstance(value, torch.Tensor)}
+    moved = {
+        name: mode.from_tensor(value).to(CUDA) for name, value in vars(split).items() if isinstance(value, torch.Tensor)
+    }
     return replace(split, **moved)  # type: ignore[type-var]
 
 

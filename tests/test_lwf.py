@@ -35,7 +35,9 @@ class _Scale(nn.Module):
         return self.weight * x
 
 
-def setting(scenario: Scenario = "task", tasks: int = 2, **fields: Any) -> tuple[LwF, ExpandingHeadModel, Batch, Criterion]:
+def setting(
+    scenario: Scenario = "task", tasks: int = 2, **fields: Any
+) -> tuple[LwF, ExpandingHeadModel, Batch, Criterion]:
     """Make the situation at the last task: an image (1, 0), recorded old logits, and moved head weights.
 
     The old logits were 0, 2 | 1, 0 | … when recorded and are 1, 0 | 1, 0 | … now; the new ones are 0, 0 with label 1.
@@ -237,7 +239,12 @@ def test_frozen_old_blocks() -> None:
 def test_live_teacher_equals_recorded_responses() -> None:
     def final(teacher: str) -> list[list[float | None]]:
         outcome = run_sequence(
-            tiny_tasks(3), LwF(teacher=teacher), MLP(width=16), Training(batch_size=8, epochs=3), "task", seed=0  # type: ignore[arg-type]
+            tiny_tasks(3),
+            LwF(teacher=teacher),
+            MLP(width=16),
+            Training(batch_size=8, epochs=3),
+            "task",
+            seed=0,  # type: ignore[arg-type]
         )
         return outcome.history[-1]["loss"]  # type: ignore[return-value]
 

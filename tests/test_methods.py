@@ -75,7 +75,9 @@ def test_lwf_of_weight_zero_is_finetune(scenario: Scenario, training: Training) 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_methods_share_the_first_task(scenario: Scenario) -> None:
-    outcomes = [go(method, scenario, tasks=1) for method in (Finetune(), Joint(), Scratch(), LwF(), FeatureExtraction())]
+    outcomes = [
+        go(method, scenario, tasks=1) for method in (Finetune(), Joint(), Scratch(), LwF(), FeatureExtraction())
+    ]
     assert len({outcome.weights_hash for outcome in outcomes}) == 1
 
 
@@ -186,7 +188,7 @@ def test_joint_with_equal_shares_takes_as_much_of_each_task() -> None:
     assert method.counts[27:] == [[3, 3, 3]] * 27  # ⌈8 / 3⌉ each
 
 
-def test_variants_of_a_field_of_scratch_are_checked_by_the_contract_too() -> None:
+def test_the_contract_catches_data_kept_from_earlier_tasks() -> None:
     class Cheat(Method):
         def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
             self.kept = [*getattr(self, "kept", []), task] if task.index else [task]

@@ -65,7 +65,9 @@ def test_building_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("scheme", "std"), [("pytorch", 1 / math.sqrt(3 * 784)), ("kaiming", 1 / 28), ("xavier", math.sqrt(2 / 1784))])
+@pytest.mark.parametrize(
+    ("scheme", "std"), [("pytorch", 1 / math.sqrt(3 * 784)), ("kaiming", 1 / 28), ("xavier", math.sqrt(2 / 1784))]
+)
 def test_initialisation_has_the_standard_deviation_of_its_law(scheme: str, std: float) -> None:
     model = ExpandingHeadModel(MLP(width=1000, initialisation=scheme), (1, 28, 28), 0)  # type: ignore[arg-type]
     assert model.backbone[1].weight.std().item() == pytest.approx(std, rel=0.01)

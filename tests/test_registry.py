@@ -29,7 +29,7 @@ class NoMethod:
 '''
 
 
-@pytest.fixture()
+@pytest.fixture
 def method_file(tmp_path: Path) -> Path:
     path = tmp_path / "half.py"
     path.write_text(METHOD)
@@ -97,7 +97,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[str, str]) -> None:
 
 def test_a_name_defined_twice_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, ("lwf", "little.lwf:LwF"))
-    with pytest.raises(UsageError, match="'lwf' is defined twice: by clbench and by little.lwf:LwF"):
+    with pytest.raises(UsageError, match=r"'lwf' is defined twice: by clbench and by little\.lwf:LwF"):
         registry.find("method", "lwf")
     offer(monkeypatch, ("new", "little:New"), ("new", "large:New"))
     with pytest.raises(UsageError, match="'new' is defined twice: by little:New and by large:New"):
@@ -112,7 +112,9 @@ def test_an_entry_point_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_from_text() -> None:
-    method = registry.configure("lwf", LwF, {"temperature": "4", "scale_t2": "true", "scope": "joined", "warmup_epochs": "2"})
+    method = registry.configure(
+        "lwf", LwF, {"temperature": "4", "scale_t2": "true", "scope": "joined", "warmup_epochs": "2"}
+    )
     assert method == LwF(temperature=4.0, scale_t2=True, scope="joined", warmup_epochs=2)
     assert registry.label("lwf", method) == "lwf@temperature=4@scope=joined@scale_t2=true@warmup_epochs=2"
     assert registry.label("lwf", LwF()) == "lwf"

@@ -170,7 +170,7 @@ def test_saved_models_have_the_weights_of_the_record(tmp_path: Path) -> None:
     model.load_state_dict(saved[-1]["state_dict"])
     assert weights_hash(model) == record.weights_hash
     assert plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path, save_models=True).missing == []
-    sweep, _ = sweep_into(tmp_path / "second", methods="lwf", seeds=1)
+    sweep_into(tmp_path / "second", methods="lwf", seeds=1)
     assert len(plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path / "second", save_models=True).missing) == 1
 
 
@@ -231,7 +231,9 @@ def test_seeds(text: Any, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["0", 0, -1, "-1", "9-3", "a", "1,,2", "1.5", "", [], [-1], [1.5], True, "99999999999-99999999999"])
+@pytest.mark.parametrize(
+    "text", ["0", 0, -1, "-1", "9-3", "a", "1,,2", "1.5", "", [], [-1], [1.5], True, "99999999999-99999999999"]
+)
 def test_bad_seeds(text: Any) -> None:
     with pytest.raises(UsageError, match="seeds"):
         parse_seeds(text)
@@ -244,7 +246,9 @@ def test_class_orders() -> None:
         parse_class_order("3,one")
 
 
-@pytest.mark.parametrize("text", ["lwf", "lwf.temperature", "temperature=4", "lwf.=4", ".x=4", "lwf.temperature=", "a.b=1,,2"])
+@pytest.mark.parametrize(
+    "text", ["lwf", "lwf.temperature", "temperature=4", "lwf.=4", ".x=4", "lwf.temperature=", "a.b=1,,2"]
+)
 def test_bad_settings(text: str) -> None:
     with pytest.raises(UsageError, match="cannot read --set"):
         parse_settings([text])
@@ -256,8 +260,16 @@ def test_settings_keep_paths_whole() -> None:
 
 def test_peak_memory_is_the_runs_own(tmp_path: Path) -> None:
     """A network of 100 MB in weights needs at least these, their gradients and their momentum; a small one much less."""
-    options = {"methods": "finetune", "seeds": 1, "jobs": 1, "training": {"iterations": 1}, "settings": ["split-digits.tasks=2"]}
-    _, large = sweep_into(tmp_path / "large", **options | {"settings": ["split-digits.tasks=2", "mlp.width=5000", "mlp.depth=2"]})
+    options = {
+        "methods": "finetune",
+        "seeds": 1,
+        "jobs": 1,
+        "training": {"iterations": 1},
+        "settings": ["split-digits.tasks=2"],
+    }
+    _, large = sweep_into(
+        tmp_path / "large", **options | {"settings": ["split-digits.tasks=2", "mlp.width=5000", "mlp.depth=2"]}
+    )
     _, small = sweep_into(tmp_path / "small", **options)
     (big,), (little,) = large.values(), small.values()
     if big.peak_memory_bytes is None:

@@ -140,7 +140,10 @@ def test_keeping_the_optimizer_carries_its_momentum_on() -> None:
             velocity.append(weight.grad.clone())
             before.append(weight.detach().clone())
 
-    after = [state["backbone.1.weight"] for state in states(Watch(), tasks=2, training=Training(**options, keep_optimizer=True))]
+    after = [
+        state["backbone.1.weight"]
+        for state in states(Watch(), tasks=2, training=Training(**options, keep_optimizer=True))
+    ]
     torch.testing.assert_close(after[1], before[1] - 0.1 * (velocity[1] + 0.9 * velocity[0]))
     after = [state["backbone.1.weight"] for state in states(Watch(), tasks=2, training=Training(**options))]
     torch.testing.assert_close(after[1], before[3] - 0.1 * velocity[3])

@@ -1,0 +1,546 @@
+"""Task sequences: rows of a shared image tensor, labels within the task, and how a batch is made from them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor
+
+from clbench import data
+from clbench.errors import UsageError
+
+ClassOrder = str | tuple[int, ...]  # "seed" | "fixed" | the classes themselves
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a shared image tensor with their labels; never a private copy of the images.
+
+    Images are uint8, from which `batch` makes (images / divisor − mean) / std, or float, which are handed out as they
+    are.
+    """
+
+    images: Tensor  # [N, *shape], shared
+    rows: Tensor  # int64 [n]: rows of `images`
+    y: Tensor  # int64 [n]: labels within the task, 0…k−1
+    mean: tuple[float, ...] = (0.0,)  # one for all channels, or one per channel
+    std: tuple[float, ...] = (1.0,)
+    divisor: float = 255.0
+    pixel_map: Tensor | None = None  # int64 [maps, height·width]: each pixel's source pixel, −1: byte 0
+    map_of_row: Tensor | None = None  # int64 [n]: each row's map, where there are several
+    augment: bool = False  # random crop (padding 4) and horizontal flip
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the images it covers, as they are stored."""
+        return len(self) * math.prod(self.shape) * self.images.element_size()
+
+    def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the images of these samples, [len(index), *shape], float32 if stored as bytes.
+
+        They are augmented only if `augment` is set and a (CPU) generator is given. An image comes out the same to the
+        last bit in any batch.
+        """
+        x = self.images.index_select(0, self.rows.index_select(0, index))
+        if self.pixel_map is not None:
+            x = self._moved(x, index)
+        if self.augment and generator is not None:
+            x = crop_and_flip(x, generator)
+        if x.dtype != torch.uint8:
+            return x
+        x = x.float()
+        planes = (x,) if len(self.mean) == 1 else x.unbind(1)
+        for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
+            plane.mul_(1 / (self.divisor * std))
+            if mean:
+                plane.sub_(mean / std)
+        return x
+
+    def _moved(self, x: Tensor, index: Tensor) -> Tensor:
+        """Move the pixels of images [n, channels, height, width] as their maps say."""
+        source = self.pixel_map
+        assert source is not None
+        if self.map_of_row is not None:
+            source = source.index_select(0, self.map_of_row.index_select(0, index))
+        padded = F.pad(x.flatten(2), (1, 0))  # a pixel of 0 in front, where −1 points to
+        source = (source + 1)[:, None].expand(*x.shape[:2], -1)
+        return padded.gather(2, source).view(x.shape)
+
+    def unnormalised(self) -> Split:
+        """Return the same images with values in [0, 1]."""
+        return replace(self, mean=(0.0,), std=(1.0,))
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return a copy on a device; use `to_device` for whole sequences, which share their images."""
+        return self._with_tensors(lambda tensor: tensor.to(device))
+
+    def _with_tensors(self, move: Callable[[Tensor], Tensor]) -> Split:
+        moved = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a sequence: its place, its classes (position = label within the task) and its data."""
+
+    index: int
+    classes: tuple[int, ...]
+    train: Split
+    test: Split
+
+
+def concat(splits: Sequence[Split]) -> Split:
+    """Put splits of one sequence after another; labels stay within-task, images that are shared stay so."""
+    first = splits[0]
+    if len(splits) == 1:
+        return first
+    images, rows = first.images, [split.rows for split in splits]
+    if any(split.images is not images for split in splits):
+        starts = np.cumsum([0] + [len(split.images) for split in splits])
+        images = torch.cat([split.images for split in splits])
+        rows = [own + int(start) for own, start in zip(rows, starts[:-1], strict=True)]
+    joined = replace(first, images=images, rows=torch.cat(rows), y=torch.cat([split.y for split in splits]))
+    if all(split.pixel_map is None for split in splits):
+        return joined
+    identity = torch.arange(math.prod(first.shape[1:]), device=images.device)[None]
+    maps, map_of_row, start = [], [], 0
+    for split in splits:
+        maps.append(identity if split.pixel_map is None else split.pixel_map)
+        map_of_row.append(start + (torch.zeros_like(split.rows) if split.map_of_row is None else split.map_of_row))
+        start += len(maps[-1])
+    return replace(joined, pixel_map=torch.cat(maps), map_of_row=torch.cat(map_of_row))
+
+
+def to_device(tasks: Sequence[Task], device: torch.device) -> list[Task]:
+    """Move a whole sequence, each shared tensor once; on the CPU it stays where it is."""
+    if device.type == "cpu":
+        return list(tasks)
+    moved: dict[int, Tensor] = {}
+
+    def move(tensor: Tensor) -> Tensor:
+        if id(tensor) not in moved:
+            moved[id(tensor)] = tensor.to(device)
+        return moved[id(tensor)]
+
+    return [replace(t, train=t.train._with_tensors(move), test=t.test._with_tensors(move)) for t in tasks]
+
+
+def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Crop each image [n, channels, height, width] at random from its zero-padded self and flip half of them."""
+    n, _, height, width = x.shape
+    top = torch.randint(2 * padding + 1, (n, 1), generator=generator)
+    left = torch.randint(2 * padding + 1, (n, 1), generator=generator)
+    flip = torch.rand(n, 1, generator=generator) < 0.5
+    down = top + torch.arange(height)
+    across = left + torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width))
+    rows, columns, images = (
+        i.to(x.device) for i in (down[:, :, None], across[:, None], torch.arange(n)[:, None, None])
+    )
+    padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
+    return padded[images, rows, columns].permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """Base of the task sequences: a frozen dataclass whose fields are the sequence's settings."""
+
+    name: ClassVar[str]
+    scenario: ClassVar[str]  # the one it is run in by default
+    scenarios: ClassVar[frozenset[str]] = frozenset({"task", "class", "domain"})
+    model: ClassVar[str] = "mlp"  # its default backbone
+    budget: ClassVar[Mapping[str, Any]] = {}  # default training settings, see clbench.training.Training
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        """Raise UsageError if these settings make no sense together; reads no data."""
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        """Make sure that the data are there, and return their SHA-256."""
+        raise NotImplementedError(f"{type(self).__name__} does not define prepare")
+
+    def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...] | None:
+        """Return the class order in full, None where there is no such notion."""
+        return None
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        """Return all tasks; images stay memory-mapped and shared."""
+        raise NotImplementedError(f"{type(self).__name__} does not define load")
+
+
+def full_class_order(
+    name: str, rule: ClassOrder, seed: int, classes: Sequence[int], tasks: int, some: bool = True
+) -> tuple[int, ...]:
+    """Work out a class order; raise UsageError if it cannot be shared equally among the tasks.
+
+    The seed's order is that of Avalanche's `nc_benchmark(seed=seed, shuffle=True)`.
+    """
+    if rule == "fixed":
+        order = tuple(classes)
+    elif rule == "seed":
+        generator = torch.Generator().manual_seed(seed)
+        order = tuple(classes[i] for i in torch.randperm(len(classes), generator=generator).tolist())
+    else:
+        order = tuple(int(c) for c in rule)
+        if unknown := sorted(set(order) - set(classes)):
+            raise UsageError(f"class order: {name} has no class {unknown[0]}, its classes are {_span(classes)}")
+        if len(set(order)) < len(order):
+            twice = next(c for c in order if order.count(c) > 1)
+            raise UsageError(f"class order: class {twice} is there twice; name each class once")
+    if not order or len(order) % tasks:
+        divisors = ", ".join(str(d) for d in range(1, len(order) + 1) if len(order) % d == 0)
+        raise UsageError(
+            f"{name}.tasks={tasks}: {len(order)} classes cannot be shared equally among {tasks} tasks; "
+            f"choose tasks from {divisors or 'nothing: the class order is empty'}"
+        )
+    return order
+
+
+def _span(classes: Sequence[int]) -> str:
+    contiguous = list(classes) == list(range(classes[0], classes[-1] + 1))
+    return f"{classes[0]} to {classes[-1]}" if contiguous else ", ".join(map(str, classes))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The training or the test images of a data set: what a split is made of."""
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    divisor: float = 255.0
+    augment: bool = False
+
+    def of_classes(self, classes: Sequence[int]) -> Split:
+        """Return the rows of some classes; labels are their positions."""
+        found = [(self.labels == c).nonzero().flatten() for c in classes]
+        y = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor([len(rows) for rows in found]))
+        return self.split(torch.cat(found), y)
+
+    def split(self, rows: Tensor, y: Tensor, pixel_map: Tensor | None = None) -> Split:
+        return Split(self.images, rows, y, self.mean, self.std, self.divisor, pixel_map, augment=self.augment)
+
+
+def split_by_class(order: Sequence[int], tasks: int, train: _Part, test: _Part) -> list[Task]:
+    """Share the classes of an order equally among tasks; rows stand class after class, else as in the data set."""
+    size = len(order) // tasks
+    made = []
+    for index in range(tasks):
+        classes = tuple(order[index * size : (index + 1) * size])
+        made.append(Task(index, classes, train.of_classes(classes), test.of_classes(classes)))
+    return made
+
+
+MNIST_BUDGET = {"epochs": 1, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+CIFAR_BUDGET = {**MNIST_BUDGET, "epochs": 5, "batch_size": 64}
+MNIST_CONSTANTS = ((0.1307,), (0.3081,))
+
+
+@dataclass(frozen=True)
+class _SplitDataSet(TaskSequence):
+    """The classes of a built-in data set, shared equally among the tasks."""
+
+    scenario: ClassVar[str] = "task"
+    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
+    source: ClassVar[str]
+    n_classes: ClassVar[int] = 10
+    constants: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = MNIST_CONSTANTS  # mean, std
+    divisor: ClassVar[float] = 255.0
+    tasks: Annotated[int, Ge(1)] = 5
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        self.class_order(class_order, 0)
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return data.load_dataset(self.source, data_root).fingerprint
+
+    def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
+        return full_class_order(self.name, rule, seed, range(self.n_classes), self.tasks)
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        found = data.load_dataset(self.source, data_root)
+        order = self.class_order("seed" if class_order is None else class_order, seed)
+        augment = bool(getattr(self, "augment", False))
+        train = _Part(found.train_images, found.train_labels, *self.constants, self.divisor, augment)
+        test = _Part(found.test_images, found.test_labels, *self.constants, self.divisor)
+        return split_by_class(order, self.tasks, train, test)
+
+
+@dataclass(frozen=True)
+class SplitDigits(_SplitDataSet):
+    """Scikit-learn's handwritten digits (8×8), 2 classes a task; comes with the installed packages."""
+
+    name: ClassVar[str] = "split-digits"
+    source: ClassVar[str] = "digits"
+    constants: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((0.0,), (1.0,))
+    divisor: ClassVar[float] = 16.0
+    budget: ClassVar[Mapping[str, Any]] = {
+        "epochs": 10,
+        "batch_size": 16,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+    }
+
+
+@dataclass(frozen=True)
+class SplitMNIST(_SplitDataSet):
+    """Handwritten digits (28×28), 2 classes a task; Avalanche's SplitMNIST."""
+
+    name: ClassVar[str] = "split-mnist"
+    source: ClassVar[str] = "mnist"
+
+
+@dataclass(frozen=True)
+class SplitFashionMNIST(_SplitDataSet):
+    """Pieces of clothing (28×28), 2 classes a task; Avalanche's SplitFMNIST."""
+
+    name: ClassVar[str] = "split-fashion-mnist"
+    source: ClassVar[str] = "fashion-mnist"
+    constants: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((0.2860,), (0.3530,))
+
+
+@dataclass(frozen=True)
+class SplitCIFAR10(_SplitDataSet):
+    """Colour photographs (32×32), 2 classes a task; Avalanche's SplitCIFAR10."""
+
+    name: ClassVar[str] = "split-cifar10"
+    source: ClassVar[str] = "cifar10"
+    model: ClassVar[str] = "cnn"
+    budget: ClassVar[Mapping[str, Any]] = CIFAR_BUDGET
+    constants: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = (
+        (0.4914, 0.4822, 0.4465),
+        (0.2023, 0.1994, 0.2010),
+    )
+    augment: bool = False  # random crop and flip of training images, as Avalanche does by default
+
+
+@dataclass(frozen=True)
+class SplitCIFAR100(_SplitDataSet):
+    """Colour photographs (32×32), 10 classes a task; Avalanche's SplitCIFAR100."""
+
+    name: ClassVar[str] = "split-cifar100"
+    source: ClassVar[str] = "cifar100"
+    model: ClassVar[str] = "cnn"
+    budget: ClassVar[Mapping[str, Any]] = CIFAR_BUDGET
+    n_classes: ClassVar[int] = 100
+    constants: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = (
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+    )
+    tasks: Annotated[int, Ge(1)] = 10
+    augment: bool = False  # random crop and flip of training images, as Avalanche does by default
+
+
+@dataclass(frozen=True)
+class _MovedMNIST(TaskSequence):
+    """All of MNIST in every task, its pixels moved in a way of the task's own."""
+
+    scenario: ClassVar[str] = "domain"
+    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
+    tasks: Annotated[int, Ge(1)] = 10
+
+    def pixel_maps(self, seed: int) -> list[Tensor]:
+        """Return each task's map, int64 [784]."""
+        raise NotImplementedError(f"{type(self).__name__} does not define pixel_maps")
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        _refuse_order(self.name, class_order)
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return data.load_dataset("mnist", data_root).fingerprint
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        found = data.load_dataset("mnist", data_root)
+        train = _Part(found.train_images, found.train_labels, *MNIST_CONSTANTS)
+        test = _Part(found.test_images, found.test_labels, *MNIST_CONSTANTS)
+        train_rows, test_rows = torch.arange(len(train.labels)), torch.arange(len(test.labels))
+        return [
+            Task(
+                index,
+                tuple(range(10)),
+                train.split(train_rows, train.labels, pixel_map[None]),
+                test.split(test_rows, test.labels, pixel_map[None]),
+            )
+            for index, pixel_map in enumerate(self.pixel_maps(seed))
+        ]
+
+
+def _refuse_order(name: str, class_order: ClassOrder) -> None:
+    if not isinstance(class_order, str):
+        raise UsageError(f"{name} has no class order of its own to choose: leave --class-order out")
+
+
+@dataclass(frozen=True)
+class PermutedMNIST(_MovedMNIST):
+    """Handwritten digits, all 10 classes in every task, the pixels permuted; Avalanche's PermutedMNIST."""
+
+    name: ClassVar[str] = "permuted-mnist"
+
+    def pixel_maps(self, seed: int) -> list[Tensor]:
+        draws = np.random.RandomState(seed)  # the generator that Avalanche draws from
+        return [torch.from_numpy(draws.permutation(784)) for _ in range(self.tasks)]
+
+
+@dataclass(frozen=True)
+class RotatedMNIST(_MovedMNIST):
+    """Handwritten digits, all 10 classes in every task, the images rotated; Avalanche's RotatedMNIST."""
+
+    name: ClassVar[str] = "rotated-mnist"
+
+    def angles(self, seed: int) -> list[int]:
+        """Return each task's angle in degrees, anticlockwise."""
+        draws = np.random.RandomState(seed)  # the generator that Avalanche draws from
+        return [int(draws.randint(-180, 181)) for _ in range(self.tasks)]
+
+    def pixel_maps(self, seed: int) -> list[Tensor]:
+        return [rotation_map(angle) for angle in self.angles(seed)]
+
+
+def rotation_map(angle: float, size: int = 28) -> Tensor:
+    """Return the source pixel of each pixel [size²] when a square image turns by `angle` degrees anticlockwise.
+
+    The nearest pixel is taken, −1 where that lies outside: what torchvision's RandomRotation does to tensors.
+    """
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    across, down = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]]) / (size / 2)
+    centred = torch.linspace(0.5 - size / 2, size / 2 - 0.5, size)
+    y, x = torch.meshgrid(centred, centred, indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)], dim=2).view(-1, 3) @ torch.stack([across, down]).T
+    numbers = torch.arange(1.0, size * size + 1).view(1, 1, size, size)  # exact in float32; 0 comes from outside
+    turned = F.grid_sample(numbers, points.view(1, size, size, 2), mode="nearest", align_corners=False)
+    return turned.flatten().long() - 1
+
+
+@dataclass(frozen=True)
+class _AvalancheSequence(TaskSequence):
+    """A classic benchmark of Avalanche."""
+
+    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
+    benchmark: ClassVar[data.AvalancheBenchmark]
+
+    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+        raise NotImplementedError
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return self.load_data(data_root, seed).fingerprint
+
+    def parts(self, found: data.DataSet) -> tuple[_Part, _Part]:
+        mean, std = tuple(found.notes["mean"]), tuple(found.notes["std"])
+        return _Part(found.train_images, found.train_labels, mean, std), _Part(
+            found.test_images, found.test_labels, mean, std
+        )
+
+
+@dataclass(frozen=True)
+class _AvalancheSplit(_AvalancheSequence):
+    """A benchmark that shares classes equally: materialised once, split here for each seed."""
+
+    scenario: ClassVar[str] = "task"
+    tasks: Annotated[int, Ge(1)] = 5
+
+    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+        return data.load_benchmark(self.benchmark, data_root, {"n_experiences": 1, "shuffle": False})
+
+    def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
+        classes = self.load_data(data_root, seed).train_labels.unique().tolist()
+        return full_class_order(self.name, rule, seed, classes, self.tasks)
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
+        return split_by_class(order, self.tasks, *self.parts(self.load_data(data_root, seed)))
+
+
+@dataclass(frozen=True)
+class _AvalancheStreams(_AvalancheSequence):
+    """A benchmark with streams of its own making: materialised for each seed, its experiences as they are."""
+
+    by_class: ClassVar[bool]  # whether each experience has classes of its own
+
+    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+        wanted = {"n_experiences": getattr(self, "tasks", 0), "seed": seed, "shuffle": True}
+        arguments = {name: value for name, value in wanted.items() if name in self.benchmark.parameters}
+        return data.load_benchmark(self.benchmark, data_root, arguments)
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        _refuse_order(self.name, class_order)
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        found = self.load_data(data_root, seed)
+        train, test = self.parts(found)
+        train_rows, test_rows = (_ranges(found.notes[f"{part}_sizes"]) for part in ("train", "test"))
+        if len(test_rows) == 1:
+            test_rows *= len(train_rows)
+        if len(test_rows) != len(train_rows):
+            raise UsageError(
+                f"{self.name} has {len(train_rows)} training and {len(test_rows)} test experiences: no pairs"
+            )
+        everything = tuple(torch.cat([train.labels, test.labels]).unique().tolist())
+        tasks = []
+        for index, (own, held_out) in enumerate(zip(train_rows, test_rows, strict=True)):
+            classes = tuple(train.labels[own].unique().tolist()) if self.by_class else everything
+            tasks.append(Task(index, classes, _labelled(train, own, classes), _labelled(test, held_out, classes)))
+        return tasks
+
+
+def _ranges(sizes: Sequence[int]) -> list[Tensor]:
+    return list(torch.arange(sum(sizes)).split(list(sizes)))
+
+
+def _labelled(part: _Part, rows: Tensor, classes: Sequence[int]) -> Split:
+    """Make a split whose labels are the classes' positions (classes are sorted)."""
+    return part.split(rows, torch.searchsorted(torch.tensor(classes), part.labels[rows]))
+
+
+@cache
+def avalanche_sequence(name: str) -> type[TaskSequence]:
+    """Make the task sequence `avalanche:NAME`; its `tasks` is the benchmark's n_experiences, by default its own or 5.
+
+    A benchmark that shares classes equally is split by our class order. The streams of any other are taken as they are
+    for the seed: each with its classes if it is one that splits classes, else every task with all classes that occur.
+    Avalanche is imported only when the data are materialised.
+    """
+    known = data.avalanche_benchmarks()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f", did you mean {' or '.join(close)}?" if close else ""
+        raise UsageError(f"unknown Avalanche benchmark {name!r}{hint} Avalanche has {', '.join(sorted(known))}")
+    benchmark = known[name]
+    parameters = set(benchmark.parameters)
+    by_class = "class_ids_from_zero_from_first_exp" in parameters
+    equal = {"n_experiences", "fixed_class_order", "shuffle"} <= parameters and "classes_first_batch" not in parameters
+    namespace: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": f"Avalanche's {name}.",
+        "name": f"avalanche:{name}",
+        "benchmark": benchmark,
+        "scenario": "task" if by_class else "domain",
+        "model": "mlp" if "MNIST" in name else "cnn",
+    }
+    if not equal:
+        namespace["by_class"] = by_class
+    if by_class and not equal:
+        namespace["scenarios"] = frozenset({"task", "class"})  # tasks may differ in their number of classes
+    fields: list[tuple[str, Any, Any]] = []
+    if "n_experiences" in parameters:
+        fields.append(("tasks", Annotated[int, Ge(1)], field(default=benchmark.parameters["n_experiences"] or 5)))
+    base = _AvalancheSplit if equal else _AvalancheStreams
+    return make_dataclass(name, fields, bases=(base,), namespace=namespace, frozen=True)

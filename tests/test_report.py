@@ -1,0 +1,544 @@
+"""Tables and figures from made-up records whose numbers are known."""
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from matplotlib import image
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from clbench import report
+from clbench.errors import UsageError
+from clbench.report import FIGURES, Results, load, print_tables, terminal_table, write_report
+from clbench.store import RunRecord, Store
+
+N = None
+FINETUNE = [[[N, N], [0.9, N], [0.5, 1.0]], [[N, N], [1.0, N], [0.8, 0.8]]]  # by seed
+LWF = [[[N, N], [0.9, N], [0.9, 0.9]], [[N, N], [1.0, N], [0.9, 0.8]]]
+JOINT = [[[N, N], [0.9, N], [1.0, 1.0]], [[N, N], [1.0, N], [1.0, 1.0]]]
+HOSTILE = r"a|b_c*<script>alert(1)</script>$x$ \input{/etc/passwd} [d](e) #1 100% ~^&{`f`"
+
+
+def record(label: str, seed: int = 0, R: Any = LWF[0], error: str | None = None, **changes: Any) -> RunRecord:
+    """Make a record; `changes` are to its spec."""
+    spec = {
+        "sequence": "split-digits",
+        "sequence_label": "split-digits",
+        "sequence_params": {},
+        "scenario": "task",
+        "method": label.split("@")[0],
+        "label": label,
+        "params": {"of": label},
+        "model": "mlp",
+        "model_label": "mlp",
+        "model_params": {"width": 256},
+        "seed": seed,
+        "class_order_rule": "seed",
+        "class_order": [seed, seed + 1],
+        "training": {"epochs": 10, "iterations": None, "lr": 0.1},
+        "device": "cpu",
+        "data": "ab" * 32,
+        "numbers": 1,
+        "code": {},
+        **changes,
+    }
+    key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:20]
+    if error is not None:
+        return RunRecord(key, spec, "failed", error)
+    tasks = len(R) - 1
+    return RunRecord(
+        key,
+        spec,
+        "ok",
+        accuracy={"task_aware": R, "task_agnostic": [[x if x is None else x / 2 for x in row] for row in R]},
+        seconds={"train": [1.25] * tasks, "evaluate": [0.5] * (tasks + 1)},
+        updates=[100] * tasks,
+        images=[1600] * tasks,
+        forward_passes=[1600] * tasks,
+        backward_passes=[1500] * tasks,
+        parameters=1000,
+        stored_bytes=2048,
+        weights_hash="cd" * 32,
+        environment={},
+    )
+
+
+def three_methods() -> list[RunRecord]:
+    by_label = {"finetune": FINETUNE, "lwf": LWF, "joint": JOINT}
+    return [record(label, seed, R) for label, matrices in by_label.items() for seed, R in enumerate(matrices)]
+
+
+def mean_of(results: Results, label: str, metric: str) -> float:
+    summary = results.summary()
+    (mean,) = summary[(summary["label"] == label) & (summary["metric"] == metric)]["mean"]
+    return mean
+
+
+def figure(results: Results, kind: str, **place: str) -> Figure:
+    drawn = results.figure(kind, **place)
+    drawn.draw_without_rendering()
+    return drawn
+
+
+# Reading
+
+
+def test_load_names_and_skips_damaged_records(tmp_path: Path) -> None:
+    for good in three_methods():
+        Store(tmp_path).write(good)
+    (tmp_path / "half.json").write_text('{"schema": 1, "key"')
+    (tmp_path / "other.json").write_text("[]")
+    results = load(tmp_path)
+    assert len(results) == 6
+    assert [problem.split(":")[0] for problem in results.problems] == ["skipped half.json", "skipped other.json"]
+    write_report(results, tmp_path / "report")
+    assert "half.json" in (tmp_path / "report/summary.md").read_text()
+
+
+def test_load_refuses_folders_without_records(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no folder of records at .*missing"):
+        load(tmp_path / "missing")
+    with pytest.raises(UsageError, match="no records in"):
+        load(tmp_path)
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UsageError, match=r"none of the 1 records .* can be read; the first, bad\.json"):
+        load(tmp_path)
+    with pytest.raises(UsageError, match="no folder"):
+        load(tmp_path / "bad.json")
+
+
+def test_report_needs_neither_torch_nor_avalanche(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for good in three_methods():
+        Store(tmp_path / "runs").write(good)
+    code = """
+import sys
+from clbench.report import load, print_tables, write_report
+assert "matplotlib" not in sys.modules and "scipy" not in sys.modules
+results = load(sys.argv[1])
+print_tables(results)
+write_report(results, sys.argv[2])
+print(sorted({"torch", "torchvision", "avalanche"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "runs"), str(tmp_path / "report")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "finetune" in done.stdout
+
+
+# Numbers
+
+
+def test_summary_is_tidy_and_right() -> None:
+    summary = Results(three_methods()).summary()
+    columns = ["sequence", "scenario", "model", "method", "label", "metric", "n", "mean", "std", "ci_low", "ci_high"]
+    assert list(summary.columns) == columns
+    rows = summary[summary["label"] == "finetune"].set_index("metric")
+    expected = {
+        "average_accuracy": (0.75 + 0.8) / 2,
+        "anytime_accuracy": ((0.9 + 0.75) / 2 + (1.0 + 0.8) / 2) / 2,
+        "learning_accuracy": (0.95 + 0.9) / 2,
+        "forgetting": (0.4 + 0.2) / 2,
+        "backward_transfer": (-0.4 - 0.2) / 2,
+        "intransigence": ((0.95 - 0.95) + (1.0 - 0.9)) / 2,  # paired by seed
+    }
+    assert rows["mean"].to_dict() == pytest.approx(expected)  # and forward transfer, undefined here, has no row
+    assert (rows["n"] == 2).all()
+    forgetting = rows.loc["forgetting"]
+    assert forgetting["std"] == pytest.approx(0.2 / 2**0.5)
+    half = 12.7062 * 0.1  # t with one degree of freedom, times the standard error
+    assert (forgetting["ci_low"], forgetting["ci_high"]) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-4)
+
+
+def test_frame_has_a_row_per_run_and_defined_metric() -> None:
+    frame = Results(three_methods()).frame
+    assert list(frame.columns) == ["sequence", "scenario", "model", "method", "label", "seed", "metric", "value"]
+    assert len(frame) == 6 * 6
+    (value,) = frame[(frame["label"] == "lwf") & (frame["seed"] == 1) & (frame["metric"] == "forgetting")]["value"]
+    assert value == pytest.approx(0.1)
+
+
+def test_primary_view_follows_the_scenario() -> None:
+    results = Results([record("lwf", 0), record("lwf", 0, scenario="class")])
+    runs = results.runs.set_index("scenario")
+    assert runs["average_accuracy"].to_dict() == pytest.approx({"class": 0.45, "task": 0.9})
+    assert runs["task_aware_accuracy"].to_dict() == pytest.approx({"class": 0.9, "task": 0.9})
+    assert runs["task_agnostic_accuracy"].to_dict() == pytest.approx({"class": 0.45, "task": 0.45})
+
+
+def test_forward_transfer_where_tasks_to_come_are_answered() -> None:
+    results = Results([record("lwf", R=[[0.1, 0.3], [0.9, 0.4], [0.8, 0.9]], scenario="domain")])
+    assert mean_of(results, "lwf", "forward_transfer") == pytest.approx(0.1 / 2)  # halved in the primary view
+
+
+def test_runs_hold_costs_and_failures() -> None:
+    failed = record("lwf", 2, error="the loss became nan in task 1\n\nTraceback …")
+    results = Results([*three_methods(), failed])
+    runs = results.runs.set_index(["label", "seed"])
+    assert len(results) == len(runs) == 7
+    assert results.failed == [failed]
+    good = runs.loc[("lwf", 1)]
+    expected = {
+        "status": "ok",
+        "train_seconds": 2.5,
+        "evaluate_seconds": 1.5,
+        "updates": 200,
+        "images": 3200,
+        "forward_passes": 3200,
+        "backward_passes": 3000,
+        "parameters": 1000,
+        "stored_bytes": 2048,
+        "device": "cpu",
+        "weights_hash": "cd" * 32,
+    }
+    assert good[list(expected)].to_dict() == expected
+    bad = runs.loc[("lwf", 2)]
+    assert (bad["status"], bad["error"]) == ("failed", "the loss became nan in task 1")
+    assert pd.isna(bad["average_accuracy"])
+    assert pd.isna(bad["updates"])
+    assert mean_of(results, "lwf", "average_accuracy") == pytest.approx((0.9 + 0.85) / 2)
+
+
+def test_accuracy_gives_the_matrices() -> None:
+    results = Results([*three_methods(), record("lwf", 0, sequence_label="split-mnist")])
+    matrices = results.accuracy("finetune")
+    np.testing.assert_array_equal(matrices, np.array(FINETUNE, dtype=float))
+    np.testing.assert_array_equal(results.accuracy("finetune", view="task_agnostic"), matrices / 2)
+    assert results.accuracy("lwf", sequence="split-digits").shape == (2, 3, 2)
+    with pytest.raises(UsageError, match=r"ambiguous.*'lwf' on split-digits.*'lwf' on split-mnist"):
+        results.accuracy("lwf")
+    with pytest.raises(UsageError, match=r"'ewc' is not among.*'finetune' on split-digits"):
+        results.accuracy("ewc")
+    with pytest.raises(UsageError, match="task_aware, task_agnostic"):
+        results.accuracy("finetune", view="both")  # type: ignore[arg-type]
+
+
+# What is averaged
+
+
+@pytest.mark.parametrize(
+    ("changes", "suffixes"),
+    [
+        ({"training": {"epochs": 10, "iterations": None, "lr": 0.01}}, ("training.lr=0.01", "training.lr=0.1")),
+        ({"device": "cuda"}, ("device=cpu", "device=cuda")),
+        ({"code": {"method": "1a2b3c" + "0" * 58}}, ("code 1a2b3c", "code built-in")),
+        ({"data": "cd" * 32}, ("data ababab", "data cdcdcd")),
+        ({"numbers": 2}, ("numbers=1", "numbers=2")),
+        ({"params": {"of": "lwf", "temperature": 4}}, ("params.temperature=4", "params.temperature=null")),
+        ({"class_order_rule": "given"}, None),
+    ],
+)
+def test_different_configurations_are_never_averaged(changes: dict, suffixes: tuple[str, str] | None) -> None:
+    results = Results([record("lwf", 0), record("lwf", 1, LWF[1], **changes)])
+    assert len(results.labels) == 2
+    assert set(results.summary()["n"]) == {1}
+    assert sum("are not averaged" in warning for warning in results.warnings) == 1
+    assert all(label in results.warnings[0] for label in results.labels)
+    if suffixes:
+        assert sorted(results.labels) == sorted(f"lwf [{suffix}]" for suffix in suffixes)
+
+
+def test_class_orders_of_seeds_are_averaged_and_given_ones_are_not() -> None:
+    drawn = [record("lwf", seed, class_order=[seed]) for seed in (0, 1)]
+    given = [record("lwf", seed, class_order=[seed], class_order_rule="given") for seed in (0, 1)]
+    assert set(Results(drawn).summary()["n"]) == {2}
+    assert set(Results(given).summary()["n"]) == {1}
+
+
+def test_intransigence_needs_the_joint_run_of_the_same_everything() -> None:
+    def defined(*others: RunRecord) -> bool:
+        frame = Results([record("lwf", 0), *others]).frame
+        return "intransigence" in set(frame[frame["label"] == "lwf"]["metric"])
+
+    joint = record("joint", 0, JOINT[0])
+    assert defined(joint)
+    assert defined(joint, record("joint@mode=final", 0))
+    assert not defined(record("joint@mode=final", 0))
+    assert not defined(record("joint", 1, JOINT[1], class_order=[0, 1]))
+    assert not defined(record("joint", 0, JOINT[0], training={"epochs": 1}))
+    assert not defined(record("joint", 0, JOINT[0], class_order=[7, 8]))
+    assert not defined(record("joint", 0, error="failed"))
+    assert not defined(joint, record("joint", 0, JOINT[0], code={"method": "ab"}))  # two candidates
+
+
+def test_missing_seeds_are_said() -> None:
+    results = Results([*three_methods(), record("lwf", 7)])
+    lacking = [warning for warning in results.warnings if "no finished run of seed 7" in warning]
+    assert [warning.split(": ")[1].split(" ")[0] for warning in lacking] == ["finetune", "joint"]
+
+
+def test_a_second_record_of_a_seed_is_left_out_and_said() -> None:
+    results = Results([record("lwf", 0), record("lwf", 0, class_order=[8, 9]), record("lwf", 1)])
+    assert results.accuracy("lwf").shape[0] == 2
+    assert any("left out" in warning for warning in results.warnings)
+
+
+def test_order_is_the_callers_or_by_name() -> None:
+    records = [record(label) for label in ("lwf@weight=10", "joint", "lwf@weight=2", "finetune")]
+    assert Results(records).labels == ["finetune", "joint", "lwf@weight=2", "lwf@weight=10"]
+    assert Results(records, order=["lwf@weight=10", "joint"]).labels[:2] == ["lwf@weight=10", "joint"]
+
+
+# Files
+
+
+def test_report_writes_tables_and_figures(tmp_path: Path) -> None:
+    paths = write_report(Results(three_methods()), tmp_path / "new/report")
+    names = {str(path.relative_to(tmp_path / "new/report")) for path in paths}
+    drawn = {f"figures/split-digits-task-mlp-{kind}.{suffix}" for kind in FIGURES for suffix in ("png", "pdf")}
+    assert names == {"summary.csv", "runs.csv", "summary.md", "summary.tex", *drawn}
+    assert all(path.stat().st_size > 0 for path in paths)
+    assert not [path for path in (tmp_path / "new").rglob("*.tmp")]
+    assert len(pd.read_csv(tmp_path / "new/report/runs.csv")) == 6
+    assert set(pd.read_csv(tmp_path / "new/report/summary.csv")["metric"]) == set(report.METRIC_NAMES) - {
+        "forward_transfer"
+    }
+    text = (tmp_path / "new/report/summary.md").read_text()
+    for link in re.findall(r"\]\((.*?)\)", text):
+        assert (tmp_path / "new/report" / link).is_file()
+    row = next(line for line in text.splitlines() if line.startswith("| finetune"))
+    assert row.split(" | ")[1] == "77.50 ± 31.77"  # 12.7062 × 0.025
+    assert "| 2.50 | 1.50 | 200 | 3,200 | 3,200 | 3,000 | 1,000 | 2.0 kB | – |" in text
+
+
+def test_report_again_replaces_its_own_files_only(tmp_path: Path) -> None:
+    first = write_report(Results([record("lwf"), record("lwf", sequence_label="split-mnist")]), tmp_path)
+    mine = tmp_path / "figures" / "mine-accuracy-matrix.png"
+    mine.write_text("my own")
+    before = {path: path.read_bytes() for path in first}
+    second = write_report(Results([record("lwf")]), tmp_path)
+    assert set(second) < set(first)
+    assert {path for path in first if path.exists()} == set(second)
+    assert mine.read_text() == "my own"
+    for path in second:
+        if path.parent.name == "figures":  # the same data gives the same bytes, without a date
+            assert path.read_bytes() == before[path]
+
+
+def test_report_refuses_folders_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UsageError, match=f"cannot write the report to {folder}: .*--out"):
+            write_report(Results([record("lwf")]), folder)
+
+
+def test_text_from_records_is_plain_in_markdown_and_latex(tmp_path: Path) -> None:
+    results = Results([record(HOSTILE), record("lwf"), record(HOSTILE, 1, error=f"| {HOSTILE}\nmore")])
+    write_report(results, tmp_path)
+    html = MarkdownIt().enable("table").render((tmp_path / "summary.md").read_text())
+    assert "<script" not in html
+    assert "<a " not in html
+    assert "<em>" not in html
+    cells = re.findall(r"<td>(.*?)</td>", html)
+    assert [unescape(cell) for cell in cells].count(HOSTILE) == 2  # metrics and costs
+    assert html.count("alert(1)") == 4  # two tables, a warning and a failure
+    columns = {row.count("<td") for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL) if "alert(1)" in row}
+    assert columns == {1 + 5 + 2, 1 + 9}  # metrics defined, seeds, failed; costs
+
+    latex = (tmp_path / "summary.tex").read_text()
+    row = next(line for line in latex.splitlines() if line.startswith("a"))
+    assert row.startswith(
+        r"a\textbar{}b\_c{*}\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}\$x\$ "
+        r"\textbackslash{}input\{/etc/passwd\} {[}d{]}(e) \#1 100\% \textasciitilde{}\textasciicircum{}\&\{`f` & "
+    )
+    assert r"\input" not in latex
+
+
+def test_only_failed_runs_make_a_report_without_figures(tmp_path: Path) -> None:
+    results = Results([record("lwf", error="out of memory")])
+    paths = write_report(results, tmp_path)
+    assert {path.name for path in paths} == {"summary.csv", "runs.csv", "summary.md", "summary.tex"}
+    assert pd.read_csv(tmp_path / "summary.csv").empty
+    assert "out of memory" in (tmp_path / "summary.md").read_text()
+
+
+def test_one_seed_has_no_intervals(tmp_path: Path) -> None:
+    results = Results([record("lwf")])
+    write_report(results, tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert "One seed: there are no intervals" in text
+    assert "| lwf | 90.00 | 90.00 | 90.00 | 0.00 |" in text
+    assert results.summary()[["std", "ci_low", "ci_high"]].isna().all(axis=None)
+
+
+# Terminal
+
+
+def test_terminal_table_fits_eighty_columns() -> None:
+    results = Results([*three_methods(), record("lwf@temperature=4@weight=2@scope=joined@scale_t2=true")])
+    out = io.StringIO()
+    Console(file=out, width=80).print(terminal_table(results, results.comparisons[0]))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"finetune +77\.50 ± 31\.77 +30\.00 ± 127\.06 +2", line) for line in lines)
+
+
+def test_tables_in_a_pipe_are_plain_and_unfolded(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "lwf@temperature=4@weight=2@scope=joined@reduction=mean@scale_t2=true"
+    records = [record(long), record(long, device="cuda"), record("lwf", 1, error="failed")]
+    records.append(record("lwf", sequence_label="[bold]mine"))
+    print_tables(Results(records))
+    out = capsys.readouterr().out
+    assert f"{long} [device=cuda]" in out
+    assert "[bold]mine, task scenario, mlp" in out
+    assert "\x1b" not in out
+    assert re.search(r"lwf +– +– +0 +1", out)
+
+
+# Figures
+
+
+def test_matrix_figure_shows_means() -> None:
+    drawn = figure(Results(three_methods()), "accuracy-matrix")
+    panels = {axes.get_title().splitlines()[0]: axes for axes in drawn.axes if axes.images}
+    assert set(panels) == {"finetune", "joint", "lwf"}
+    cells = panels["finetune"].images[0].get_array()
+    assert cells is not None
+    np.testing.assert_allclose(np.ma.filled(cells, np.nan), [[95, np.nan], [65, 90]])
+    assert [text.get_text() for text in panels["finetune"].texts] == ["95.0", "65.0", "90.0"]
+    assert [text.get_text() for text in panels["finetune"].get_yticklabels()] == ["1", "2"]
+    assert "2 seeds" in panels["finetune"].get_title()
+
+
+def test_matrix_figure_shows_row_zero_where_measured() -> None:
+    R = [[0.2, 0.4], [0.9, 0.4], [0.8, 0.9]]
+    drawn = figure(Results([record("lwf", R=R, scenario="task")]), "accuracy-matrix")
+    assert [text.get_text() for text in drawn.axes[0].get_yticklabels()] == ["before", "1", "2"]
+
+
+def test_task_figure_shows_each_task_over_training() -> None:
+    drawn = figure(Results(three_methods()), "accuracy-by-task")
+    first, second = drawn.axes
+    curves = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in first.lines}
+    np.testing.assert_allclose(curves["finetune"], [np.nan, 95, 65])
+    np.testing.assert_allclose(curves["lwf"], [np.nan, 95, 90])
+    later = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in second.lines}
+    np.testing.assert_allclose(later["finetune"], [np.nan, np.nan, 90])
+    band = next(artist for artist in first.collections if isinstance(artist, PolyCollection))
+    half = 100 * 12.7062 * 0.15  # task 1 at the end: 0.5 and 0.8
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((65 - half, 65 + half), abs=0.01)
+
+
+def test_average_figure_shows_tasks_so_far() -> None:
+    (axes,) = figure(Results(three_methods()), "average-accuracy").axes
+    curves = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in axes.lines}
+    np.testing.assert_allclose(curves["finetune"], [np.nan, 95, 77.5])
+    np.testing.assert_allclose(curves["joint"], [np.nan, 95, 100])
+
+
+def test_forgetting_figure_shows_tasks_and_mean() -> None:
+    three = [[N, N, N], [0.8, N, N], [0.9, 0.8, N], [0.7, 0.85, 0.9]]
+    (axes,) = figure(Results([record("lwf", R=three), record("lwf", 1, three)]), "forgetting-by-task").axes
+    container = axes.containers[0]
+    np.testing.assert_allclose(container[0].get_ydata(), [20, -5, 7.5])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "mean"]
+
+
+def test_stability_figure_shows_means_and_seeds() -> None:
+    (axes,) = figure(Results(three_methods()), "stability-plasticity").axes
+    points = {container.get_label(): container[0].get_xydata()[0] for container in axes.containers}
+    assert points["finetune"] == pytest.approx([92.5, 70])
+    seeds = axes.collections[0].get_offsets()
+    np.testing.assert_allclose(seeds, [[95, 60], [90, 80]])
+
+
+def test_stability_beyond_a_hundred_is_in_sight() -> None:
+    (axes,) = figure(Results([record("lwf", R=[[N, N], [0.5, N], [0.9, 0.9]])]), "stability-plasticity").axes
+    (point,) = axes.containers[0][0].get_xydata()
+    assert point == pytest.approx([70, 140])
+    assert axes.viewLim.contains(*point)
+
+
+def test_methods_look_alike_in_all_figures_and_unlike_each_other() -> None:
+    labels = [f"method{i}" for i in range(12)]
+    results = Results([record(label) for label in labels] + [record("method5", scenario="class")])
+    (axes,) = figure(results, "average-accuracy", scenario="task").axes
+    looks = {line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == len(set(looks.values())) == len({marker for _, marker, _ in looks.values()}) == 12
+    (alone,) = figure(results, "average-accuracy", scenario="class").axes
+    (line,) = alone.lines
+    assert (line.get_color(), line.get_marker(), line.get_linestyle()) == looks["method5"]
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param([record("lwf")], id="one seed"),
+        pytest.param([record("lwf", seed, [[N], [0.9]]) for seed in (0, 1)], id="one task"),
+        pytest.param([record("lwf", seed, [[N, N]] * 3) for seed in (0, 1)], id="nothing measured"),
+        pytest.param([record("joint", seed, [[N, N], [N, N], [1, 1]]) for seed in (0, 1)], id="only the last row"),
+        pytest.param([record(HOSTILE), record("_hidden"), record("x" * 200)], id="odd labels"),
+        pytest.param([record("lwf", R=[[0.5] * 20] * 21)], id="twenty tasks"),
+    ],
+)
+def test_figures_of_odd_results_are_drawn_and_nothing_is_cut_off(kind: str, records: list[RunRecord]) -> None:
+    buffer = io.BytesIO()
+    Results(records).figure(kind).savefig(buffer, dpi=100)
+    buffer.seek(0)
+    pixels = image.imread(buffer)[..., :3]
+    assert pixels.min() < 0.5  # something is drawn
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() == 1
+
+
+def test_legends_show_labels_as_they_are() -> None:
+    drawn = figure(Results([record("a$x$_b"), record("_hidden")]), "average-accuracy")
+    shown = [text.get_text().replace(r"\$", "$").strip() for text in drawn.legends[0].get_texts()]
+    assert sorted(shown) == ["_hidden", "a$x$_b"]
+
+
+def test_one_seed_has_no_bands_and_says_so() -> None:
+    drawn = figure(Results([record("lwf")]), "average-accuracy")
+    assert not drawn.axes[0].collections
+    assert "no intervals" in drawn.get_suptitle()
+
+
+def test_titles_say_what_is_shown() -> None:
+    results = Results(three_methods())
+    for kind in FIGURES:
+        title = results.figure(kind).get_suptitle()
+        assert title.startswith(FIGURES[kind].title)
+        assert "split-digits, task scenario, mlp" in title
+        assert "2 seeds" in title
+
+
+def test_drawing_leaves_no_global_state() -> None:
+    from matplotlib import pyplot
+
+    before = dict(mpl.rcParams)
+    drawn = Results(three_methods()).figure("average-accuracy")
+    assert drawn._repr_png_().startswith(b"\x89PNG")  # as a notebook shows it
+    assert pyplot.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+
+
+def test_draw_functions_take_axes_of_the_caller() -> None:
+    axes = Figure().subplots(2, 2).flat
+    matrices = {"lwf": np.array(LWF, dtype=float)}
+    assert report.draw_matrix(matrices["lwf"].mean(axis=0), axes[0]) is axes[0]
+    assert report.draw_curves({"lwf": matrices["lwf"][:, :, 0]}, axes[1]) is axes[1]
+    assert report.draw_forgetting(matrices, axes[2]) is axes[2]
+    assert report.draw_stability(matrices, axes[3]) is axes[3]
+
+
+def test_figure_refuses_what_it_cannot_choose() -> None:
+    results = Results([record("lwf"), record("lwf", scenario="class")])
+    with pytest.raises(UsageError, match=r"2 comparisons fit: .*class scenario.*task scenario"):
+        results.figure("accuracy-matrix")
+    with pytest.raises(UsageError, match=r"no figure 'pie': choose one of accuracy-matrix"):
+        results.figure("pie")
