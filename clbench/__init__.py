@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clbench.report import Results
+    from clbench.results import Results
 
 __all__ = ["NUMBERS", "__version__", "load", "run"]
 __version__ = version("clbench")
@@ -53,9 +53,9 @@ def run(
     `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Raises UsageError, before any training, for
     anything that cannot be done; a run that fails is in the results' `failed`.
     """
+    from clbench.planning import plan
     from clbench.progress import Progress
-    from clbench.report import Results
-    from clbench.runner import plan
+    from clbench.results import Results
 
     sweep = plan(
         methods,
@@ -90,6 +90,6 @@ def run(
 
 def load(folder: str | Path = "results/runs") -> Results:
     """Read the records in a folder; raise UsageError if there is none to read."""
-    from clbench import report
+    from clbench import results
 
-    return report.load(folder)
+    return results.load(folder)

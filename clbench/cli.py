@@ -15,17 +15,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    no_args_is_help=True,
 )
 
 
 def main() -> None:
     """Run the command line; what the user got wrong is one line on standard error and exit code 2."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ClbenchError as error:
-        print(f"clbench: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
+    except Exception as error:  # Typer's own for options and arguments, whichever class of it the version has
+        if not hasattr(error, "format_message"):
+            raise
+        message = " ".join(error.format_message().split())
+    else:
+        sys.exit(code)
+    print(f"clbench: error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _version(wanted: bool) -> None:
@@ -87,10 +93,10 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
     """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
-    from clbench import runner
+    from clbench.planning import plan
     from clbench.progress import Progress
 
-    sweep = runner.plan(
+    sweep = plan(
         methods,
         sequence=sequence,
         scenario=scenario,
@@ -152,7 +158,8 @@ def _print_plan(sweep: object) -> None:
 
 
 def _print_results(sweep: object, out: str, quiet: bool) -> None:
-    from clbench.report import Results, print_tables
+    from clbench.report import print_tables
+    from clbench.results import Results
     from clbench.runner import Sweep
 
     assert isinstance(sweep, Sweep)
@@ -168,7 +175,8 @@ def report(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and figures.")] = Path("results/report"),
 ) -> None:
     """Write tables and figures from a folder of records."""
-    from clbench.report import load, print_tables, write_report
+    from clbench.report import print_tables, write_report
+    from clbench.results import load
 
     results = load(records)
     for line in [*results.problems, *results.warnings]:

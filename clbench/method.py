@@ -28,9 +28,9 @@ class Run:
 
     scenario: Scenario
     tasks: int  # length of the sequence
-    training: Training
     seed: int
     device: torch.device
+    training: Training
 
     def stream(self, *purpose: str | int) -> torch.Generator:
         """Return a CPU generator for a method's own draws, from (seed, 'method', purpose)."""

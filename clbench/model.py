@@ -148,10 +148,10 @@ class ExpandingHeadModel(nn.Module):
 
     def __init__(self, backbone: Backbone, input_shape: Sequence[int], seed: int, *purpose: str | int):
         super().__init__()
-        self._streams = (seed, *purpose)
+        self._seed, self._purpose = seed, purpose
         self._head_initialisation = backbone.head_initialisation
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(*self._streams, "backbone"))
+            torch.manual_seed(stream_seed(seed, *purpose, "backbone"))
             self.backbone = backbone.build(input_shape)
             initialise(self.backbone, backbone.initialisation)
         self.head = nn.ModuleList()
@@ -172,7 +172,7 @@ class ExpandingHeadModel(nn.Module):
         """Append a block of `n_classes` outputs; the old blocks keep their weights bit for bit."""
         reference = next(self.parameters(), None)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(*self._streams, "block", len(self.head)))
+            torch.manual_seed(stream_seed(self._seed, *self._purpose, "block", len(self.head)))
             block = nn.Linear(self.n_features, n_classes)
             initialise(block, self._head_initialisation)
         self.head.append(block if reference is None else block.to(reference))

@@ -54,9 +54,10 @@ def builtin(kind: Kind) -> dict[str, type]:
         for thing in vars(module).values()
         if inspect.isclass(thing) and issubclass(thing, base) and thing.__module__ == module.__name__
     ]
-    return {cls.name: cls for cls in classes if "name" in vars(cls)}
+    return {vars(cls)["name"]: cls for cls in classes if "name" in vars(cls)}
 
 
+@cache
 def plugins(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     """Return the entry points that installed packages offer; a name defined twice is a UsageError naming both."""
     found: dict[str, importlib.metadata.EntryPoint] = {}

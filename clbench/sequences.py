@@ -477,7 +477,10 @@ class _AvalancheStreams(_AvalancheSequence):
 
     def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
         wanted = {"n_experiences": getattr(self, "tasks", 0), "seed": seed, "shuffle": True}
-        arguments = {name: value for name, value in wanted.items() if name in self.benchmark.parameters}
+        parameters = self.benchmark.parameters
+        if "evaluation_protocol" in parameters:
+            del wanted["seed"]  # CLEAR takes one only for the protocol that is not its default
+        arguments = {name: value for name, value in wanted.items() if name in parameters}
         return data.load_benchmark(self.benchmark, data_root, arguments)
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:

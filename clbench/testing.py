@@ -42,7 +42,7 @@ def check_method(
     training: Training = TRAINING,
     tasks: int = 2,
 ) -> None:
-    """Run a method on tiny tasks with every backbone and scenario, and raise AssertionError where it breaks the contract.
+    """Run a method on tiny tasks with every backbone and scenario; raise AssertionError where it breaks the contract.
 
     It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance;
     leave the network alone outside of the loop's steps; and, unless it declares `memory`, never look at data of

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -318,7 +318,7 @@ class Plan:
 
 def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """Make the optimiser that the training settings name; one that gets no gradient leaves a parameter alone."""
-    common = {"lr": training.lr, "weight_decay": training.weight_decay}
+    common: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
     if training.optimizer == "sgd":
         sgd = torch.optim.SGD(parameters, momentum=training.momentum, fused=True, **common)
         _start_momentum(sgd, training)
@@ -329,7 +329,7 @@ def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> to
 
 
 def _start_momentum(optimizer: torch.optim.Optimizer, training: Training) -> None:
-    """Give each parameter a momentum of zero, as if it had been there: the fused kernel wants all or none to have one."""
+    """Give each parameter a momentum of zero to start from: the fused kernel wants all or none to have one."""
     if training.optimizer == "sgd" and training.momentum:
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -57,7 +57,20 @@ def test_contract_of_variants(method: Method) -> None:
             check_method(method, models=["mlp"], scenarios=[scenario], tasks=3)
 
 
-@pytest.mark.parametrize("options", [{"keep_optimizer": True}, {"full_head": True}, {"full_head": True, "untouched": "zero"}, {"predict_over": "all", "full_head": True}, {"drop_last": True}, {"epochs": None, "iterations": 7}, {"optimizer": "adam", "momentum": 0.0}, {"optimizer": "adagrad", "momentum": 0.0}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep_optimizer": True},
+        {"full_head": True},
+        {"full_head": True, "untouched": "zero"},
+        {"full_head": True, "predict_over": "all"},
+        {"drop_last": True},
+        {"epochs": None, "iterations": 7},
+        {"optimizer": "adam", "momentum": 0.0},
+        {"optimizer": "adagrad", "momentum": 0.0},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", registry.names("method"))
 def test_contract_under_every_training_option(name: str, options: dict[str, Any]) -> None:
     training = Training(**{"epochs": 2, "batch_size": 10, "momentum": 0.9, **options})

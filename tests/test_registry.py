@@ -92,6 +92,7 @@ class FakePackage:
 
 def offer(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[str, str]) -> None:
     entries = [importlib.metadata.EntryPoint(name, value, "clbench.methods") for name, value in pairs]
+    registry.plugins.cache_clear()
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: entries if group == "clbench.methods" else [])
 
 

@@ -10,7 +10,8 @@ import torch
 from clbench.errors import UsageError
 from clbench.method import Batch, Criterion, Method
 from clbench.model import ExpandingHeadModel
-from clbench.runner import Sweep, parse_class_order, parse_seeds, parse_settings, plan
+from clbench.planning import parse_class_order, parse_seeds, parse_settings, plan
+from clbench.runner import Sweep
 from clbench.store import RunRecord, Store
 
 QUICK = {"training": {"epochs": 1}, "seeds": 2}
@@ -225,8 +226,16 @@ def test_optimizers_bring_their_own_rate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("5", [0, 1, 2, 3, 4]), (3, [0, 1, 2]), ("0,4,9", [0, 4, 9]), ("10-13", [10, 11, 12, 13]), ("1-2,7", [1, 2, 7]), ([3, 1], [3, 1]), ("7-7", [7])],
-)  # fmt: skip
+    [
+        ("5", [0, 1, 2, 3, 4]),
+        (3, [0, 1, 2]),
+        ("0,4,9", [0, 4, 9]),
+        ("10-13", [10, 11, 12, 13]),
+        ("1-2,7", [1, 2, 7]),
+        ([3, 1], [3, 1]),
+        ("7-7", [7]),
+    ],
+)
 def test_seeds(text: Any, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
@@ -259,7 +268,7 @@ def test_settings_keep_paths_whole() -> None:
 
 
 def test_peak_memory_is_the_runs_own(tmp_path: Path) -> None:
-    """A network of 100 MB in weights needs at least these, their gradients and their momentum; a small one much less."""
+    """A network of 100 MB in weights needs these, their gradients and their momentum; a small one much less."""
     options = {
         "methods": "finetune",
         "seeds": 1,

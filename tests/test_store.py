@@ -19,7 +19,10 @@ GOOD = RunRecord(
     key="abc123",
     spec=SPEC,
     status="ok",
-    accuracy={"task_aware": [[None, None], [1.0, None], [0.5, 1.0]], "task_agnostic": [[None, None], [1.0, None], [0.0, 1.0]]},
+    accuracy={
+        "task_aware": [[None, None], [1.0, None], [0.5, 1.0]],
+        "task_agnostic": [[None, None], [1.0, None], [0.0, 1.0]],
+    },
     seconds={"train": [1.0, 1.0], "evaluate": [0.1, 0.1, 0.1]},
     updates=[3, 3], images=[24, 24], forward_passes=[24, 24], backward_passes=[24, 24],
     parameters=10, stored_bytes=0, weights_hash="f00", history=[], environment={},

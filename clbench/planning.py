@@ -1,0 +1,414 @@
+"""Planning: what was asked for, checked in full, becomes the jobs of a sweep. Nothing is trained here."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import joblib
+import torch
+
+from clbench import NUMBERS, registry
+from clbench.errors import ClbenchError, UsageError
+from clbench.method import SCENARIOS, Scenario
+from clbench.model import Backbone, ExpandingHeadModel
+from clbench.registry import Kind, did_you_mean
+from clbench.runner import Job, RunSpec, Sweep, checkout_commit
+from clbench.sequences import TaskSequence
+from clbench.store import Store
+from clbench.training import Plan, Training
+
+DEFAULT_LR = {"adam": 1e-3, "adagrad": 1e-2}  # PyTorch's own; sgd has the sequence's
+MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
+
+
+def plan(
+    methods: str | Sequence[str | type] = "all",
+    *,
+    sequence: str | Sequence[str | type] = "split-digits",
+    scenario: str | Sequence[str] | None = None,
+    seeds: int | str | Sequence[int] = 5,
+    class_order: str | Sequence[int] = "seed",
+    model: str | Sequence[str | type] | None = None,
+    training: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    out: str | Path = "results/runs",
+    save_models: bool = False,
+    force: bool = False,
+    jobs: int | None = None,
+) -> Sweep:
+    """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained."""
+    seed_list, order = parse_seeds(seeds), parse_class_order(class_order)
+    given = {name: value for name, value in (training or {}).items() if value is not None}
+    assignments = parse_settings(settings)
+    overrides = _overrides(given, assignments.pop("training", {}))
+    used: set[str] = set()
+    methods_all = methods == "all"
+    method_choices = [] if methods_all else _choices("method", _items(methods), assignments, used)
+    sequence_choices = _choices("sequence", _items(sequence), assignments, used)
+    model_choices = None if model is None else _choices("model", _items(model), assignments, used)
+    scenarios = None if scenario is None else _scenarios(scenario)
+    place = check_device(device)
+    workers = check_workers(jobs, place)
+    folder = Path(out)
+    check_folder(folder)
+
+    notes: list[str] = []
+    points: list[_Point] = []
+    for chosen_sequence in sequence_choices:
+        task_sequence: TaskSequence = chosen_sequence.instance
+        cell_models = model_choices
+        if cell_models is None:
+            cell_models = _choices("model", [task_sequence.model], assignments, used)
+        for cell_scenario in scenarios or _scenarios(task_sequence.scenario):
+            _check_scenario(chosen_sequence, cell_scenario)
+            task_sequence.check(order, cell_scenario)
+            if methods_all:
+                method_choices, left_out = _all_methods(cell_scenario, assignments, used)
+                if left_out:
+                    notes.append(f"left out, not defined for the scenario {cell_scenario}: {', '.join(left_out)}")
+            for variant in overrides:
+                budget = resolve_training(task_sequence.budget, variant, notes)
+                for chosen_method in method_choices:
+                    _check_scenario(chosen_method, cell_scenario)
+                    chosen_method.instance.check(cell_scenario, budget)
+                for chosen_model, seed, chosen_method in itertools.product(cell_models, seed_list, method_choices):
+                    points.append(_Point(chosen_sequence, chosen_model, chosen_method, cell_scenario, seed, budget))
+    if unused := sorted(set(assignments) - used):
+        raise UsageError(
+            f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], [*sorted(used), 'training'])}"
+        )
+    root = None if data_root is None else Path(data_root)
+    sweep = Sweep(_jobs(points, order, place, root, folder, save_models), Store(folder), workers, notes)
+    if not force:
+        _resume(sweep, save_models)
+    return sweep
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A method, sequence or model of the sweep with its settings."""
+
+    kind: Kind
+    reference: str
+    label: str
+    instance: Any
+    code: str | None  # the hash of its file, for code from outside
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {name: getattr(self.instance, name) for name in registry.defaults(type(self.instance))}
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One run that was asked for."""
+
+    sequence: _Choice
+    model: _Choice
+    method: _Choice
+    scenario: Scenario
+    seed: int
+    training: Training
+
+
+def _items(value: str | Sequence[str | type]) -> list[str]:
+    """Split a comma list; a class stands for its module and name."""
+    if isinstance(value, str):
+        items = [item.strip() for item in value.split(",")]
+    else:
+        items = [item if isinstance(item, str) else _reference(item) for item in value]
+    if not items or not all(items):
+        raise UsageError(f"an empty name in the list {value!r}")
+    return items
+
+
+def _reference(thing: Any) -> str:
+    if not inspect.isclass(thing):
+        raise UsageError(f"{thing!r} is neither a name nor a class")
+    if thing.__module__ == "__main__":
+        raise UsageError(
+            f"{thing.__qualname__} is defined in a session, where workers can't find it: put it into a file"
+        )
+    name = str(getattr(thing, "name", ""))
+    for kind in get_args(Kind):
+        if registry.builtin(kind).get(name) is thing:
+            return name
+    return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def _choices(kind: Kind, items: Iterable[str], assignments: Mapping[str, dict], used: set[str]) -> list[_Choice]:
+    """Turn names with settings (`lwf@temperature=4`) into instances, one per point of the grid that --set spans."""
+    chosen: dict[str, _Choice] = {}
+    for item in items:
+        reference, *settings = item.split("@")
+        cls = registry.find(kind, reference)
+        code = registry.code_hash(cls)
+        used.add(reference)
+        own = {}
+        for setting in settings:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                raise UsageError(f"cannot read {item!r}: write {reference}@FIELD=VALUE")
+            own[name] = value
+        shared = {name: values for name, values in assignments.get(reference, {}).items() if name not in own}
+        for point in itertools.product(*shared.values()):
+            instance = registry.configure(reference, cls, {**dict(zip(shared, point, strict=True)), **own})
+            label = registry.label(reference, instance)
+            chosen.setdefault(label, _Choice(kind, reference, label, instance, code))
+    return list(chosen.values())
+
+
+def _all_methods(
+    scenario: Scenario, assignments: Mapping[str, dict], used: set[str]
+) -> tuple[list[_Choice], list[str]]:
+    every = _choices("method", sorted(registry.builtin("method")), assignments, used)
+    allowed = [choice for choice in every if scenario in choice.instance.scenarios]
+    return allowed, [choice.label for choice in every if choice not in allowed]
+
+
+def _scenarios(value: str | Sequence[str]) -> list[Scenario]:
+    items = _items(value)
+    for item in items:
+        if item not in SCENARIOS:
+            raise UsageError(f"unknown scenario {item!r}{did_you_mean(item, SCENARIOS)}")
+    return list(dict.fromkeys(items))  # type: ignore[arg-type]
+
+
+def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
+    """Read seeds: a count n (0…n−1), a list `0,4,9`, ranges `10-19`, or a sequence of integers."""
+    if isinstance(value, bool) or not isinstance(value, (int, str, Sequence, range)):
+        raise UsageError(f"seeds={value!r}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19")
+    if isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value)):
+        count = int(value)
+        if count < 1:
+            raise UsageError(f"seeds={count}: at least one seed is needed (5 means 0…4)")
+        if count > 100_000:
+            raise UsageError(
+                f"seeds={count} is a number of seeds, 0…{count - 1}: for a single seed write {count}-{count}"
+            )
+        return list(range(count))
+    seeds: list[int] = []
+    for item in value.split(",") if isinstance(value, str) else value:
+        single = isinstance(item, int) and not isinstance(item, bool)
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item)) if single or isinstance(item, str) else None
+        if match is None:
+            raise UsageError(f"seeds={value!r}: cannot read {item!r}; write 5, 0,4,9 or 10-19")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"seeds={value!r}: the range {item} runs backwards")
+        if last > MAX_SEED:
+            raise UsageError(f"seeds={value!r}: {last} is too large, the largest seed is {MAX_SEED}")
+        seeds += range(first, last + 1)
+    if not seeds:
+        raise UsageError("seeds: at least one is needed")
+    return list(dict.fromkeys(seeds))
+
+
+def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
+    """Read a class order: `seed`, `fixed`, or the classes themselves."""
+    if value in ("seed", "fixed"):
+        return str(value)
+    items = value.split(",") if isinstance(value, str) else list(value)
+    try:
+        return tuple(int(item) for item in items)
+    except (TypeError, ValueError):
+        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4") from None
+
+
+def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
+    if isinstance(settings, Mapping):
+        pairs = [(key, list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
+    else:
+        pairs = []
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            values = [part.strip() for part in value.split(",")]
+            if not equals or not all(values):
+                raise UsageError(f"cannot read --set {setting}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
+            pairs.append((key.strip(), values))
+    parsed: dict[str, dict[str, list[Any]]] = {}
+    for key, values in pairs:
+        name, dot, field_name = key.rpartition(".")
+        if not (dot and name and field_name):
+            raise UsageError(f"cannot read --set {key}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
+        if field_name in parsed.setdefault(name, {}):
+            raise UsageError(f"--set {key} is given twice: write a comma list for a grid")
+        parsed[name][field_name] = values
+    return parsed
+
+
+def _overrides(given: Mapping[str, Any], assigned: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return the training settings to put over the sequence's own: one per point of the grid."""
+    if both := sorted(set(given) & set(assigned)):
+        raise UsageError(f"{both[0]} is given twice: by its own option and by --set training.{both[0]}")
+    if "epochs" in {**given, **assigned} and "iterations" in {**given, **assigned}:
+        raise UsageError("epochs and iterations are both given: choose one")
+    return [{**given, **dict(zip(assigned, point, strict=True))} for point in itertools.product(*assigned.values())]
+
+
+def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], notes: list[str]) -> Training:
+    """Put the user's settings over a sequence's default budget."""
+    values = {**registry.defaults(Training), **budget, **override}
+    if "iterations" in override:
+        values["epochs"] = None
+    elif "epochs" in override:
+        values["iterations"] = None
+    if values["optimizer"] != budget.get("optimizer", "sgd"):
+        if "momentum" not in override:
+            values["momentum"] = 0.0
+        if "lr" not in override and values["optimizer"] in DEFAULT_LR:
+            values["lr"] = DEFAULT_LR[values["optimizer"]]
+            note = (
+                f"{values['optimizer']} without --lr: using its usual {values['lr']}, not the sequence's rate for sgd"
+            )
+            if note not in notes:
+                notes.append(note)
+    return registry.configure("training", Training, values)
+
+
+def _jobs(
+    points: Sequence[_Point],
+    order: str | tuple[int, ...],
+    device: str,
+    data_root: Path | None,
+    out: Path,
+    save_models: bool,
+) -> list[Job]:
+    """Make the data ready and turn every point into a job; what was asked for twice is done once."""
+    commit = checkout_commit()
+    jobs: dict[str, Job] = {}
+    data: dict[tuple[str, int], tuple[str, list[int] | None]] = {}
+    fitting: set[str] = set()
+    for point in points:
+        sequence: TaskSequence = point.sequence.instance
+        place = (point.sequence.label, point.seed)
+        if place not in data:
+            fingerprint = sequence.prepare(data_root, point.seed)
+            classes = sequence.class_order(order, point.seed, data_root)
+            data[place] = fingerprint, None if classes is None else list(classes)
+        chosen: dict[Kind, _Choice] = {"method": point.method, "sequence": point.sequence, "model": point.model}
+        spec = RunSpec(
+            sequence=point.sequence.reference,
+            sequence_label=point.sequence.label,
+            sequence_params=point.sequence.params,
+            scenario=point.scenario,
+            method=point.method.reference,
+            label=point.method.label,
+            params=point.method.params,
+            model=point.model.reference,
+            model_label=point.model.label,
+            model_params=point.model.params,
+            seed=point.seed,
+            class_order_rule=order if isinstance(order, str) else "given",
+            class_order=data[place][1],
+            training=dataclasses.asdict(point.training),
+            device=device.split(":")[0],
+            data=data[place][0],
+            numbers=NUMBERS,
+            code={kind: choice.code for kind, choice in chosen.items() if choice.code},
+        )
+        jobs[spec.key] = Job(
+            spec,
+            references={kind: registry.absolute(choice.reference) for kind, choice in chosen.items()},
+            device=device,
+            data_root=None if data_root is None else str(data_root.absolute()),
+            models_folder=str(out.absolute() / "models" / spec.key) if save_models else None,
+            commit=commit,
+        )
+        shape = json.dumps([point.sequence.label, point.model.label, spec.training], sort_keys=True)
+        if shape not in fitting:
+            fitting.add(shape)
+            _check_fit(jobs[spec.key], point.model.instance, point.training)
+    return list(jobs.values())
+
+
+def _check_fit(job: Job, backbone: Backbone, training: Training) -> None:
+    """Raise UsageError if model, budget and data don't fit together."""
+    tasks = job.load_tasks()
+    try:
+        ExpandingHeadModel(backbone, tasks[0].train.shape, 0)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"the model {job.spec.model_label} does not fit {job.spec.sequence_label}: {reason}"
+        ) from error
+    for task in tasks:
+        Plan([len(task.train)], training, equal_shares=False)
+
+
+def _check_scenario(choice: _Choice, scenario: Scenario) -> None:
+    allowed = choice.instance.scenarios
+    if scenario not in allowed:
+        raise UsageError(
+            f"the {choice.kind} {choice.label} is not defined for the scenario {scenario}: "
+            f"choose from {', '.join(sorted(allowed))}"
+        )
+
+
+def _resume(sweep: Sweep, save_models: bool) -> None:
+    """Take over finished records; say which are left aside because other code made them, or are damaged."""
+    records, problems = sweep.store.read()
+    sweep.notes += [f"damaged record, run again if it is part of this sweep: {problem}" for problem in problems]
+    older: dict[str, int] = {}
+    by_question = {_question(record.spec): record for record in records.values() if record.ok}
+    for job in sweep.jobs:
+        record = records.get(job.spec.key)
+        if record is not None and record.ok:
+            if not (save_models and not Path(str(job.models_folder)).is_dir()):
+                sweep.done[record.key] = record
+        elif _question(job.spec.as_json()) in by_question:
+            older[job.spec.label] = older.get(job.spec.label, 0) + 1
+    for label, count in older.items():
+        sweep.notes.append(
+            f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"
+        )
+
+
+def _question(spec: Mapping[str, Any]) -> str:
+    """Name what a spec asks for, whatever code answers it."""
+    return json.dumps({k: v for k, v in spec.items() if k not in ("numbers", "code")}, sort_keys=True)
+
+
+def check_device(device: str) -> str:
+    """Return the device to run on, "cpu" or "cuda:N"."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    match = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if device == "auto" else device)
+    if match is None:
+        raise UsageError(f"unknown device {device!r}: choose from auto, cpu, cuda, cuda:N")
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {device!r}: PyTorch finds no CUDA device here; use --device cpu")
+    index = int(match[1] or 0)
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return f"cuda:{index}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError if a folder can't be made or written to; makes nothing."""
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"the output folder {folder} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"the output folder {folder} cannot be written: no permission for {existing}")
+
+
+def check_workers(jobs: int | None, device: str) -> int:
+    """Return how many runs go side by side: one per core, or one on a GPU, unless told."""
+    if jobs is None:
+        return 1 if device.startswith("cuda") else joblib.cpu_count()
+    if jobs < 1:
+        raise UsageError(f"jobs={jobs}: at least one worker is needed")
+    return jobs

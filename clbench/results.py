@@ -1,0 +1,369 @@
+"""Records → results: tidy tables, accuracy matrices, and which runs may be averaged. Needs neither torch nor Avalanche.
+
+Only runs that agree in everything but the seed are averaged; `Results.warnings` says where labels would mix more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from clbench import figures, metrics
+from clbench.errors import UsageError
+from clbench.metrics import Array, View
+from clbench.statistics import mean_interval
+from clbench.store import RunRecord, Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRIC_NAMES = (*metrics.METRICS, "intransigence")
+REFERENCE = "joint"  # the label that intransigence is defined against
+TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
+SIZES = ("parameters", "peak_memory_bytes", "stored_bytes")
+
+
+def load(folder: str | Path = "results/runs") -> Results:
+    """Read the records in a folder; damaged ones become `problems`. Raises UsageError if none can be read."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"no folder of records at {folder}: name the one that 'clbench run --out' wrote to")
+    records, problems = Store(folder).read()
+    if not records and problems:
+        raise UsageError(f"none of the {len(problems)} records in {folder} can be read; the first, {problems[0]}")
+    if not records:
+        raise UsageError(f"no records in {folder}: 'clbench run' makes them")
+    return Results(records.values(), problems=[f"skipped {problem}" for problem in problems])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be averaged: they agree in everything but the seed and what follows from it."""
+
+    name: str  # the label in the records
+    label: str  # the same, with what sets it apart where several groups of a comparison share it
+    method: str
+    runs: Sequence[RunRecord]  # finished, by seed
+    failed: Sequence[RunRecord]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record.spec["seed"] for record in self.runs]
+
+    def accuracy(self, view: View) -> Array:
+        """Return the accuracy matrices, NaN where not measured: [seeds, T+1, T]."""
+        return np.stack([_matrix(record, view) for record in self.runs])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The groups that are compared with each other: one task sequence, scenario and model."""
+
+    sequence: str
+    scenario: str
+    model: str
+    groups: Sequence[Group]
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.sequence, self.scenario, self.model
+
+    @property
+    def title(self) -> str:
+        return f"{self.sequence}, {self.scenario} scenario, {self.model}"
+
+    @property
+    def finished(self) -> list[Group]:
+        return [group for group in self.groups if group.runs]
+
+    def accuracy(self) -> dict[str, Array]:
+        """Return each label's matrices in the scenario's primary view: [seeds, T+1, T]."""
+        return {group.label: group.accuracy(metrics.primary_view(self.scenario)) for group in self.finished}
+
+
+class Results:
+    """Runs and what they say: tidy tables, accuracy matrices and figures.
+
+    `order` lists labels as the methods should appear (default: by name). `problems` are lines on records that could not
+    be read, `warnings` lines on what to know before numbers are compared, `failed` the records of failed runs.
+    """
+
+    def __init__(self, records: Iterable[RunRecord], *, problems: Iterable[str] = (), order: Sequence[str] = ()):
+        self.records = sorted(records, key=lambda record: (record.spec["seed"], record.key))
+        self.problems = list(problems)
+        self.warnings: list[str] = []
+        self.comparisons = _compare(self.records, order, self.warnings)
+        self.failed = [record for record in self.records if not record.ok]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        runs, methods = count_of(len(self), "run"), count_of(len(self.labels), "method")
+        return f"<Results: {runs} of {methods}, {len(self.failed)} failed>"
+
+    @property
+    def labels(self) -> list[str]:
+        """The methods' labels, in the order of the tables."""
+        return list(dict.fromkeys(group.label for comparison in self.comparisons for group in comparison.groups))
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row per run: what it was, its metrics (NaN where undefined), both views' average accuracy, its costs."""
+        rows = []
+        for comparison in self.comparisons:
+            for group in comparison.groups:
+                for record in [*group.runs, *group.failed]:
+                    rows.append(
+                        {
+                            "key": record.key,
+                            "sequence": comparison.sequence,
+                            "scenario": comparison.scenario,
+                            "model": comparison.model,
+                            "method": group.method,
+                            "label": group.label,
+                            "seed": record.spec["seed"],
+                            "status": record.status,
+                            **{name: self._measures[record.key].get(name, np.nan) for name in METRIC_NAMES},
+                            **{f"{view}_accuracy": _final_accuracy(record, view) for view in metrics.VIEWS},
+                            **{f"{name}_seconds": _total(record.seconds, name) for name in ("train", "evaluate")},
+                            **{name: _total(vars(record), name) for name in TOTALS},
+                            **{name: getattr(record, name) for name in SIZES},
+                            "weights_hash": record.weights_hash,
+                            "device": record.spec.get("device"),
+                            "error": first_line(record.error),
+                        }
+                    )
+        frame = pd.DataFrame(rows)
+        whole = [name for name in (*TOTALS, *SIZES) if name in frame]
+        return frame.astype(dict.fromkeys(whole, "Int64"))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row per finished run and metric defined for it: its names, its seed, the metric and its value."""
+        return pd.DataFrame(
+            [
+                (*comparison.place, group.method, group.label, record.spec["seed"], name, value)
+                for comparison in self.comparisons
+                for group in comparison.groups
+                for record in group.runs
+                for name, value in self._measures[record.key].items()
+                if not np.isnan(value)
+            ],
+            columns=["sequence", "scenario", "model", "method", "label", "seed", "metric", "value"],
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """Return a row per group and metric: n, mean, std and 95 % interval over seeds (NaN where n = 1)."""
+        rows = []
+        for comparison in self.comparisons:
+            for group in comparison.groups:
+                for metric in METRIC_NAMES:
+                    if values := self._values(group, metric):
+                        rows.append((*comparison.place, group.method, group.label, metric, *mean_interval(values)))
+        columns = [
+            "sequence",
+            "scenario",
+            "model",
+            "method",
+            "label",
+            "metric",
+            "n",
+            "mean",
+            "std",
+            "ci_low",
+            "ci_high",
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def accuracy(
+        self,
+        label: str,
+        *,
+        sequence: str | None = None,
+        scenario: str | None = None,
+        model: str | None = None,
+        view: View | None = None,
+    ) -> Array:
+        """Return a method's accuracy matrices, NaN where not measured: [seeds, T+1, T].
+
+        The view is the scenario's primary one by default. Raises UsageError unless exactly one group fits.
+        """
+        if view not in (None, *metrics.VIEWS):
+            raise UsageError(f"no view '{view}': choose one of {', '.join(metrics.VIEWS)}")
+        choices = [(place, group) for place in self.comparisons for group in place.finished]
+        fitting = [
+            (place, group)
+            for place, group in choices
+            if label in (group.label, group.name) and _fits(place, sequence, scenario, model)
+        ]
+        if len(fitting) != 1:
+            listed = "; ".join(f"'{group.label}' on {place.title}" for place, group in fitting or choices) or "nothing"
+            problem = "is ambiguous" if fitting else "is not among the finished runs"
+            raise UsageError(f"'{label}' {problem}: choose from {listed}")
+        ((place, group),) = fitting
+        return group.accuracy(view or metrics.primary_view(place.scenario))
+
+    def figure(
+        self, kind: str, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+    ) -> Figure:
+        """Return a figure; kinds are the keys of FIGURES. Raises UsageError unless exactly one comparison fits."""
+        if kind not in figures.FIGURES:
+            raise UsageError(f"no figure '{kind}': choose one of {', '.join(figures.FIGURES)}")
+        choices = [place for place in self.comparisons if place.finished]
+        fitting = [place for place in choices if _fits(place, sequence, scenario, model)]
+        if len(fitting) != 1:
+            listed = "; ".join(place.title for place in fitting or choices) or "nothing"
+            raise UsageError(f"{len(fitting)} comparisons fit: name sequence, scenario and model of one of: {listed}")
+        return figures.draw(kind, fitting[0], self.labels)
+
+    @cached_property
+    def _measures(self) -> dict[str, dict[str, float]]:
+        """Every finished run's metrics by the run's key."""
+        finished = [record for record in self.records if record.ok]
+        joint: dict[str, list[RunRecord]] = {}
+        for record in finished:
+            if record.spec["label"] == REFERENCE:
+                joint.setdefault(_circumstances(record.spec), []).append(record)
+        measures: dict[str, dict[str, float]] = {record.key: {} for record in self.records}
+        for record in finished:
+            view = metrics.primary_view(record.spec["scenario"])
+            references = joint.get(_circumstances(record.spec), [])
+            reference = _matrix(references[0], view) if len(references) == 1 else None
+            measures[record.key] = metrics.measure(_matrix(record, view), reference)
+        return measures
+
+    def _values(self, group: Group, metric: str) -> list[float]:
+        """Return the metric's values over the group's seeds, those left out where it is undefined."""
+        values = [self._measures[record.key][metric] for record in group.runs]
+        return [value for value in values if not np.isnan(value)]
+
+
+def _compare(records: Sequence[RunRecord], order: Sequence[str], warnings: list[str]) -> list[Comparison]:
+    """Sort runs into groups and these into comparisons, and write what should be known into `warnings`."""
+    places: dict[tuple[str, str, str], dict[str, dict[str, list[RunRecord]]]] = {}
+    for record in records:
+        spec = record.spec
+        labels = places.setdefault((spec["sequence_label"], spec["scenario"], spec["model_label"]), {})
+        labels.setdefault(spec["label"], {}).setdefault(json.dumps(_common(spec), sort_keys=True), []).append(record)
+
+    ranks = {label: rank for rank, label in enumerate(order)}
+    comparisons = []
+    for place, labels in sorted(places.items()):
+        where = ", ".join(place)
+        groups = []
+        for name in sorted(labels, key=lambda label: (ranks.get(label, len(ranks)), _natural(label))):
+            alike = [labels[name][identity] for identity in sorted(labels[name])]
+            shown = _tell_apart(name, [_common(runs[0].spec) for runs in alike])
+            if len(shown) > 1:
+                warnings.append(
+                    f"{where}: runs of {name} that differ in more than the seed are not averaged: {'; '.join(shown)}"
+                )
+            for label, runs in zip(shown, alike, strict=True):
+                finished = _one_per_seed([record for record in runs if record.ok], f"{where}: {label}", warnings)
+                failed = [record for record in runs if not record.ok]
+                groups.append(Group(name, label, runs[0].spec["method"], finished, failed))
+        every_seed = {seed for group in groups for seed in group.seeds}
+        for group in groups:
+            if missing := sorted(every_seed - set(group.seeds)):
+                seeds = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+                warnings.append(f"{where}: {group.label} has no finished run of {seeds}, which other methods have")
+        comparisons.append(Comparison(*place, groups))
+    return comparisons
+
+
+def _one_per_seed(runs: Sequence[RunRecord], where: str, warnings: list[str]) -> list[RunRecord]:
+    """Return the runs that can stand side by side: one per seed, all over as many tasks as the first."""
+    kept: dict[int, RunRecord] = {}
+    for record in runs:
+        seed = record.spec["seed"]
+        first = next(iter(kept.values()), record)
+        if seed in kept or _matrix(record, "task_aware").shape != _matrix(first, "task_aware").shape:
+            warnings.append(
+                f"{where}: record {record.key} of seed {seed} does not fit record {first.key} and is left out"
+            )
+        else:
+            kept[seed] = record
+    return list(kept.values())
+
+
+def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the runs of a group agree in, flat."""
+    left_out = {"seed", "sequence_label", "label", "model_label"}
+    if spec.get("class_order_rule") == "seed":
+        left_out.add("class_order")
+    return {name: value for name, value in _flat(spec).items() if name not in left_out}
+
+
+def _circumstances(spec: Mapping[str, Any]) -> str:
+    """Name everything about a run but its method: equal for runs that are paired."""
+    own = ("method", "params.", "label", "code.method")
+    return json.dumps({name: value for name, value in _flat(spec).items() if not name.startswith(own)}, sort_keys=True)
+
+
+def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec with its inner mappings unfolded, as `training.lr`."""
+    flat: dict[str, Any] = {}
+    for name, value in spec.items():
+        flat |= {f"{name}.{inner}": x for inner, x in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _tell_apart(name: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a label for each of the settings that go by one name: the name, and in brackets what differs."""
+    fields = sorted({field for setting in settings for field in setting})
+    differing = [field for field in fields if len({json.dumps(setting.get(field)) for setting in settings}) > 1]
+    if len(settings) == 1:
+        return [name]
+    return [f"{name} [{', '.join(_show(field, setting.get(field)) for field in differing)}]" for setting in settings]
+
+
+def _show(field: str, value: Any) -> str:
+    kind = field.split(".")[0]
+    if kind in ("code", "data"):
+        return f"{field.removesuffix('.method')} {str(value)[:6] if value else 'built-in'}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) > 30:
+        text = f"#{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{field}={text}"
+
+
+def _fits(place: Comparison, sequence: str | None, scenario: str | None, model: str | None) -> bool:
+    wanted = (sequence, scenario, model)
+    return all(want in (None, have) for want, have in zip(wanted, place.place, strict=True))
+
+
+def _matrix(record: RunRecord, view: View) -> Array:
+    assert record.accuracy is not None
+    return np.array(record.accuracy[view], dtype=np.float64)  # null becomes NaN
+
+
+def _final_accuracy(record: RunRecord, view: View) -> float:
+    return metrics.average_accuracy(_matrix(record, view)) if record.ok else np.nan
+
+
+def _total(costs: Mapping[str, Any] | None, name: str) -> float | None:
+    values = (costs or {}).get(name)
+    return None if values is None else sum(values)
+
+
+def first_line(text: str | None) -> str | None:
+    return next(iter((text or "").splitlines()), None)
+
+
+def _natural(text: str) -> list[str | int]:
+    """Sort key that puts lwf@weight=2 before lwf@weight=10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
+def count_of(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
