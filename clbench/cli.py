@@ -163,8 +163,11 @@ def _print_results(sweep: object, out: str, quiet: bool) -> None:
     from clbench.runner import Sweep
 
     assert isinstance(sweep, Sweep)
-    print_tables(Results(sweep.records, order=sweep.labels))
+    results = Results(sweep.records, order=sweep.labels)
+    print_tables(results)
     if not quiet:
+        for line in results.warnings:
+            print(f"clbench: {line}", file=sys.stderr)
         options = "" if out == "results/runs" else f" {out}"
         print(f"clbench: records are in {out}; tables and figures: clbench report{options}", file=sys.stderr)
 

@@ -158,10 +158,9 @@ def _lay_out_matrices(figure: Figure, matrices: Mapping[str, Array], seeds: Mapp
     rows = -(-len(means) // fitting)
     columns = -(-len(means) // rows)
     width = int(PAGE_WIDTH / columns / 0.085)
-    counts = {
-        label: f"\n{n} seed{'s' * (n != 1)}" if len(set(seeds.values())) > 1 else "" for label, n in seeds.items()
-    }
-    titles = {label: _wrap(label, width) + counts[label] for label in means}
+    titles = {label: _wrap(label, width) for label in means}
+    if len(set(seeds.values())) > 1:
+        titles = {label: f"{title}\n{seeds[label]} seed{'s' * (seeds[label] != 1)}" for label, title in titles.items()}
     lines = max(title.count("\n") for title in titles.values())
     height = (max(1.1, 0.2 * tasks) if annotated else 1.7) + 0.45 + 0.12 * lines
     figure.set_size_inches(max(4.0, PAGE_WIDTH * columns / fitting), 0.6 + rows * height)

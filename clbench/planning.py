@@ -53,8 +53,9 @@ def plan(
     assignments = parse_settings(settings)
     overrides = _overrides(given, assignments.pop("training", {}))
     used: set[str] = set()
-    methods_all = methods == "all"
-    method_choices = [] if methods_all else _choices("method", _items(methods), assignments, used)
+    method_items = _items(methods)
+    named = _choices("method", [item for item in method_items if item != "all"], assignments, used)
+    every = _choices("method", sorted(registry.builtin("method")) * ("all" in method_items), assignments, used)
     sequence_choices = _choices("sequence", _items(sequence), assignments, used)
     model_choices = None if model is None else _choices("model", _items(model), assignments, used)
     scenarios = None if scenario is None else _scenarios(scenario)
@@ -73,10 +74,10 @@ def plan(
         for cell_scenario in scenarios or _scenarios(task_sequence.scenario):
             _check_scenario(chosen_sequence, cell_scenario)
             task_sequence.check(order, cell_scenario)
-            if methods_all:
-                method_choices, left_out = _all_methods(cell_scenario, assignments, used)
-                if left_out:
-                    notes.append(f"left out, not defined for the scenario {cell_scenario}: {', '.join(left_out)}")
+            allowed = [choice for choice in every if cell_scenario in choice.instance.scenarios]
+            if left_out := [choice.label for choice in every if choice not in allowed]:
+                notes.append(f"left out, not defined for the scenario {cell_scenario}: {', '.join(left_out)}")
+            method_choices = [*allowed, *named]
             for variant in overrides:
                 budget = resolve_training(task_sequence.budget, variant, notes)
                 for chosen_method in method_choices:
@@ -167,14 +168,6 @@ def _choices(kind: Kind, items: Iterable[str], assignments: Mapping[str, dict], 
             label = registry.label(reference, instance)
             chosen.setdefault(label, _Choice(kind, reference, label, instance, code))
     return list(chosen.values())
-
-
-def _all_methods(
-    scenario: Scenario, assignments: Mapping[str, dict], used: set[str]
-) -> tuple[list[_Choice], list[str]]:
-    every = _choices("method", sorted(registry.builtin("method")), assignments, used)
-    allowed = [choice for choice in every if scenario in choice.instance.scenarios]
-    return allowed, [choice.label for choice in every if choice not in allowed]
 
 
 def _scenarios(value: str | Sequence[str]) -> list[Scenario]:

@@ -246,10 +246,14 @@ def _close(name: str, known: Iterable[str]) -> str:
 
 
 def describe(kind: Kind) -> list[tuple[str, str, str]]:
-    """Return for each registered name: the name, what it is, and its fields with their defaults."""
+    """Return for each registered name: the name, what it is (or why it is broken), its fields with their defaults."""
     rows = []
     for name in names(kind):
-        cls = find(kind, name)
+        try:
+            cls = find(kind, name)
+        except UsageError as error:
+            rows.append((name, str(error), ""))
+            continue
         fields = " ".join(f"{field}={_text(value)}" for field, value in defaults(cls).items())
         rows.append((name, (cls.__doc__ or "").strip().split("\n")[0].rstrip("."), fields))
     return rows

@@ -1,6 +1,7 @@
 """Names, references, settings, and the messages for what is wrong with them."""
 
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,11 @@ def test_what_can_be_wrong_with_a_file(method_file: Path) -> None:
         registry.find("method", f"{method_file}:Half")
 
 
-class FakePackage:
-    name = "little"
+@pytest.fixture(autouse=True)
+def fresh_plugins() -> Iterator[None]:
+    registry.plugins.cache_clear()
+    yield
+    registry.plugins.cache_clear()
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[str, str]) -> None:
@@ -110,6 +114,7 @@ def test_an_entry_point_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.find("method", "also-lwf") is LwF
     with pytest.raises(UsageError, match="'broken' cannot be imported"):
         registry.find("method", "broken")
+    assert any("cannot be imported" in what for name, what, _ in registry.describe("method") if name == "broken")
 
 
 def test_settings_from_text() -> None:

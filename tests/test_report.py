@@ -20,9 +20,11 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from clbench import report
+from clbench import figures
 from clbench.errors import UsageError
-from clbench.report import FIGURES, Results, load, print_tables, terminal_table, write_report
+from clbench.figures import FIGURES
+from clbench.report import print_tables, terminal_table, write_report
+from clbench.results import METRIC_NAMES, Results, load
 from clbench.store import RunRecord, Store
 
 N = None
@@ -126,7 +128,8 @@ def test_report_needs_neither_torch_nor_avalanche(tmp_path: Path) -> None:
         Store(tmp_path / "runs").write(good)
     code = """
 import sys
-from clbench.report import load, print_tables, write_report
+from clbench.report import print_tables, write_report
+from clbench.results import load
 assert "matplotlib" not in sys.modules and "scipy" not in sys.modules
 results = load(sys.argv[1])
 print_tables(results)
@@ -303,9 +306,7 @@ def test_report_writes_tables_and_figures(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 0 for path in paths)
     assert not [path for path in (tmp_path / "new").rglob("*.tmp")]
     assert len(pd.read_csv(tmp_path / "new/report/runs.csv")) == 6
-    assert set(pd.read_csv(tmp_path / "new/report/summary.csv")["metric"]) == set(report.METRIC_NAMES) - {
-        "forward_transfer"
-    }
+    assert set(pd.read_csv(tmp_path / "new/report/summary.csv")["metric"]) == set(METRIC_NAMES) - {"forward_transfer"}
     text = (tmp_path / "new/report/summary.md").read_text()
     for link in re.findall(r"\]\((.*?)\)", text):
         assert (tmp_path / "new/report" / link).is_file()
@@ -410,7 +411,7 @@ def test_matrix_figure_shows_means() -> None:
     np.testing.assert_allclose(np.ma.filled(cells, np.nan), [[95, np.nan], [65, 90]])
     assert [text.get_text() for text in panels["finetune"].texts] == ["95.0", "65.0", "90.0"]
     assert [text.get_text() for text in panels["finetune"].get_yticklabels()] == ["1", "2"]
-    assert "2 seeds" in panels["finetune"].get_title()
+    assert "2 seeds" in drawn.get_suptitle()
 
 
 def test_matrix_figure_shows_row_zero_where_measured() -> None:
@@ -530,10 +531,10 @@ def test_drawing_leaves_no_global_state() -> None:
 def test_draw_functions_take_axes_of_the_caller() -> None:
     axes = Figure().subplots(2, 2).flat
     matrices = {"lwf": np.array(LWF, dtype=float)}
-    assert report.draw_matrix(matrices["lwf"].mean(axis=0), axes[0]) is axes[0]
-    assert report.draw_curves({"lwf": matrices["lwf"][:, :, 0]}, axes[1]) is axes[1]
-    assert report.draw_forgetting(matrices, axes[2]) is axes[2]
-    assert report.draw_stability(matrices, axes[3]) is axes[3]
+    assert figures.draw_matrix(matrices["lwf"].mean(axis=0), axes[0]) is axes[0]
+    assert figures.draw_curves({"lwf": matrices["lwf"][:, :, 0]}, axes[1]) is axes[1]
+    assert figures.draw_forgetting(matrices, axes[2]) is axes[2]
+    assert figures.draw_stability(matrices, axes[3]) is axes[3]
 
 
 def test_figure_refuses_what_it_cannot_choose() -> None:

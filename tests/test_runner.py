@@ -182,6 +182,8 @@ def test_all_methods_and_those_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     sweep = plan("all", seeds=1, scenario="domain", out=tmp_path)
     assert sweep.labels == ["feature-extraction", "finetune", "joint", "scratch"]
     assert sweep.notes == ["left out, not defined for the scenario domain: lwf"]
+    with_more = plan("lwf@weight=2,all", seeds=1, out=tmp_path)
+    assert with_more.labels == ["feature-extraction", "finetune", "joint", "lwf", "scratch", "lwf@weight=2"]
     with pytest.raises(UsageError, match="lwf is not defined for the scenario domain"):
         plan("lwf", seeds=1, scenario="domain", out=tmp_path)
 
