@@ -51,7 +51,7 @@ def draw_matrix(R: Array, axes: Axes, low: float = 0.0) -> Axes:
     axes.tick_params(length=0)
     axes.set(xlabel="accuracy on task", ylabel="after task")
     if tasks <= ANNOTATED_TASKS:
-        decimals, size = (1, 7.0) if tasks <= 6 else (0, 5.5)
+        decimals, size = (1, 7.0) if tasks + (first == 0) <= 5 else (0, 7.0) if tasks <= 6 else (0, 5.5)
         for row, column in zip(*np.nonzero(~np.isnan(cells)), strict=True):
             value = cells[row, column]
             dark = value < 100 * low + 60 * (1 - low)
@@ -65,7 +65,7 @@ def draw_curves(curves: Mapping[str, Array], axes: Axes, styles: Styles | None =
 
     Point k is at x = k.
     """
-    alpha = 0.2 if len(curves) <= 6 else 0.1
+    alpha = 0.2 if len(curves) <= 3 else 0.12 if len(curves) <= 6 else 0.07  # of bands that lie over each other
     for label, style in (styles or _styles(list(curves))).items():
         if label not in curves:
             continue

@@ -301,6 +301,8 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
     left_out = {"seed", "sequence_label", "label", "model_label"}
     if spec.get("class_order_rule") == "seed":
         left_out.add("class_order")
+    if str(spec.get("data")).startswith("seed:"):
+        left_out.add("data")
     return {name: value for name, value in _flat(spec).items() if name not in left_out}
 
 

@@ -57,7 +57,7 @@ class RunSpec:
     class_order: Sequence[int] | None  # in full; None where a sequence has no notion of it
     training: Mapping[str, Any]
     device: str  # "cpu" | "cuda"
-    data: str  # SHA-256 of the data set
+    data: str  # SHA-256 of the data set, after "seed:" if each seed has its own
     numbers: int  # version of the built-in code that computes numbers
     code: Mapping[str, str]  # hashes of methods, sequences and models from outside
 

@@ -172,7 +172,7 @@ class TaskSequence:
         """Raise UsageError if these settings make no sense together; reads no data."""
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
-        """Make sure that the data are there, and return their SHA-256."""
+        """Make sure that the data are there, and return their SHA-256, after `seed:` if each seed has its own."""
         raise NotImplementedError(f"{type(self).__name__} does not define prepare")
 
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...] | None:
@@ -482,6 +482,9 @@ class _AvalancheStreams(_AvalancheSequence):
             del wanted["seed"]  # CLEAR takes one only for the protocol that is not its default
         arguments = {name: value for name, value in wanted.items() if name in parameters}
         return data.load_benchmark(self.benchmark, data_root, arguments)
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return f"seed:{super().prepare(data_root, seed)}"
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         _refuse_order(self.name, class_order)

@@ -16,6 +16,7 @@ from test_data import make_cifar, make_mnist
 from torch import Tensor
 from torchvision.transforms import RandomRotation
 
+import clbench
 from clbench import data, registry, sequences
 from clbench.errors import DataError, UsageError
 from clbench.sequences import (
@@ -472,3 +473,21 @@ def test_permutations_differ_between_tasks_and_seeds() -> None:
     drawn = [pixel_map for seed in SEEDS for pixel_map in PermutedMNIST(tasks=2).pixel_maps(seed)]
     assert all(np.array_equal(np.sort(pixel_map), np.arange(784)) for pixel_map in drawn)
     assert len({tuple(pixel_map.tolist()) for pixel_map in drawn}) == len(drawn)
+
+
+def test_seeds_with_data_of_their_own_are_one_group(tmp_path: Path, data_root: Path) -> None:
+    """Two seeds of a benchmark that Avalanche makes anew for each seed are averaged, in spite of different data."""
+    results = clbench.run(
+        "finetune",
+        sequence="avalanche:PermutedMNIST",
+        settings={"avalanche:PermutedMNIST.tasks": 1},
+        seeds=2,
+        iterations=1,
+        jobs=1,
+        data_root=data_root,
+        out=tmp_path,
+        quiet=True,
+    )
+    assert results.warnings == []
+    assert results.summary().query("metric == 'average_accuracy'")["n"].tolist() == [2]
+    assert results.runs["weights_hash"].nunique() == 2
