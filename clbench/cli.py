@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, UsageError
 
 app = typer.Typer(
     help="Continual-learning baselines, compared over seeds, task sequences and scenarios.",
@@ -19,19 +19,19 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; what the user got wrong is one line on standard error and exit code 2."""
+    """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ClbenchError as error:
-        message = str(error)
+        message, code = str(error), 2 if isinstance(error, UsageError) else 1
     except Exception as error:  # Typer's own for options and arguments, whichever class of it the version has
         if not hasattr(error, "format_message"):
             raise
-        message = " ".join(error.format_message().split())
+        message, code = " ".join(error.format_message().split()), 2
     else:
         sys.exit(code)
     print(f"clbench: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _version(wanted: bool) -> None:

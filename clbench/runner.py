@@ -14,6 +14,7 @@ import re
 import subprocess
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -125,10 +126,22 @@ class Sweep:
     def run(self) -> Iterator[RunRecord]:
         """Run what is missing and yield each record as it lands, after it is written."""
         create_folder(self.store.folder)
-        for record in execute(self.missing, self.workers):
+        try:
+            for record in execute(self.missing, self.workers):
+                self._write(record)
+                self.done[record.key] = record
+                yield record
+        except BrokenProcessPool:
+            raise ClbenchError(
+                "a worker process died, perhaps for want of memory; finished records are kept: "
+                "run the same command again to go on, with fewer --jobs if it happens again"
+            ) from None
+
+    def _write(self, record: RunRecord) -> None:
+        try:
             self.store.write(record)
-            self.done[record.key] = record
-            yield record
+        except OSError as error:
+            raise ClbenchError(f"cannot write to {self.store.folder}: {error.strerror or error}") from None
 
 
 def create_folder(folder: Path) -> None:

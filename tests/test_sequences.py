@@ -4,7 +4,7 @@ import importlib
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -202,14 +202,14 @@ def Instances(*, train_transform=None, eval_transform=NORMALIZE, dataset_root=No
 
 
 @pytest.fixture
-def streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two benchmarks among Avalanche's: tasks with different numbers of classes, and tasks that share one test set."""
     (tmp_path / "streams_of_ours.py").write_text(STREAMS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "streams_of_ours", raising=False)
-    common = {"train_transform": None, "eval_transform": None, "dataset_root": None}
+    common: dict[str, Any] = {"train_transform": None, "eval_transform": None, "dataset_root": None}
     by_class = ("seed", "fixed_class_order", "shuffle", "class_ids_from_zero_from_first_exp", "classes_first_batch")
-    known = {
+    known: dict[str, dict[str, Any]] = {
         "Unequal": {"n_experiences": 2, **dict.fromkeys(by_class), **common},
         "Instances": common,
     }
