@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -169,7 +169,7 @@ class Method:
         return {}
 
 
-def in_chunks(function: Any, split: Split, size: int = 1024) -> Tensor:
+def in_chunks(function: Callable[[Tensor], Tensor], split: Split, size: int = 256) -> Tensor:
     """Apply a function of images [n, *input_shape] to a whole split without gradients, in order: [n, …].
 
     Everything that is computed once instead of per step goes through here, in the same chunks, because kernels round
