@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -273,7 +274,7 @@ class _Sequence:
                 agnostic.append(None)
                 continue
             own, y = model.columns(block), task.test.y
-            scores = in_chunks(lambda x, task=task: self.method.predict(model, x, task), task.test)
+            scores = in_chunks(partial(self._scores, task), task.test)
             aware.append((scores[:, own].argmax(1) == y).sum())
             answerable = block < competing and not self.method.uses_task_name
             agnostic.append((scores[:, :n_outputs].argmax(1) == y + own.start).sum() if answerable else None)
@@ -281,6 +282,9 @@ class _Sequence:
             matrix.append(
                 [None if hit is None else hit.item() / len(t.test) for hit, t in zip(row, self.tasks, strict=True)]
             )
+
+    def _scores(self, task: Task, x: Tensor) -> Tensor:
+        return self.method.predict(self.model, x, task)
 
     def _no_row(self) -> None:
         for matrix in (self.outcome.task_aware, self.outcome.task_agnostic):

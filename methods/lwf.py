@@ -91,7 +91,7 @@ class LwF(Method):
     def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
         only_new = self.new_classes_only and self.run.scenario != "domain"
         loss = criterion(model, batch, batch.tasks if only_new else None)
-        targets = self.targets(batch)
+        targets = self.targets(model, batch)
         if targets is None:
             return loss
         new, old = {
@@ -105,12 +105,13 @@ class LwF(Method):
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
         self._forget()
 
-    def targets(self, batch: Batch) -> Tensor | None:
+    def targets(self, model: ExpandingHeadModel, batch: Batch) -> Tensor | None:
         """Return y'_o [n, old classes] for a batch, or None where there is nothing to distil."""
         if self.recorded is not None:
             return self.recorded[batch.index]
         if self.old_network is None:
             return None
+        model.images_forwarded += len(batch)  # the teacher's pass is a cost of the run
         with torch.no_grad():
             return self.soften(self.old_network(batch.x)[:, : sum(self.old_widths)], torch.softmax)
 

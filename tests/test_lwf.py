@@ -180,7 +180,7 @@ class GradientProbe(LwF):
         self.norms: list[dict[str, float]] = []
 
     def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        targets = self.targets(batch)
+        targets = self.targets(model, batch)
         if targets is not None:
             term = self.weight * self.distillation(model, batch.features, targets)
             named = {n: p for n, p in model.named_parameters() if not n.startswith("head.1")}
@@ -249,6 +249,16 @@ def test_live_teacher_equals_recorded_responses() -> None:
         return outcome.history[-1]["loss"]  # type: ignore[return-value]
 
     assert final("live") == pytest.approx(final("recorded"), rel=1e-5)
+
+
+def test_the_cost_of_a_teacher_is_counted() -> None:
+    def passes(**fields: Any) -> list[int]:
+        training = Training(batch_size=8, epochs=3)
+        return run_sequence(tiny_tasks(), LwF(**fields), MLP(width=16), training, "task", seed=0).forward_passes
+
+    assert passes(weight=0) == [72, 72]
+    assert passes() == [72, 72 + 24]  # once over the 24 images
+    assert passes(teacher="live") == [72, 72 + 72]
 
 
 def test_teacher_in_training_mode_is_told_apart() -> None:
