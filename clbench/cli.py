@@ -28,6 +28,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         message, code = " ".join(error.format_message().split()), 2
+        if "unexpected extra argument" in message:
+            message += ": a list has no spaces, as in --methods lwf,finetune"
     else:
         sys.exit(code)
     print(f"clbench: error: {message}", file=sys.stderr)

@@ -236,6 +236,9 @@ def _find(source: _Source, root: Path) -> list[Path]:
     """Return the files of a data set in the data root, downloaded if any is missing; MNIST's may be gzipped."""
     files = _present(source, root)
     if len(files) < len(source.files):
+        above = [parent for parent in root.parents if len(_present(source, parent)) == len(source.files)]
+        if above:
+            raise DataError(f"{source.torchvision_name} is not below {root}: did you mean --data-root {above[0]}?")
         _download(source, root)
         files = _present(source, root)
     return files

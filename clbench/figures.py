@@ -103,6 +103,8 @@ def draw_forgetting(matrices: Mapping[str, Array], axes: Axes, styles: Styles | 
     axes.set_xticks(range(1, tasks + 1), [*map(str, range(1, tasks)), "mean"])
     axes.set_xlim(0.5, tasks + 0.5)
     axes.grid(False, axis="x")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -105), min(high, 105))  # an interval of few seeds may reach beyond what is possible
     axes.set(xlabel="task", ylabel="forgetting (percentage points)")
     return axes
 
@@ -112,6 +114,7 @@ def draw_stability(matrices: Mapping[str, Array], axes: Axes, styles: Styles | N
 
     Matrices are [seeds, T+1, T]; a label for which either is undefined is left out.
     """
+    seen = [-5.0, 105.0]  # per cent; an interval of few seeds may reach beyond what is possible
     for label, style in (styles or _styles(list(matrices))).items():
         if label not in matrices:
             continue
@@ -131,7 +134,10 @@ def draw_stability(matrices: Mapping[str, Array], axes: Axes, styles: Styles | N
         )
         look = {**style, "linestyle": "none"}
         x, y = interval.mean
+        seen += [x - 5, x + 5, y - 5, y + 5]
         axes.errorbar(x, y, y_half, x_half, markersize=6, elinewidth=1, label=_plain(label), **look)
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        set_limits(max(limits[0], min(seen)), min(limits[1], max(seen)))
     axes.set(xlabel="plasticity: learning accuracy (%)", ylabel="stability: 100 − forgetting (%)")
     return axes
 

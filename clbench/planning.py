@@ -161,12 +161,19 @@ def _choices(kind: Kind, items: Iterable[str], assignments: Mapping[str, dict], 
             name, equals, value = setting.partition("=")
             if not equals:
                 raise UsageError(f"cannot read {item!r}: write {reference}@FIELD=VALUE")
+            if name in own:
+                raise UsageError(f"cannot read {item!r}: {name} is given twice")
             own[name] = value
         shared = {name: values for name, values in assignments.get(reference, {}).items() if name not in own}
         for point in itertools.product(*shared.values()):
             instance = registry.configure(reference, cls, {**dict(zip(shared, point, strict=True)), **own})
             label = registry.label(reference, instance)
-            chosen.setdefault(label, _Choice(kind, reference, label, instance, code))
+            choice = _Choice(kind, reference, label, instance, code)
+            try:
+                json.dumps(choice.params, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{label} has a setting that a record cannot hold: {error}") from None
+            chosen.setdefault(label, choice)
     return list(chosen.values())
 
 

@@ -99,6 +99,8 @@ def find(kind: Kind, reference: str) -> type:
     if reference in installed:
         return _checked(kind, reference, _imported(kind, reference, installed[reference].load))
     place, colon, name = reference.rpartition(":")
+    if not colon and reference.endswith(".py"):
+        raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
     if not colon:
         raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, names(kind))}")
     if place.endswith(".py"):
@@ -120,7 +122,10 @@ def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"the {kind} {reference!r} cannot be imported: {type(error).__name__}: {error}") from error
+        place, _, name = reference.rpartition(":")
+        hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
+        reason = f"{type(error).__name__}: {error}{hint}"
+        raise UsageError(f"the {kind} {reference!r} cannot be imported: {reason}") from error
 
 
 def _module_from_file(path: Path) -> Any:
@@ -188,11 +193,17 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
         if field not in known:
             has = f"its fields are {', '.join(known)}" if known else "it has no fields"
             raise UsageError(f"{name} has no field {field!r}{_close(field, known)}: {has}")
-        values[field] = _parse(f"{name}.{field}", hints[field], value)
+        is_default = type(value) is type(known[field]) and value == known[field]
+        values[field] = value if is_default else _parse(f"{name}.{field}", hints[field], value)
     for field, default in known.items():
         if default is dataclasses.MISSING and field not in values:
             raise UsageError(f"{name}.{field} has no default: give it, as in --set {name}.{field}=VALUE")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def _hints(name: str, cls: type) -> dict[str, Any]:
@@ -245,6 +256,10 @@ def _close(name: str, known: Iterable[str]) -> str:
     return f", did you mean {' or '.join(close)}?" if close else ""
 
 
+def _pairs(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={'?' if value is dataclasses.MISSING else _text(value)}" for name, value in values.items())
+
+
 def describe(kind: Kind) -> list[tuple[str, str, str]]:
     """Return for each registered name: the name, what it is (or why it is broken), its fields with their defaults."""
     rows = []
@@ -254,6 +269,8 @@ def describe(kind: Kind) -> list[tuple[str, str, str]]:
         except UsageError as error:
             rows.append((name, str(error), ""))
             continue
-        fields = " ".join(f"{field}={_text(value)}" for field, value in defaults(cls).items())
+        fields = _pairs(defaults(cls))
+        if kind == "sequence":
+            fields += f" Default: {cls.scenario} scenario, {cls.model}, {_pairs(cls.budget)}"  # type: ignore[attr-defined]
         rows.append((name, (cls.__doc__ or "").strip().split("\n")[0].rstrip("."), fields))
     return rows

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 METRIC_NAMES = (*metrics.METRICS, "intransigence")
 REFERENCE = "joint"  # the label that intransigence is defined against
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
+OF_THE_METHOD = ("method", "params.", "label", "code.method")  # what a spec says of the method itself
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes")
 
 
@@ -41,7 +42,9 @@ def load(folder: str | Path = "results/runs") -> Results:
     if not records and problems:
         raise UsageError(f"none of the {len(problems)} records in {folder} can be read; the first, {problems[0]}")
     if not records:
-        raise UsageError(f"no records in {folder}: 'clbench run' makes them")
+        inside = next((path for path in sorted(folder.iterdir()) if path.is_dir() and any(Store(path).paths())), None)
+        hint = f", did you mean {inside}?" if inside else ": 'clbench run' makes them"
+        raise UsageError(f"no records in {folder}{hint}")
     return Results(records.values(), problems=[f"skipped {problem}" for problem in problems])
 
 
@@ -260,10 +263,12 @@ def _compare(records: Sequence[RunRecord], order: Sequence[str], warnings: list[
     comparisons = []
     for place, labels in sorted(places.items()):
         where = ", ".join(place)
+        settings = [_common(runs[0].spec) for alike in labels.values() for runs in alike.values()]
+        mixed = [field for field in _differing(settings) if not field.startswith(OF_THE_METHOD)]
         groups = []
         for name in sorted(labels, key=lambda label: (ranks.get(label, len(ranks)), _natural(label))):
             alike = [labels[name][identity] for identity in sorted(labels[name])]
-            shown = _tell_apart(name, [_common(runs[0].spec) for runs in alike])
+            shown = _tell_apart(name, [_common(runs[0].spec) for runs in alike], mixed)
             if len(shown) > 1:
                 warnings.append(
                     f"{where}: runs of {name} that differ in more than the seed are not averaged: {'; '.join(shown)}"
@@ -277,6 +282,8 @@ def _compare(records: Sequence[RunRecord], order: Sequence[str], warnings: list[
             if missing := sorted(every_seed - set(group.seeds)):
                 seeds = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
                 warnings.append(f"{where}: {group.label} has no finished run of {seeds}, which other methods have")
+        if mixed and len(labels) > 1:
+            warnings.append(f"{where}: methods were not run on equal terms, their labels say how: {', '.join(mixed)}")
         comparisons.append(Comparison(*place, groups))
     return comparisons
 
@@ -308,8 +315,8 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _circumstances(spec: Mapping[str, Any]) -> str:
     """Name everything about a run but its method: equal for runs that are paired."""
-    own = ("method", "params.", "label", "code.method")
-    return json.dumps({name: value for name, value in _flat(spec).items() if not name.startswith(own)}, sort_keys=True)
+    shared = {name: value for name, value in _flat(spec).items() if not name.startswith(OF_THE_METHOD)}
+    return json.dumps(shared, sort_keys=True)
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,11 +327,18 @@ def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _tell_apart(name: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a label for each of the settings that go by one name: the name, and in brackets what differs."""
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     fields = sorted({field for setting in settings for field in setting})
-    differing = [field for field in fields if len({json.dumps(setting.get(field)) for setting in settings}) > 1]
-    if len(settings) == 1:
+    return [field for field in fields if len({json.dumps(setting.get(field)) for setting in settings}) > 1]
+
+
+def _tell_apart(name: str, settings: Sequence[Mapping[str, Any]], mixed: Sequence[str]) -> list[str]:
+    """Return a label for each of the settings that go by one name: the name, and in brackets what differs.
+
+    `mixed` are fields that differ among all methods beside it.
+    """
+    differing = sorted({*_differing(settings), *mixed})
+    if not differing:
         return [name]
     return [f"{name} [{', '.join(_show(field, setting.get(field)) for field in differing)}]" for setting in settings]
 

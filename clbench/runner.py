@@ -26,9 +26,9 @@ import torch
 from clbench import registry
 from clbench.errors import ClbenchError, UsageError
 from clbench.method import Method, Scenario
-from clbench.model import ExpandingHeadModel
+from clbench.model import MLP, ExpandingHeadModel
 from clbench.registry import Kind
-from clbench.sequences import Task, to_device
+from clbench.sequences import Split, Task, to_device
 from clbench.store import RunRecord, Store
 from clbench.training import Training, run_sequence
 
@@ -166,6 +166,7 @@ def run_one(job: Job) -> RunRecord:
     """Run one job in this process, with one thread; an exception becomes a failed record."""
     spec = job.spec
     with _one_thread(), _deterministic(job.device):
+        _warm_up(job.device)
         environment = _environment(job)
         try:
             tasks = to_device(job.load_tasks(), torch.device(job.device))
@@ -202,6 +203,15 @@ def run_one(job: Job) -> RunRecord:
         history=outcome.history,
         environment=environment,
     )
+
+
+@cache
+def _warm_up(device: str) -> None:
+    """Take a few steps in a new process before anything is timed: PyTorch loads much of itself at the first ones."""
+    y = torch.arange(8) % 2
+    split = Split(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8), y)
+    tasks = to_device([Task(index, (0, 1), split, split) for index in range(2)], torch.device(device))
+    run_sequence(tasks, Method(), MLP(width=8), Training(batch_size=4, momentum=0.9), "task", 0, device)
 
 
 def _model_saver(folder: Path) -> Any:

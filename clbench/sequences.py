@@ -527,8 +527,8 @@ def avalanche_sequence(name: str) -> type[TaskSequence]:
     known = data.avalanche_benchmarks()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f", did you mean {' or '.join(close)}?" if close else ""
-        raise UsageError(f"unknown Avalanche benchmark {name!r}{hint} Avalanche has {', '.join(sorted(known))}")
+        hint = f", did you mean {' or '.join(close)}?" if close else f": Avalanche has {', '.join(sorted(known))}"
+        raise UsageError(f"unknown Avalanche benchmark {name!r}{hint}")
     benchmark = known[name]
     parameters = set(benchmark.parameters)
     by_class = "class_ids_from_zero_from_first_exp" in parameters

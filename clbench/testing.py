@@ -15,6 +15,7 @@ from clbench.model import ExpandingHeadModel
 from clbench.sequences import Split, Task
 from clbench.training import Outcome, Training, run_sequence, weights_hash
 
+SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 4}}
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
 
 
@@ -60,12 +61,15 @@ def check_method(
                 _check(cls, settings, model, scenario, training, tasks)
             except AssertionError as error:
                 raise AssertionError(f"{cls.__name__}, {model}, scenario {scenario}: {error}") from None
+            except Exception as error:
+                reason = f"it raises {type(error).__name__}: {error}"
+                raise AssertionError(f"{cls.__name__}, {model}, scenario {scenario}: {reason}") from error
 
 
 def _check(
     cls: type[Method], settings: dict[str, Any], model: str, scenario: Scenario, training: Training, tasks: int
 ) -> None:
-    backbone = registry.configure(model, registry.find("model", model), {})
+    backbone = registry.configure(model, registry.find("model", model), SMALL.get(model, {}))
 
     def new() -> Method:
         instance = registry.configure(cls.__name__, cls, settings)

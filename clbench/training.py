@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from clbench.errors import DivergedError, UsageError
@@ -28,7 +28,7 @@ class Training:
 
     epochs: Annotated[int, Ge(1)] | None = 1  # passes over a task's training data
     iterations: Annotated[int, Ge(1)] | None = None  # optimiser steps per task, instead of epochs
-    batch_size: Annotated[int, Ge(1)] = 128
+    batch_size: Annotated[int, Ge(1), Le(2**31)] = 128
     drop_last: bool = False  # leave out the last, smaller batch of a pass
     optimizer: Literal["sgd", "adam", "adagrad"] = "sgd"
     lr: Annotated[float, Gt(0)] = 0.01

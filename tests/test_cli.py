@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clbench.cli import app
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, UsageError
+from clbench.results import load
 
 
 def clbench(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,6 +66,11 @@ def test_report_skips_damaged_records(swept: tuple[Path, subprocess.CompletedPro
     assert all(path.name in report.stderr for path in rest)
     (records / first.name).unlink()
     assert clbench("report", str(records), cwd=tmp_path).returncode == 2
+
+
+def test_report_on_the_folder_above(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    with pytest.raises(UsageError, match="did you mean .*runs"):
+        load(swept[0] / "results")
 
 
 @pytest.mark.parametrize("folder", ["none", "empty"])
@@ -123,6 +129,8 @@ BAD = """
 --epochs 1 --set training.epochs=2 | given twice
 --iterations 0 | greater than or equal to 1
 --batch-size 0 | greater than or equal to 1
+--batch-size 99999999999999 | less than or equal to
+--methods lwf@weight=1@weight=2 | given twice
 --batch-size 100000 --set training.drop_last=true | drop_last leaves no batch
 --optimizer sdg | 'sgd', 'adam' or 'adagrad'
 --optimizer adam --momentum 0.9 | option of sgd

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import clbench
 from clbench import registry
 from clbench.cli import app
+from clbench.results import Results
 from clbench.testing import check_method
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,16 @@ def code_blocks(language: str = "") -> list[str]:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     (command,) = [block.strip() for block in code_blocks() if "tox" in block]
     assert command in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_python_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in code_blocks("python") if block.startswith("import clbench")]
+    names: dict[str, object] = {}
+    exec(block.replace("seeds=5", "seeds=2, epochs=1, quiet=True"), names)
+    results = names["results"]
+    assert isinstance(results, Results)
+    assert results.labels == ["finetune", "lwf", "lwf@weight=2"]
 
 
 def test_the_method_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

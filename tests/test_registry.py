@@ -150,3 +150,16 @@ def test_descriptions_name_every_field() -> None:
     rows = {name: (what, fields) for name, what, fields in registry.describe("method")}
     assert "temperature=2" in rows["lwf"][1]
     assert "forgets" in rows["finetune"][0]
+
+
+def test_a_method_that_refuses_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "boom.py"
+    path.write_text(
+        METHOD.replace(
+            "    def loss", "    def __post_init__(self):\n        raise ValueError('no luck')\n\n    def loss"
+        )
+    )
+    with pytest.raises(UsageError, match="half cannot be made: ValueError: no luck"):
+        registry.configure("half", registry.find("method", f"{path}:Half"), {})
+    with pytest.raises(UsageError, match="is a file: name the method in it too"):
+        registry.find("method", str(path))

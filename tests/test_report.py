@@ -254,6 +254,21 @@ def test_different_configurations_are_never_averaged(changes: dict, suffixes: tu
         assert sorted(results.labels) == sorted(f"lwf [{suffix}]" for suffix in suffixes)
 
 
+def test_methods_on_unequal_terms_say_so_in_every_label() -> None:
+    longer = {"training": {"epochs": 20, "iterations": None, "lr": 0.1}}
+    shorter = {"training": {"epochs": 10, "iterations": None, "lr": 0.1}}
+    results = Results([record("lwf", **longer), record("finetune", **shorter), record("joint", **longer)])
+    assert results.labels == [
+        "finetune [training.epochs=10]",
+        "joint [training.epochs=20]",
+        "lwf [training.epochs=20]",
+    ]
+    assert [warning for warning in results.warnings if "not run on equal terms" in warning] == results.warnings[-1:]
+    equal = Results([record("lwf", **longer), record("joint", **longer)])
+    assert equal.labels == ["joint", "lwf"]
+    assert equal.warnings == []
+
+
 def test_class_orders_of_seeds_are_averaged_and_given_ones_are_not() -> None:
     drawn = [record("lwf", seed, class_order=[seed]) for seed in (0, 1)]
     given = [record("lwf", seed, class_order=[seed], class_order_rule="given") for seed in (0, 1)]
@@ -396,7 +411,7 @@ def test_tables_in_a_pipe_are_plain_and_unfolded(capsys: pytest.CaptureFixture[s
     assert f"{long} [device=cuda]" in out
     assert "[bold]mine, task scenario, mlp" in out
     assert "\x1b" not in out
-    assert re.search(r"lwf +– +– +0 +1", out)
+    assert re.search(r"lwf \[device=cpu\] +– +– +0 +1", out)
 
 
 # Figures
