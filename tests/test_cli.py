@@ -69,7 +69,7 @@ def test_report_skips_damaged_records(swept: tuple[Path, subprocess.CompletedPro
 
 
 def test_report_on_the_folder_above(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    with pytest.raises(UsageError, match="did you mean .*runs"):
+    with pytest.raises(UsageError, match=r"did you mean .*runs"):
         load(swept[0] / "results")
 
 
