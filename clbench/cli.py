@@ -23,7 +23,7 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ClbenchError as error:
-        message, code = str(error), 2 if isinstance(error, UsageError) else 1
+        message, code = " ".join(str(error).split()), 2 if isinstance(error, UsageError) else 1
     except Exception as error:  # Typer's own for options and arguments, whichever class of it the version has
         if not hasattr(error, "format_message"):
             raise
@@ -186,6 +186,8 @@ def report(
     results = load(records)
     for line in [*results.problems, *results.warnings]:
         print(f"clbench: {line}", file=sys.stderr)
+    if results.records and len(results.failed) == len(results.records):
+        print("clbench: every run failed: there is nothing to compare", file=sys.stderr)
     paths = write_report(results, out)
     print_tables(results)
     print(f"clbench: {len(paths)} files are in {out}; begin with {out / 'summary.md'}", file=sys.stderr)

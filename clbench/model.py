@@ -109,10 +109,12 @@ class ResNet18(Backbone):
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         ]
-        previous = widths[0]
+        previous, size = widths[0], min(input_shape[1:])
         for stage, width in enumerate(widths):
-            layers += [_ResidualBlock(previous, width, 1 if stage == 0 else 2), _ResidualBlock(width, width, 1)]
-            previous = width
+            # never down to 1×1, where batch norm has nothing to average in a batch of one image
+            stride = 2 if stage > 0 and size > 3 else 1
+            layers += [_ResidualBlock(previous, width, stride), _ResidualBlock(width, width, 1)]
+            previous, size = width, -(-size // stride)
         return nn.Sequential(*layers, _GlobalAverage())
 
 

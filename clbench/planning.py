@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
 import json
+import numbers
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import joblib
+import numpy as np
 import torch
 
 from clbench import NUMBERS, registry
@@ -22,7 +26,7 @@ from clbench.method import SCENARIOS, Scenario
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.registry import Kind, did_you_mean
 from clbench.runner import Job, RunSpec, Sweep, checkout_commit
-from clbench.sequences import TaskSequence
+from clbench.sequences import Task, TaskSequence
 from clbench.store import Store
 from clbench.training import Plan, Training
 
@@ -61,6 +65,8 @@ def plan(
     scenarios = None if scenario is None else _scenarios(scenario)
     place = check_device(device)
     workers = check_workers(jobs, place)
+    if str(out) == "" or str(data_root) == "":
+        raise UsageError("an empty folder name: for the working folder write .")
     folder = Path(out)
     check_folder(folder)
 
@@ -73,7 +79,8 @@ def plan(
             cell_models = _choices("model", [task_sequence.model], assignments, used)
         for cell_scenario in scenarios or _scenarios(task_sequence.scenario):
             _check_scenario(chosen_sequence, cell_scenario)
-            task_sequence.check(order, cell_scenario)
+            with _speaking_of(chosen_sequence):
+                task_sequence.check(order, cell_scenario)
             allowed = [choice for choice in every if cell_scenario in choice.instance.scenarios]
             if left_out := [choice.label for choice in every if choice not in allowed]:
                 notes.append(f"left out, not defined for the scenario {cell_scenario}: {', '.join(left_out)}")
@@ -82,7 +89,8 @@ def plan(
                 budget = resolve_training(task_sequence.budget, variant, notes)
                 for chosen_method in method_choices:
                     _check_scenario(chosen_method, cell_scenario)
-                    chosen_method.instance.check(cell_scenario, budget)
+                    with _speaking_of(chosen_method):
+                        chosen_method.instance.check(cell_scenario, budget)
                 for chosen_model, seed, chosen_method in itertools.product(cell_models, seed_list, method_choices):
                     points.append(_Point(chosen_sequence, chosen_model, chosen_method, cell_scenario, seed, budget))
     if unused := sorted(set(assignments) - used):
@@ -127,8 +135,12 @@ def _items(value: str | Sequence[str | type]) -> list[str]:
     """Split a comma list; a class stands for its module and name."""
     if isinstance(value, str):
         items = [item.strip() for item in value.split(",")]
-    else:
+    elif inspect.isclass(value):
+        items = [_reference(value)]
+    elif isinstance(value, Sequence):
         items = [item if isinstance(item, str) else _reference(item) for item in value]
+    else:
+        raise UsageError(f"{value!r} is neither a name nor a list of names")
     if not items or not all(items):
         raise UsageError(f"an empty name in the list {value!r}")
     return items
@@ -187,6 +199,8 @@ def _scenarios(value: str | Sequence[str]) -> list[Scenario]:
 
 def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
     """Read seeds: a count n (0…n−1), a list `0,4,9`, ranges `10-19`, or a sequence of integers."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, bool) or not isinstance(value, (int, str, Sequence, range)):
         raise UsageError(f"seeds={value!r}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19")
     if isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value)):
@@ -200,13 +214,15 @@ def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
         return list(range(count))
     seeds: list[int] = []
     for item in value.split(",") if isinstance(value, str) else value:
-        single = isinstance(item, int) and not isinstance(item, bool)
+        single = isinstance(item, numbers.Integral) and not isinstance(item, bool)
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item)) if single or isinstance(item, str) else None
         if match is None:
             raise UsageError(f"seeds={value!r}: cannot read {item!r}; write 5, 0,4,9 or 10-19")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UsageError(f"seeds={value!r}: the range {item} runs backwards")
+        if last - first >= 100_000:
+            raise UsageError(f"seeds={value!r}: {item} is more than 100,000 seeds")
         if last > MAX_SEED:
             raise UsageError(f"seeds={value!r}: {last} is too large, the largest seed is {MAX_SEED}")
         seeds += range(first, last + 1)
@@ -217,10 +233,12 @@ def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
 
 def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
     """Read a class order: `seed`, `fixed`, or the classes themselves."""
-    if value in ("seed", "fixed"):
-        return str(value)
-    items = value.split(",") if isinstance(value, str) else list(value)
+    if isinstance(value, str) and value in ("seed", "fixed"):
+        return value
     try:
+        items = value.split(",") if isinstance(value, str) else list(value)
+        if not all(isinstance(item, (str, numbers.Integral)) for item in items):
+            raise ValueError("not all are integers")
         return tuple(int(item) for item in items)
     except (TypeError, ValueError):
         raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4") from None
@@ -229,7 +247,9 @@ def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
 def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
     if isinstance(settings, Mapping):
-        pairs = [(key, list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
+        pairs = [(str(key), list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
+        if empty := [key for key, values in pairs if not values]:
+            raise UsageError(f"settings {empty[0]}: the list of values is empty")
     else:
         pairs = []
         for setting in settings:
@@ -295,9 +315,11 @@ def _jobs(
         sequence: TaskSequence = point.sequence.instance
         place = (point.sequence.label, point.seed)
         if place not in data:
-            fingerprint = sequence.prepare(data_root, point.seed)
-            classes = sequence.class_order(order, point.seed, data_root)
-            data[place] = fingerprint, None if classes is None else list(classes)
+            with _speaking_of(point.sequence):
+                found = sequence.prepare(data_root, point.seed)
+                in_full = sequence.class_order(order, point.seed, data_root)
+            data[place] = found, None if in_full is None else list(in_full)
+        fingerprint, classes = data[place]
         chosen: dict[Kind, _Choice] = {"method": point.method, "sequence": point.sequence, "model": point.model}
         spec = RunSpec(
             sequence=point.sequence.reference,
@@ -311,11 +333,11 @@ def _jobs(
             model_label=point.model.label,
             model_params=point.model.params,
             seed=point.seed,
-            class_order_rule=order if isinstance(order, str) else "given",
-            class_order=data[place][1],
+            class_order_rule="seed" if classes is None else order if isinstance(order, str) else "given",
+            class_order=classes,
             training=dataclasses.asdict(point.training),
             device=device.split(":")[0],
-            data=data[place][0],
+            data=fingerprint,
             numbers=NUMBERS,
             code={kind: choice.code for kind, choice in chosen.items() if choice.code},
         )
@@ -327,25 +349,39 @@ def _jobs(
             models_folder=str(out.absolute() / "models" / spec.key) if save_models else None,
             commit=commit,
         )
-        shape = json.dumps([point.sequence.label, point.model.label, spec.training], sort_keys=True)
-        if shape not in fitting:
-            fitting.add(shape)
-            _check_fit(jobs[spec.key], point.model.instance, point.training)
+        kind = json.dumps([point.sequence.label, point.model.label, point.scenario, spec.training], sort_keys=True)
+        if kind not in fitting:
+            fitting.add(kind)
+            with _speaking_of(point.sequence):
+                tasks = jobs[spec.key].load_tasks()
+            _check_fit(spec, tasks, point.model.instance, point.training)
     return list(jobs.values())
 
 
-def _check_fit(job: Job, backbone: Backbone, training: Training) -> None:
-    """Raise UsageError if model, budget and data don't fit together."""
-    tasks = job.load_tasks()
+def _check_fit(spec: RunSpec, tasks: Sequence[Task], backbone: Backbone, training: Training) -> None:
+    """Raise UsageError if scenario, model, budget and data don't fit together."""
+    if spec.scenario == "domain" and len({len(task.classes) for task in tasks}) > 1:
+        raise UsageError(f"{spec.sequence_label} has tasks of different numbers of classes: domain needs equal ones")
+    if len({tuple(task.train.shape) for task in tasks} | {tuple(task.test.shape) for task in tasks}) > 1:
+        raise UsageError(f"{spec.sequence_label} has images of different shapes")
     try:
         ExpandingHeadModel(backbone, tasks[0].train.shape, 0)
     except Exception as error:
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"the model {job.spec.model_label} does not fit {job.spec.sequence_label}: {reason}"
-        ) from error
+        raise UsageError(f"the model {spec.model_label} does not fit {spec.sequence_label}: {reason}") from error
     for task in tasks:
         Plan([len(task.train)], training, equal_shares=False)
+
+
+@contextlib.contextmanager
+def _speaking_of(choice: _Choice) -> Iterator[None]:
+    """Turn what code from outside raises into a UsageError that names it."""
+    try:
+        yield
+    except ClbenchError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}") from error
 
 
 def _check_scenario(choice: _Choice, scenario: Scenario) -> None:
@@ -366,7 +402,8 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
     for job in sweep.jobs:
         record = records.get(job.spec.key)
         if record is not None and record.ok:
-            if not (save_models and not Path(str(job.models_folder)).is_dir()):
+            saved = len(list(Path(str(job.models_folder)).glob("task-*.pt")))
+            if not save_models or saved == len(record.updates or ()):
                 sweep.done[record.key] = record
         elif _question(job.spec.as_json()) in by_question:
             older[job.spec.label] = older.get(job.spec.label, 0) + 1
@@ -398,17 +435,22 @@ def check_device(device: str) -> str:
 
 def check_folder(folder: Path) -> None:
     """Raise UsageError if a folder can't be made or written to; makes nothing."""
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    if not existing.is_dir():
-        raise UsageError(f"the output folder {folder} cannot be made: {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"the output folder {folder} cannot be written: no permission for {existing}")
+    try:
+        existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"the output folder {folder} cannot be made: {existing} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"the output folder {folder} cannot be written: no permission for {existing}")
+        with tempfile.TemporaryFile(dir=existing):
+            pass  # some file systems say no only when asked
+    except OSError as error:
+        raise UsageError(f"the output folder {str(folder)[:80]} cannot be used: {error.strerror or error}") from None
 
 
 def check_workers(jobs: int | None, device: str) -> int:
     """Return how many runs go side by side: one per core, or one on a GPU, unless told."""
     if jobs is None:
         return 1 if device.startswith("cuda") else joblib.cpu_count()
-    if jobs < 1:
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise UsageError(f"jobs={jobs}: at least one worker is needed")
     return jobs

@@ -121,7 +121,7 @@ def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any
         return load()
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place, _, name = reference.rpartition(":")
         hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
         reason = f"{type(error).__name__}: {error}{hint}"
@@ -138,11 +138,14 @@ def _module_from_file(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # as for a script, whose imports look beside it
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 
@@ -150,7 +153,8 @@ def _checked(kind: Kind, reference: str, thing: Any) -> type:
     base = base_class(kind)
     if not (inspect.isclass(thing) and issubclass(thing, base)):
         raise UsageError(f"{reference!r} is no {kind}: it does not derive from {base.__module__}.{base.__name__}")
-    if "__dataclass_params__" not in vars(thing) and inspect.get_annotations(thing):
+    fields = [hint for hint in inspect.get_annotations(thing).values() if "ClassVar" not in str(hint)]
+    if fields and "__dataclass_params__" not in vars(thing):
         raise UsageError(f"{reference!r} declares fields but is no dataclass: put @dataclass above it")
     return thing
 
@@ -162,11 +166,14 @@ def absolute(reference: str) -> str:
 
 
 def code_hash(cls: type) -> str | None:
-    """Return the hash of the file that defines a class from outside, None for built-in code."""
-    if cls.__module__.split(".")[0] == "clbench":
+    """Return the hash of the files that define a class from outside and its bases, None for built-in code."""
+    own = {"clbench", "torch", "builtins", "typing", "abc"}
+    outside = [base for base in cls.__mro__ if base.__module__.split(".")[0] not in own]
+    if not outside:
         return None
     try:
-        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:16]
+        files = sorted({inspect.getfile(base) for base in outside})
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
     except (OSError, TypeError):
         raise UsageError(
             f"the source of {cls.__qualname__} cannot be read, so its records could not be told from those of another "

@@ -92,7 +92,10 @@ class Job:
         """Make the run's method, sequence or model."""
         spec = self.spec
         params = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[kind]
-        return registry.configure(self.references[kind], registry.find(kind, self.references[kind]), params)
+        cls = registry.find(kind, self.references[kind])
+        if registry.code_hash(cls) != spec.code.get(kind):
+            raise ClbenchError(f"the code of {self.references[kind]} was changed while the sweep ran: run it again")
+        return registry.configure(self.references[kind], cls, params)
 
     def load_tasks(self) -> list[Task]:
         """Return the run's tasks, on the CPU."""
@@ -182,7 +185,7 @@ def run_one(job: Job) -> RunRecord:
                     job.device,
                     None if job.models_folder is None else _model_saver(Path(job.models_folder)),
                 )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
             details = traceback.format_exc()
             return RunRecord(spec.key, spec.as_json(), "failed", f"{text}\n\n{details}", environment=environment)

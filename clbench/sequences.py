@@ -488,6 +488,8 @@ class _AvalancheStreams(_AvalancheSequence):
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         _refuse_order(self.name, class_order)
+        if class_order == "fixed" and "shuffle" in self.benchmark.parameters:
+            raise UsageError(f"{self.name} shuffles its classes itself: leave --class-order out")
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.load_data(data_root, seed)

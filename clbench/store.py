@@ -99,6 +99,10 @@ def parse_record(data: bytes) -> RunRecord:
         content = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ClbenchError(f"not JSON ({error})") from None
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise ClbenchError("it holds text that is not Unicode") from None
     if not isinstance(content, dict):
         raise ClbenchError("not a record: no JSON object")
     schema = content.get("schema")
@@ -117,6 +121,10 @@ def parse_record(data: bytes) -> RunRecord:
     return record
 
 
+MEASURED = (
+    *("accuracy", "seconds", "updates", "images", "forward_passes", "backward_passes", "parameters"),
+    *("peak_memory_bytes", "stored_bytes", "weights_hash", "history"),
+)
 _SPEC_TYPES: Mapping[str, type] = {
     "sequence": str,
     "sequence_label": str,
@@ -148,7 +156,10 @@ def _check(record: RunRecord) -> None:
     need(record.status in ("ok", "failed"), "status")
     if not record.ok:
         need(isinstance(record.error, str), "error")
+        for name in MEASURED:
+            need(getattr(record, name) is None, f"{name} of a failed run")
         return
+    need(record.error is None, "error of a finished run")
     need(isinstance(record.accuracy, dict) and set(record.accuracy) == {"task_aware", "task_agnostic"}, "accuracy")
     assert record.accuracy is not None
     for view, matrix in record.accuracy.items():
@@ -165,16 +176,20 @@ def _check(record: RunRecord) -> None:
         need(isinstance(values, list) and len(values) == length and all(map(_is_number, values)), f"seconds.{name}")
     for name in ("updates", "images", "forward_passes", "backward_passes"):
         values = getattr(record, name)
-        need(isinstance(values, list) and len(values) == tasks and all(map(_is_number, values)), name)
-    need(_is_number(record.parameters), "parameters")
-    need(_is_number(record.stored_bytes), "stored_bytes")
-    need(record.peak_memory_bytes is None or _is_number(record.peak_memory_bytes), "peak_memory_bytes")
+        need(isinstance(values, list) and len(values) == tasks and all(map(_is_count, values)), name)
+    need(_is_count(record.parameters), "parameters")
+    need(_is_count(record.stored_bytes), "stored_bytes")
+    need(record.peak_memory_bytes is None or _is_count(record.peak_memory_bytes), "peak_memory_bytes")
     need(isinstance(record.weights_hash, str), "weights_hash")
     need(isinstance(record.environment, dict), "environment")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _refuse_constant(name: str) -> None:

@@ -45,6 +45,8 @@ class Training:
             raise UsageError(
                 f"training needs either epochs or iterations, not epochs={self.epochs} iterations={self.iterations}"
             )
+        if self.predict_over == "all" and not self.full_head:
+            raise UsageError("predict_over=all needs full_head=true: without it there are no outputs but those seen")
         if self.momentum and self.optimizer != "sgd":
             raise UsageError(f"momentum={self.momentum} is an option of sgd, the optimiser is {self.optimizer}")
 
@@ -103,6 +105,7 @@ class _Sequence:
         self.scenario, self.seed, self.device = scenario, seed, device
         self.criterion = Criterion(scenario)
         self.outcome = Outcome()
+        torch.manual_seed(stream_seed(seed, "begin"))
         method.begin(Run(scenario, len(tasks), seed, device, training))
         self.model = self._new_model(0, "weights")
         self.optimizer: torch.optim.Optimizer | None = None
@@ -155,6 +158,7 @@ class _Sequence:
 
     def _start(self, task: Task) -> int:
         """Make the network ready for a task; return its count of forward passes before anything was done for it."""
+        torch.manual_seed(stream_seed(self.seed, "start", task.index))
         method = self.method
         start = method.start_from(task)
         if start != "previous" and task.index > 0:
@@ -236,6 +240,8 @@ class _Sequence:
             history["loss"].append(mean)
             if hit_sum is not None:
                 history["accuracy"].append(hit_sum.item() / count)
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise DivergedError(f"a weight is not finite after task {task.index + 1}: it diverged; try a smaller lr")
         return True
 
     def _optimizer(self, task: Task) -> torch.optim.Optimizer:
@@ -269,7 +275,7 @@ class _Sequence:
         agnostic: list[Tensor | None] = []
         for task in self.tasks:
             block = self._block(task)
-            if block >= len(model.head):
+            if block >= (seen if self.method.uses_task_name else len(model.head)):
                 aware.append(None)
                 agnostic.append(None)
                 continue

@@ -52,6 +52,8 @@ class LwF(Method):
     def check(self, scenario: Scenario, training: Training) -> None:
         if self.warmup_epochs and scenario == "domain":
             raise UsageError("lwf.warmup_epochs trains only the new block, but in the domain scenario no block is new")
+        if self.warmup_epochs and training.epochs is None:
+            raise UsageError("lwf.warmup_epochs counts epochs: give the budget as --epochs, not --iterations")
         if training.epochs is not None and self.warmup_epochs >= training.epochs:
             raise UsageError(
                 f"lwf.warmup_epochs={self.warmup_epochs} leaves nothing of the budget of {training.epochs} epochs: "
@@ -68,8 +70,14 @@ class LwF(Method):
         self.recorded: Tensor | None = None  # y'_o of every new image [n, old classes]
 
     def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self.n = task.index + 1
-        if task.index == 0 or self.weight == 0:
+        n = task.index + 1
+        self.new_weight, self.old_weight = {
+            "constant": (1.0, self.weight),
+            "share": (1 / n, (1 - 1 / n) * self.weight),
+            "count": (1.0, (n - 1) * self.weight),
+            "convex": (self.alpha, (1 - self.alpha) * self.weight),
+        }[self.mixing]
+        if task.index == 0 or self.old_weight == 0:
             return
         self.old_widths = model.widths[: model.seen]
         if self.teacher in ("live", "train-mode") or (self.teacher == "recorded" and task.train.augment):
@@ -94,13 +102,7 @@ class LwF(Method):
         targets = self.targets(model, batch)
         if targets is None:
             return loss
-        new, old = {
-            "constant": (1.0, 1.0),
-            "share": (1 / self.n, 1 - 1 / self.n),
-            "count": (1.0, self.n - 1.0),
-            "convex": (self.alpha, 1 - self.alpha),
-        }[self.mixing]
-        return new * loss + old * self.weight * self.distillation(model, batch.features, targets)
+        return self.new_weight * loss + self.old_weight * self.distillation(model, batch.features, targets)
 
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
         self._forget()
@@ -112,7 +114,9 @@ class LwF(Method):
         if self.old_network is None:
             return None
         model.images_forwarded += len(batch)  # the teacher's pass is a cost of the run
-        with torch.no_grad():
+        # a teacher in training mode draws its own dropout masks, but leaves the student's to come as they are
+        devices = [batch.x.device] if batch.x.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices, enabled=self.teacher == "train-mode"):
             return self.soften(self.old_network(batch.x)[:, : sum(self.old_widths)], torch.softmax)
 
     def distillation(self, model: ExpandingHeadModel, features: Tensor, targets: Tensor) -> Tensor:

@@ -52,4 +52,4 @@ class Scratch(Method):
         return self.kept[task.index](x) if task.index < len(self.kept) else model(x)
 
     def state(self) -> dict[str, Any]:
-        return {"networks": self.kept}
+        return {"networks": self.kept[:-1]}  # the last one is the run's own

@@ -267,7 +267,8 @@ def test_teacher_in_training_mode_is_told_apart() -> None:
         outcome = run_sequence(tiny_tasks(), LwF(teacher=teacher), backbone, Training(batch_size=8), "task", seed=0)  # type: ignore[arg-type]
         return outcome.history[-1]["loss"]
 
-    assert final("train-mode") != pytest.approx(final("recorded"), rel=1e-3)
+    assert final("live") == pytest.approx(final("recorded"), rel=1e-5)
+    assert final("train-mode") != pytest.approx(final("recorded"), rel=1e-4)
 
 
 def test_settings_that_make_no_sense() -> None:
@@ -275,3 +276,11 @@ def test_settings_that_make_no_sense() -> None:
         LwF(warmup_epochs=1).check("domain", Training(epochs=5))
     with pytest.raises(UsageError, match="leaves nothing"):
         LwF(warmup_epochs=5).check("task", Training(epochs=5))
+
+
+def test_convex_mixing_of_alpha_one_is_fine_tuning() -> None:
+    def final(method: LwF) -> str:
+        training = Training(batch_size=8, weight_decay=0.1)
+        return run_sequence(tiny_tasks(), method, MLP(width=16), training, "task", seed=0).weights_hash
+
+    assert final(LwF(mixing="convex", alpha=1)) == final(LwF(weight=0)) != final(LwF(mixing="convex", alpha=0.9))

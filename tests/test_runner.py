@@ -289,3 +289,44 @@ def test_peak_memory_is_the_runs_own(tmp_path: Path) -> None:
     assert weights > 100e6
     assert 3 * weights < big.peak_memory_bytes < 5 * weights
     assert little.peak_memory_bytes < 0.2 * weights
+
+
+def test_a_file_edited_while_its_sweep_runs_fails_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD)
+    sweep = plan(f"{file}:Mine", out=tmp_path / "out", jobs=1, **QUICK)
+    file.write_text(METHOD + "\n# edited\n")
+    records = list(sweep.run())
+    assert all("was changed while the sweep ran" in str(record.error) for record in records)
+
+
+def test_a_base_class_in_another_file_counts_as_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("base_of_mine.py").write_text(METHOD)
+    Path("mine.py").write_text("from base_of_mine import Mine\n\nclass More(Mine):\n    pass\n")
+    before = plan("./mine.py:More", out="out", **QUICK).jobs[0].spec.code
+    Path("base_of_mine.py").write_text(METHOD + "\n# edited\n")
+    assert plan("./mine.py:More", out="out", **QUICK).jobs[0].spec.code != before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": 5}, "neither a name nor a list"),
+        ({"methods": []}, "empty name"),
+        ({"class_order": 5}, "class order 5"),
+        ({"class_order": [3.7, 1]}, "class order"),
+        ({"jobs": "2"}, "at least one worker"),
+        ({"settings": {"lwf.temperature": []}}, "list of values is empty"),
+        ({"out": ""}, "an empty folder name"),
+        ({"out": "x" * 300}, "cannot be used"),
+        ({"seeds": "0-3000000000"}, "more than 100,000"),
+    ],
+)
+def test_slips_in_python(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        plan(**{"seeds": 1, **options})
+    assert list(tmp_path.iterdir()) == []

@@ -296,3 +296,19 @@ def test_weights_hash_sees_every_parameter_and_buffer() -> None:
             tensor.view(-1)[0] += 1
         seen.add(weights_hash(model))
     assert len(seen) == 1 + len(model.state_dict())
+
+
+def test_weights_that_blow_up_after_the_last_loss_are_a_failure_too() -> None:
+    with pytest.raises(DivergedError, match="not finite"):
+        go(tasks=1, training=Training(epochs=None, iterations=1, batch_size=8, lr=1e39))
+
+
+def test_predicting_over_outputs_that_are_not_there() -> None:
+    with pytest.raises(UsageError, match="needs full_head=true"):
+        Training(predict_over="all")
+
+
+def test_resnet_takes_a_batch_of_one_small_image() -> None:
+    tasks = tiny_tasks(1, images=17)
+    outcome = run_sequence(tasks, Finetune(), ResNet18(channels=4), Training(batch_size=16), "task", 0)
+    assert outcome.updates == [2]
