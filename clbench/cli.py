@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from clbench.errors import ClbenchError, UsageError
+
+if TYPE_CHECKING:
+    from clbench.runner import Sweep
 
 app = typer.Typer(
     help="Continual-learning baselines, compared over seeds, task sequences and scenarios.",
@@ -144,10 +147,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _print_plan(sweep: object) -> None:
-    from clbench.runner import Sweep
-
-    assert isinstance(sweep, Sweep)
+def _print_plan(sweep: Sweep) -> None:
     for note in sweep.notes:
         print(f"note: {note}", file=sys.stderr)
     for job in sweep.jobs:
@@ -159,12 +159,10 @@ def _print_plan(sweep: object) -> None:
     typer.echo(f"{len(sweep.jobs)} runs: {len(sweep.missing)} to do, {len(sweep.done)} done")
 
 
-def _print_results(sweep: object, out: str, quiet: bool) -> None:
+def _print_results(sweep: Sweep, out: str, quiet: bool) -> None:
     from clbench.report import print_tables
     from clbench.results import Results
-    from clbench.runner import Sweep
 
-    assert isinstance(sweep, Sweep)
     results = Results(sweep.records, order=sweep.labels)
     print_tables(results)
     if not quiet:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class RunSpec:
     numbers: int  # version of the built-in code that computes numbers
     code: Mapping[str, str]  # hashes of methods, sequences and models from outside
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The record's name: a hash of everything here but the labels."""
         content = {k: v for k, v in dataclasses.asdict(self).items() if not k.endswith("label")}
