@@ -24,12 +24,14 @@ NUMBERS = 1  # raised with every 'Changed numbers' entry in the changelog; part 
 
 
 def run(
-    methods: str | Sequence[str | type] = "all",
+    methods: str | Sequence[str | type] | None = None,
     *,
-    sequence: str | Sequence[str | type] = "split-digits",
+    preset: str | Path | None = None,
+    rows: str | Sequence[str] | None = None,
+    sequence: str | Sequence[str | type] | None = None,
     scenario: str | Sequence[str] | None = None,
-    seeds: int | str | Sequence[int] = 5,
-    class_order: str | Sequence[int] = "seed",
+    seeds: int | str | Sequence[int] | None = None,
+    class_order: str | Sequence[int] | None = None,
     model: str | Sequence[str | type] | None = None,
     epochs: int | None = None,
     iterations: int | None = None,
@@ -50,7 +52,8 @@ def run(
 ) -> Results:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
-    `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Raises UsageError, before any training, for
+    `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are all, `sequence` is
+    split-digits and `seeds` are 0 to 4, or what the preset says. Raises UsageError, before any training, for
     anything that cannot be done; a run that fails is in the results' `failed`.
     """
     from clbench.planning import plan
@@ -75,6 +78,8 @@ def run(
             "later_lr_factor": later_lr_factor,
         },
         settings=settings,
+        preset=preset,
+        rows=rows,
         device=device,
         data_root=data_root,
         out=out,

@@ -59,16 +59,26 @@ def options(
 @app.command()
 def run(
     methods: Annotated[
-        str, typer.Option(metavar="NAME[@FIELD=VALUE…],…", help="Methods to compare; 'all': every built-in one.")
-    ] = "all",
-    seeds: Annotated[str, typer.Option(metavar="N|LIST", help="5 means 0…4; or 0,4,9 or 10-19.")] = "5",
-    sequence: Annotated[str, typer.Option(metavar="NAME,…", help="Task sequences.")] = "split-digits",
+        str | None,
+        typer.Option(metavar="NAME[@FIELD=VALUE…],…", help="Methods to compare. Default: all, every built-in one."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N|LIST", help="5 means 0…4; or 0,4,9 or 10-19. Default: 5, or 10 with a preset."),
+    ] = None,
+    sequence: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Task sequences. Default: split-digits.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE.toml", help="A whole experiment; see 'clbench list presets'.")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(metavar="ROW,…", help="The preset's rows to run. Default: all.")] = None,
     scenario: Annotated[
         str | None, typer.Option(metavar="task|class|domain,…", help="Default: the sequence's own.")
     ] = None,
     class_order: Annotated[
-        str, typer.Option(metavar="seed|fixed|3,1,4,…", help="Order in which classes come.")
-    ] = "seed",
+        str | None, typer.Option(metavar="seed|fixed|3,1,4,…", help="Order in which classes come. Default: seed.")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Backbone. Default: the sequence's own.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over each task. Default: the sequence's own.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps per task, instead of epochs.")] = None,
@@ -119,6 +129,8 @@ def run(
             "later_lr_factor": later_lr_factor,
         },
         settings=set_ or (),
+        preset=preset,
+        rows=rows,
         device=device,
         data_root=data_root,
         out=out,
@@ -193,9 +205,18 @@ def report(
 
 @app.command("list")
 def list_(
-    kind: Annotated[Literal["methods", "sequences", "models"], typer.Argument(metavar="methods|sequences|models")],
+    kind: Annotated[
+        Literal["methods", "sequences", "models", "presets"],
+        typer.Argument(metavar="methods|sequences|models|presets"),
+    ],
 ) -> None:
     """List what there is: name, what it is, its fields and their defaults."""
+    if kind == "presets":
+        from clbench import presets
+
+        for name, title, rows in presets.describe():
+            typer.echo(f"{name}: {title}. Scenarios: {rows}")
+        return
     from clbench import registry
 
     singular: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}

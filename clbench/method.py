@@ -83,8 +83,17 @@ class Criterion:
     def __init__(self, scenario: Scenario):
         self.scenario = scenario
 
-    def __call__(self, model: ExpandingHeadModel, batch: Batch, blocks: Sequence[int] | None = None) -> Tensor:
-        """Return the loss; `blocks` names other blocks than the scenario's, which hold every label of the batch."""
+    def __call__(
+        self,
+        model: ExpandingHeadModel,
+        batch: Batch,
+        blocks: Sequence[int] | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss; `blocks` names other blocks than the scenario's, which hold every label of the batch.
+
+        `weights` [n] multiply the samples' losses before the mean is taken.
+        """
         if blocks is None:
             blocks = batch.tasks if self.scenario == "task" else range(model.seen)
         if self.scenario == "task" and len(blocks) > 1:
@@ -94,7 +103,15 @@ class Criterion:
             start = model.columns(blocks[0]).start
             y = batch.y - start if start else batch.y
         batch.correct = (logits.detach().argmax(1) == y).sum()
-        return F.cross_entropy(logits, y)
+        if weights is None:
+            return F.cross_entropy(logits, y)
+        return (weights * F.cross_entropy(logits, y, reduction="none")).mean()
+
+    def outputs(self, model: ExpandingHeadModel, task: int) -> slice:
+        """Return the head's columns that compete for images of a task, when the loss is taken on them alone."""
+        if self.scenario == "task":
+            return model.columns(task)
+        return slice(0, sum(model.widths[: model.seen]))
 
     def _masked(self, model: ExpandingHeadModel, batch: Batch) -> Tensor:
         """Outputs of all blocks [n, classes], −∞ outside the sample's own; blocks of absent tasks get no gradient."""
@@ -131,6 +148,13 @@ class Method:
     def equal_shares(self) -> bool:
         """Whether each of several training tasks gets the same share of a batch, whatever its size."""
         return False
+
+    def beside(self, batch_size: int) -> int | None:
+        """Return how many images of the earlier training tasks join each batch of the newest; None: all are shuffled.
+
+        Beside each other, the newest task's batches are those that it would have alone.
+        """
+        return None
 
     def start_from(self, task: Task) -> Literal["previous", "initial", "fresh"]:
         """Choose the weights that training on a task starts from: carried on, the seed's initial ones, or new ones."""

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,30 +20,33 @@ import joblib
 import numpy as np
 import torch
 
-from clbench import NUMBERS, registry
+from clbench import NUMBERS, presets, registry
 from clbench.errors import ClbenchError, UsageError
 from clbench.method import SCENARIOS, Scenario
 from clbench.model import Backbone, ExpandingHeadModel
+from clbench.presets import Preset
 from clbench.registry import Kind, did_you_mean
 from clbench.runner import Job, RunSpec, Sweep, checkout_commit
 from clbench.sequences import Task, TaskSequence
 from clbench.store import Store
-from clbench.training import Plan, Training
+from clbench.training import Plan, Training, n_held_out
 
 DEFAULT_LR = {"adam": 1e-3, "adagrad": 1e-2}  # PyTorch's own; sgd has the sequence's
 MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
 
 
 def plan(
-    methods: str | Sequence[str | type] = "all",
+    methods: str | Sequence[str | type] | None = None,
     *,
-    sequence: str | Sequence[str | type] = "split-digits",
+    sequence: str | Sequence[str | type] | None = None,
     scenario: str | Sequence[str] | None = None,
-    seeds: int | str | Sequence[int] = 5,
-    class_order: str | Sequence[int] = "seed",
+    seeds: int | str | Sequence[int] | None = None,
+    class_order: str | Sequence[int] | None = None,
     model: str | Sequence[str | type] | None = None,
     training: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    preset: str | Path | Preset | None = None,
+    rows: str | Sequence[str] | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
@@ -51,18 +54,26 @@ def plan(
     force: bool = False,
     jobs: int | None = None,
 ) -> Sweep:
-    """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained."""
-    seed_list, order = parse_seeds(seeds), parse_class_order(class_order)
+    """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained.
+
+    What is None is the preset's, where there is one, or else the default: all methods, split-digits, seeds 0 to 4.
+    """
+    chosen = None if preset is None else preset if isinstance(preset, Preset) else presets.load(preset)
+    if chosen is None and rows is not None:
+        raise UsageError("--rows names rows of a preset: give --preset, or --methods")
+    if chosen is not None and methods is not None:
+        raise UsageError(f"the methods of preset {chosen.name} are its rows: name some with --rows")
     given = {name: value for name, value in (training or {}).items() if value is not None}
     assignments = parse_settings(settings)
-    overrides = _overrides(given, assignments.pop("training", {}))
-    used: set[str] = set()
-    method_items = _items(methods)
-    named = _choices("method", [item for item in method_items if item != "all"], assignments, used)
-    every = _choices("method", sorted(registry.builtin("method")) * ("all" in method_items), assignments, used)
-    sequence_choices = _choices("sequence", _items(sequence), assignments, used)
-    model_choices = None if model is None else _choices("model", _items(model), assignments, used)
-    scenarios = None if scenario is None else _scenarios(scenario)
+    request = _Request(
+        sequence,
+        None if scenario is None else _scenarios(scenario),
+        parse_seeds(seeds if seeds is not None else 5 if chosen is None else presets.SEEDS),
+        None if class_order is None else parse_class_order(class_order),
+        model,
+        _overrides(given, assignments.pop("training", {})),
+        assignments,
+    )
     place = check_device(device)
     workers = check_workers(jobs, place)
     if str(out) == "" or str(data_root) == "":
@@ -71,37 +82,155 @@ def plan(
     check_folder(folder)
 
     notes: list[str] = []
-    points: list[_Point] = []
-    for chosen_sequence in sequence_choices:
-        task_sequence: TaskSequence = chosen_sequence.instance
-        cell_models = model_choices
-        if cell_models is None:
-            cell_models = _choices("model", [task_sequence.model], assignments, used)
-        for cell_scenario in scenarios or _scenarios(task_sequence.scenario):
-            _check_scenario(chosen_sequence, cell_scenario)
-            with _speaking_of(chosen_sequence):
-                task_sequence.check(order, cell_scenario)
-            allowed = [choice for choice in every if cell_scenario in choice.instance.scenarios]
-            if left_out := [choice.label for choice in every if choice not in allowed]:
-                notes.append(f"left out, not defined for the scenario {cell_scenario}: {', '.join(left_out)}")
-            method_choices = [*allowed, *named]
-            for variant in overrides:
-                budget = resolve_training(task_sequence.budget, variant, notes)
-                for chosen_method in method_choices:
-                    _check_scenario(chosen_method, cell_scenario)
-                    with _speaking_of(chosen_method):
-                        chosen_method.instance.check(cell_scenario, budget)
-                for chosen_model, seed, chosen_method in itertools.product(cell_models, seed_list, method_choices):
-                    points.append(_Point(chosen_sequence, chosen_model, chosen_method, cell_scenario, seed, budget))
-    if unused := sorted(set(assignments) - used):
+    if chosen is None:
+        points = _points("all" if methods is None else methods, request, notes)
+    else:
+        points = _points_of_preset(chosen, None if rows is None else _items(rows), request, notes)
+    if unused := sorted(set(assignments) - request.used):
         raise UsageError(
-            f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], [*sorted(used), 'training'])}"
+            f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], [*sorted(request.used), 'training'])}"
         )
     root = None if data_root is None else Path(data_root)
-    sweep = Sweep(_jobs(points, order, place, root, folder, save_models), Store(folder), workers, notes)
+    sweep = Sweep(_jobs(points, place, root, folder, save_models), Store(folder), workers, notes)
     if not force:
         _resume(sweep, save_models)
     return sweep
+
+
+@dataclass
+class _Request:
+    """What was asked for, parsed; None where it was left out."""
+
+    sequence: str | Sequence[str | type] | None
+    scenarios: list[Scenario] | None
+    seeds: list[int]
+    class_order: str | tuple[int, ...] | None
+    model: str | Sequence[str | type] | None
+    overrides: list[dict[str, Any]]  # training settings, one dict per point of their grid
+    assignments: dict[str, dict[str, list[Any]]]  # those of methods, sequences and models
+    used: set[str] = field(default_factory=set)  # the names in `assignments` that are part of the sweep
+
+    def choices(self, kind: Kind, items: Iterable[str], own: Mapping[str, Any] | None = None) -> list[_Choice]:
+        """Turn names into choices; `own` are settings under those that were asked for."""
+        return _choices(kind, items, self.assignments, self.used, own or {})
+
+
+def _points(methods: str | Sequence[str | type], request: _Request, notes: list[str]) -> list[_Point]:
+    """Return the runs of methods × sequences × scenarios × models × seeds."""
+    items = _items(methods)
+    named = request.choices("method", [item for item in items if item != "all"])
+    every = request.choices("method", sorted(registry.builtin("method")) * ("all" in items))
+    order = request.class_order or "seed"
+    model_choices = None if request.model is None else request.choices("model", _items(request.model))
+    points = []
+    for chosen_sequence in request.choices("sequence", _items(request.sequence or "split-digits")):
+        task_sequence: TaskSequence = chosen_sequence.instance
+        cell_models = model_choices or request.choices("model", [task_sequence.model])
+        for scenario in request.scenarios or _scenarios(task_sequence.scenario):
+            allowed = [choice for choice in every if scenario in choice.instance.scenarios]
+            if left_out := [choice.label for choice in every if choice not in allowed]:
+                notes.append(f"left out, not defined for the scenario {scenario}: {', '.join(left_out)}")
+            for variant in request.overrides:
+                budget = resolve_training(task_sequence.budget, variant, notes)
+                cell = _Cell(chosen_sequence, scenario, order, budget)
+                for point in cell.points([*allowed, *named], cell_models, request.seeds):
+                    points.append(point)
+    return points
+
+
+def _points_of_preset(
+    preset: Preset, labels: Sequence[str] | None, request: _Request, notes: list[str]
+) -> list[_Point]:
+    """Return the runs of a preset's rows; say in `notes` and in each point what the user has put in their place."""
+    if outside := [scenario for scenario in request.scenarios or () if scenario not in preset.scenarios]:
+        raise UsageError(f"preset {preset.name} has the scenarios {', '.join(preset.scenarios)}, not {outside[0]}")
+    preset.choose(labels)
+    changed: dict[str, Any] = {}  # said once for all rows
+    order: str | tuple[int, ...] = "seed"
+    if preset.class_order is not None:
+        order = preset.class_order if isinstance(preset.class_order, str) else tuple(preset.class_order)
+    if request.class_order is not None:
+        if preset.class_order is not None and request.class_order != order:
+            changed["class_order"] = request.class_order
+        order = request.class_order
+    points = []
+    for scenario in request.scenarios or preset.scenarios:
+        chosen_sequences = _of_preset("sequence", preset.sequence, request.sequence, "split-digits", scenario, request)
+        for chosen_sequence in chosen_sequences:
+            task_sequence: TaskSequence = chosen_sequence.instance
+            models = _of_preset("model", preset.model, request.model, task_sequence.model, scenario, request)
+            for row, variant in itertools.product(preset.rows_in(scenario, labels), request.overrides):
+                training = {**presets.at(preset.training, scenario), **presets.at(row.training, scenario)}
+                budget = resolve_training(task_sequence.budget, {**training, **variant}, notes)
+                untouched = resolve_training(task_sequence.budget, training, [])
+                cell = _Cell(chosen_sequence, scenario, order, budget)
+                own = presets.at(row.fields, scenario)
+                (plain,) = _choices("method", [row.method], {}, set(), own)
+                for choice in request.choices("method", [row.method], own):
+                    overridden = changed | _changes("training.", vars(untouched), vars(budget))
+                    overridden |= _changes(f"{row.method}.", plain.params, choice.params)
+                    for kind, mine, theirs in (
+                        ("sequence", preset.sequence, request.sequence),
+                        ("model", preset.model, request.model),
+                    ):
+                        if "name" in mine and (theirs is not None or mine["name"] in request.assignments):
+                            overridden[kind] = (chosen_sequence if kind == "sequence" else models[0]).label
+                    suffix = "".join(f"@{name}={value}" for name, value in overridden.items() if name not in changed)
+                    named = dataclasses.replace(choice, label=row.label + suffix)
+                    origin = {"name": preset.name, "row": row.label, "overridden": overridden}
+                    points += cell.points([named], models, request.seeds, origin)
+                    for name, value in overridden.items():
+                        note = f"not as in preset {preset.name}: {name}={value}"
+                        if note not in notes:
+                            notes.append(note)
+    return points
+
+
+def _of_preset(
+    kind: Kind, mine: Mapping[str, Any], theirs: Any, default: str, scenario: str, request: _Request
+) -> list[_Choice]:
+    """Choose a sequence or a model: the user's, else the preset's, else the default; with the preset's settings.
+
+    A preset that names one has settings for that one only; a preset that leaves the name open, for any.
+    """
+    settings = presets.at(dict(mine), scenario)
+    name = settings.pop("name", None)
+    if theirs is not None:
+        return request.choices(kind, _items(theirs), {} if name is not None else settings)
+    return request.choices(kind, [name or default], settings)
+
+
+def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in after.items() if value != before[name]}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A task sequence in a scenario with a class order and a budget: what is checked before its runs are planned."""
+
+    sequence: _Choice
+    scenario: Scenario
+    class_order: str | tuple[int, ...]
+    training: Training
+
+    def points(
+        self,
+        methods: Sequence[_Choice],
+        models: Sequence[_Choice],
+        seeds: Sequence[int],
+        preset: Mapping[str, Any] | None = None,
+    ) -> Iterator[_Point]:
+        _check_scenario(self.sequence, self.scenario)
+        with _speaking_of(self.sequence):
+            self.sequence.instance.check(self.class_order, self.scenario)
+        if self.training.warmup_epochs and self.scenario == "domain":
+            raise UsageError("training.warmup_epochs trains only the new block: in the domain scenario no block is new")
+        for method in methods:
+            _check_scenario(method, self.scenario)
+            with _speaking_of(method):
+                method.instance.check(self.scenario, self.training)
+        for model, seed, method in itertools.product(models, seeds, methods):
+            yield _Point(self, model, method, seed, preset)
 
 
 @dataclass(frozen=True)
@@ -123,12 +252,11 @@ class _Choice:
 class _Point:
     """One run that was asked for."""
 
-    sequence: _Choice
+    cell: _Cell
     model: _Choice
     method: _Choice
-    scenario: Scenario
     seed: int
-    training: Training
+    preset: Mapping[str, Any] | None  # see RunSpec
 
 
 def _items(value: str | Sequence[str | type]) -> list[str]:
@@ -160,8 +288,13 @@ def _reference(thing: Any) -> str:
     return f"{thing.__module__}:{thing.__qualname__}"
 
 
-def _choices(kind: Kind, items: Iterable[str], assignments: Mapping[str, dict], used: set[str]) -> list[_Choice]:
-    """Turn names with settings (`lwf@temperature=4`) into instances, one per point of the grid that --set spans."""
+def _choices(
+    kind: Kind, items: Iterable[str], assignments: Mapping[str, dict], used: set[str], base: Mapping[str, Any]
+) -> list[_Choice]:
+    """Turn names with settings (`lwf@temperature=4`) into instances, one per point of the grid that --set spans.
+
+    `base` are settings under both of these.
+    """
     chosen: dict[str, _Choice] = {}
     for item in items:
         reference, *settings = item.split("@")
@@ -178,7 +311,7 @@ def _choices(kind: Kind, items: Iterable[str], assignments: Mapping[str, dict], 
             own[name] = value
         shared = {name: values for name, values in assignments.get(reference, {}).items() if name not in own}
         for point in itertools.product(*shared.values()):
-            instance = registry.configure(reference, cls, {**dict(zip(shared, point, strict=True)), **own})
+            instance = registry.configure(reference, cls, {**base, **dict(zip(shared, point, strict=True)), **own})
             label = registry.label(reference, instance)
             choice = _Choice(kind, reference, label, instance, code)
             try:
@@ -300,7 +433,6 @@ def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], not
 
 def _jobs(
     points: Sequence[_Point],
-    order: str | tuple[int, ...],
     device: str,
     data_root: Path | None,
     out: Path,
@@ -312,20 +444,22 @@ def _jobs(
     data: dict[tuple[str, int], tuple[str, list[int] | None]] = {}
     fitting: set[str] = set()
     for point in points:
-        sequence: TaskSequence = point.sequence.instance
-        place = (point.sequence.label, point.seed)
+        cell, chosen_sequence = point.cell, point.cell.sequence
+        sequence: TaskSequence = chosen_sequence.instance
+        order = cell.class_order
+        place = (chosen_sequence.label, point.seed)
         if place not in data:
-            with _speaking_of(point.sequence):
+            with _speaking_of(chosen_sequence):
                 found = sequence.prepare(data_root, point.seed)
                 in_full = sequence.class_order(order, point.seed, data_root)
             data[place] = found, None if in_full is None else list(in_full)
         fingerprint, classes = data[place]
-        chosen: dict[Kind, _Choice] = {"method": point.method, "sequence": point.sequence, "model": point.model}
+        chosen: dict[Kind, _Choice] = {"method": point.method, "sequence": chosen_sequence, "model": point.model}
         spec = RunSpec(
-            sequence=point.sequence.reference,
-            sequence_label=point.sequence.label,
-            sequence_params=point.sequence.params,
-            scenario=point.scenario,
+            sequence=chosen_sequence.reference,
+            sequence_label=chosen_sequence.label,
+            sequence_params=chosen_sequence.params,
+            scenario=cell.scenario,
             method=point.method.reference,
             label=point.method.label,
             params=point.method.params,
@@ -335,12 +469,16 @@ def _jobs(
             seed=point.seed,
             class_order_rule="seed" if classes is None else order if isinstance(order, str) else "given",
             class_order=classes,
-            training=dataclasses.asdict(point.training),
+            training=dataclasses.asdict(cell.training),
             device=device.split(":")[0],
             data=fingerprint,
             numbers=NUMBERS,
             code={kind: choice.code for kind, choice in chosen.items() if choice.code},
+            preset=point.preset,
         )
+        twin = jobs.get(spec.key)
+        if twin is not None and point.preset is not None and twin.spec.label != spec.label:
+            raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
         jobs[spec.key] = Job(
             spec,
             references={kind: registry.absolute(choice.reference) for kind, choice in chosen.items()},
@@ -349,12 +487,12 @@ def _jobs(
             models_folder=str(out.absolute() / "models" / spec.key) if save_models else None,
             commit=commit,
         )
-        kind = json.dumps([point.sequence.label, point.model.label, point.scenario, spec.training], sort_keys=True)
+        kind = json.dumps([chosen_sequence.label, point.model.label, cell.scenario, spec.training], sort_keys=True)
         if kind not in fitting:
             fitting.add(kind)
-            with _speaking_of(point.sequence):
+            with _speaking_of(chosen_sequence):
                 tasks = jobs[spec.key].load_tasks()
-            _check_fit(spec, tasks, point.model.instance, point.training)
+            _check_fit(spec, tasks, point.model.instance, cell.training)
     return list(jobs.values())
 
 
@@ -370,7 +508,7 @@ def _check_fit(spec: RunSpec, tasks: Sequence[Task], backbone: Backbone, trainin
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"the model {spec.model_label} does not fit {spec.sequence_label}: {reason}") from error
     for task in tasks:
-        Plan([len(task.train)], training, equal_shares=False)
+        Plan([len(task.train) - n_held_out(len(task.train), training.held_out)], training)
 
 
 @contextlib.contextmanager
@@ -415,7 +553,8 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
 
 def _question(spec: Mapping[str, Any]) -> str:
     """Name what a spec asks for, whatever code answers it."""
-    return json.dumps({k: v for k, v in spec.items() if k not in ("numbers", "code")}, sort_keys=True)
+    asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
+    return json.dumps(asked, sort_keys=True)
 
 
 def check_device(device: str) -> str:

@@ -323,6 +323,8 @@ def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec with its inner mappings unfolded, as `training.lr`."""
     flat: dict[str, Any] = {}
     for name, value in spec.items():
+        if name == "preset":  # how it was asked for, not what
+            continue
         flat |= {f"{name}.{inner}": x for inner, x in value.items()} if isinstance(value, dict) else {name: value}
     return flat
 

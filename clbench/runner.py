@@ -32,9 +32,6 @@ from clbench.sequences import Split, Task, to_device
 from clbench.store import RunRecord, Store
 from clbench.training import Training, run_sequence
 
-DEFAULT_LR = {"adam": 1e-3, "adagrad": 1e-2}  # PyTorch's own; sgd has the sequence's
-MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
-
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -61,11 +58,12 @@ class RunSpec:
     data: str  # SHA-256 of the data set, after "seed:" if each seed has its own
     numbers: int  # version of the built-in code that computes numbers
     code: Mapping[str, str]  # hashes of methods, sequences and models from outside
+    preset: Mapping[str, Any] | None = None  # name, row, and what was overridden; how it was asked for, not what
 
     @cached_property
     def key(self) -> str:
-        """The record's name: a hash of everything here but the labels."""
-        content = {k: v for k, v in dataclasses.asdict(self).items() if not k.endswith("label")}
+        """The record's name: a hash of everything here but the labels and the preset."""
+        content = {k: v for k, v in dataclasses.asdict(self).items() if not k.endswith("label") and k != "preset"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     def as_json(self) -> dict[str, Any]:
@@ -124,7 +122,9 @@ class Sweep:
 
     @property
     def records(self) -> list[RunRecord]:
-        return [self.done[job.spec.key] for job in self.jobs if job.spec.key in self.done]
+        """The records there are, in order, under the names of this sweep: another may have made and named them."""
+        found = [(job, self.done.get(job.spec.key)) for job in self.jobs]
+        return [dataclasses.replace(record, spec=job.spec.as_json()) for job, record in found if record is not None]
 
     def run(self) -> Iterator[RunRecord]:
         """Run what is missing and yield each record as it lands, after it is written."""

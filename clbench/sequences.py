@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from clbench import data
@@ -39,19 +39,29 @@ class Split:
     pixel_map: Tensor | None = None  # int64 [maps, height·width]: each pixel's source pixel, −1: byte 0
     map_of_row: Tensor | None = None  # int64 [n]: each row's map, where there are several
     augment: bool = False  # random crop (padding 4) and horizontal flip
+    padding: int = 0  # rows and columns of byte 0 around each image
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one image."""
-        return tuple(self.images.shape[1:])
+        """The shape of one image, as `batch` gives it."""
+        shape = self.images.shape[1:]
+        return tuple(shape) if not self.padding else (shape[0], *(size + 2 * self.padding for size in shape[1:]))
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the images it covers, as they are stored."""
-        return len(self) * math.prod(self.shape) * self.images.element_size()
+        """The bytes of the images it covers, as they are stored; each counts once however often it is there."""
+        images = len(self.rows.unique()) if self.map_of_row is None else len(self)
+        return images * math.prod(self.images.shape[1:]) * self.images.element_size()
+
+    def subset(self, index: Tensor) -> Split:
+        """Return these samples, int64 [m], in this order; one may be there several times."""
+        chosen = {"rows": self.rows[index], "y": self.y[index]}
+        if self.map_of_row is not None:
+            chosen["map_of_row"] = self.map_of_row[index]
+        return replace(self, **chosen)  # type: ignore[arg-type]
 
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the images of these samples, [len(index), *shape], float32 if stored as bytes.
@@ -64,6 +74,8 @@ class Split:
             x = self._moved(x, index)
         if self.augment and generator is not None:
             x = crop_and_flip(x, generator)
+        if self.padding:
+            x = F.pad(x, (self.padding,) * 4)
         if x.dtype != torch.uint8:
             return x
         x = x.float()
@@ -108,10 +120,15 @@ class Task:
 
 
 def concat(splits: Sequence[Split]) -> Split:
-    """Put splits of one sequence after another; labels stay within-task, images that are shared stay so."""
+    """Put splits of one sequence after another; labels stay within-task, images that are shared stay so.
+
+    Raises UsageError if their images are not scaled in the same way.
+    """
     first = splits[0]
     if len(splits) == 1:
         return first
+    if len({(split.mean, split.std, split.divisor, split.padding) for split in splits}) > 1:
+        raise UsageError("tasks whose images are scaled or padded in different ways cannot be trained on together")
     images, rows = first.images, [split.rows for split in splits]
     if any(split.images is not images for split in splits):
         starts = np.cumsum([0] + [len(split.images) for split in splits])
@@ -120,7 +137,7 @@ def concat(splits: Sequence[Split]) -> Split:
     joined = replace(first, images=images, rows=torch.cat(rows), y=torch.cat([split.y for split in splits]))
     if all(split.pixel_map is None for split in splits):
         return joined
-    identity = torch.arange(math.prod(first.shape[1:]), device=images.device)[None]
+    identity = torch.arange(math.prod(images.shape[2:]), device=images.device)[None]
     maps, map_of_row, start = [], [], 0
     for split in splits:
         maps.append(identity if split.pixel_map is None else split.pixel_map)
@@ -227,6 +244,7 @@ class _Part:
     std: tuple[float, ...]
     divisor: float = 255.0
     augment: bool = False
+    padding: int = 0
 
     def of_classes(self, classes: Sequence[int]) -> Split:
         """Return the rows of some classes; labels are their positions."""
@@ -235,7 +253,8 @@ class _Part:
         return self.split(torch.cat(found), y)
 
     def split(self, rows: Tensor, y: Tensor, pixel_map: Tensor | None = None) -> Split:
-        return Split(self.images, rows, y, self.mean, self.std, self.divisor, pixel_map, augment=self.augment)
+        options = {"pixel_map": pixel_map, "augment": self.augment, "padding": self.padding}
+        return Split(self.images, rows, y, self.mean, self.std, self.divisor, **options)  # type: ignore[arg-type]
 
 
 def split_by_class(order: Sequence[int], tasks: int, train: _Part, test: _Part) -> list[Task]:
@@ -264,6 +283,9 @@ class _SplitDataSet(TaskSequence):
     constants: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = MNIST_CONSTANTS  # mean, std
     divisor: ClassVar[float] = 255.0
     tasks: Annotated[int, Ge(1)] = 5
+    padding: Annotated[int, Ge(0)] = 0  # rows and columns of black around each image
+    mean: float | None = None  # subtracted from pixels in [0, 1], in all channels; none: the data set's own constants
+    std: Annotated[float, Gt(0)] | None = None  # what the difference is divided by
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         self.class_order(class_order, 0)
@@ -277,9 +299,13 @@ class _SplitDataSet(TaskSequence):
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = data.load_dataset(self.source, data_root)
         order = self.class_order("seed" if class_order is None else class_order, seed)
+        mean = self.constants[0] if self.mean is None else (self.mean,)
+        std = self.constants[1] if self.std is None else (self.std,)
+        if len(mean) != len(std):  # one of them is given for all the channels
+            mean, std = mean * (len(std) // len(mean)), std * (len(mean) // len(std) or 1)
         augment = bool(getattr(self, "augment", False))
-        train = _Part(found.train_images, found.train_labels, *self.constants, self.divisor, augment)
-        test = _Part(found.test_images, found.test_labels, *self.constants, self.divisor)
+        train = _Part(found.train_images, found.train_labels, mean, std, self.divisor, augment, self.padding)
+        test = _Part(found.test_images, found.test_labels, mean, std, self.divisor, padding=self.padding)
         return split_by_class(order, self.tasks, train, test)
 
 

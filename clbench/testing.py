@@ -118,7 +118,8 @@ def _watch(cls: type[Method]) -> type[Method]:
 
         def training_tasks(self, seen: Sequence[Task]) -> Sequence[Task]:
             chosen = super().training_tasks(seen)
-            assert all(task in seen for task in chosen), "training_tasks returns a task that has not been seen"
+            places = {task.index for task in seen}
+            assert all(task.index in places for task in chosen), "training_tasks returns a task that has not been seen"
             assert cls.memory or all(task is seen[-1] for task in chosen), (
                 "training_tasks returns earlier tasks without declaring `memory = True`"
             )

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from clbench.errors import DivergedError, UsageError
 from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.model import Backbone, ExpandingHeadModel
-from clbench.sequences import Task, concat
+from clbench.sequences import Split, Task, concat
 from clbench.store import Matrix
 from clbench.streams import stream, stream_seed
 
@@ -37,8 +37,15 @@ class Training:
     later_lr_factor: Annotated[float, Gt(0)] = 1.0  # times lr, from the second task on
     keep_optimizer: bool = False  # carry the optimiser's state on to the next task
     full_head: bool = False  # all blocks there from the start, and in the optimiser
-    untouched: Literal["skip", "zero"] = "skip"  # parameters that the loss doesn't reach: left alone, or gradient zero
+    # parameters that the loss doesn't reach: left alone; gradient zero; or zero from the first time that a loss reached
+    # them (PyTorch before 2.0, where zero_grad kept a tensor of zeros)
+    untouched: Literal["skip", "zero", "zero-once-reached"] = "skip"
     predict_over: Literal["seen", "all"] = "seen"  # outputs that compete in the task-agnostic view
+    warmup_epochs: Annotated[int, Ge(0)] = 0  # first epochs from the second task on: only the new block trains
+    held_out: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of each task's training images kept for `patience`
+    # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is divided
+    # by ten, then training stops; the epochs are the most there can be
+    patience: Annotated[int, Ge(1)] | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.iterations is None):
@@ -49,6 +56,14 @@ class Training:
             raise UsageError("predict_over=all needs full_head=true: without it there are no outputs but those seen")
         if self.momentum and self.optimizer != "sgd":
             raise UsageError(f"momentum={self.momentum} is an option of sgd, the optimiser is {self.optimizer}")
+        if self.epochs is None and (self.warmup_epochs or self.patience):
+            raise UsageError("warmup_epochs and patience count epochs: give the budget as epochs, not iterations")
+        if self.epochs is not None and self.warmup_epochs >= self.epochs:
+            raise UsageError(f"warmup_epochs={self.warmup_epochs} leaves nothing of the budget of {self.epochs} epochs")
+        if (self.patience is None) != (self.held_out == 0):
+            raise UsageError(
+                f"patience={self.patience} held_out={self.held_out}: stopping needs both, images held out and a patience"
+            )
 
 
 @dataclass
@@ -101,7 +116,8 @@ class _Sequence:
         seed: int,
         device: torch.device,
     ):
-        self.tasks, self.method, self.backbone, self.training = tasks, method, backbone, training
+        self.tasks, self.held_out = hold_out(tasks, training.held_out, seed)
+        self.method, self.backbone, self.training = method, backbone, training
         self.scenario, self.seed, self.device = scenario, seed, device
         self.criterion = Criterion(scenario)
         self.outcome = Outcome()
@@ -109,6 +125,8 @@ class _Sequence:
         method.begin(Run(scenario, len(tasks), seed, device, training))
         self.model = self._new_model(0, "weights")
         self.optimizer: torch.optim.Optimizer | None = None
+        self.reached: set[int] = set()  # ids of the parameters that a loss has reached
+        self.kept_bytes = 0  # of earlier tasks' images that the method trains on again
 
     def train(self, after_task: Callable[[ExpandingHeadModel, Task], None] | None) -> Outcome:
         outcome, method = self.outcome, self.method
@@ -129,7 +147,7 @@ class _Sequence:
             self.model.eval()
             method.finish_task(self.model, task)
             outcome.forward_passes.append(self.model.images_forwarded - forwarded)
-            outcome.stored_bytes = max(outcome.stored_bytes, self._stored_bytes(task))
+            outcome.stored_bytes = max(outcome.stored_bytes, self.kept_bytes + _nbytes(method.state()))
             outcome.train_seconds.append(lap())
             if trained:
                 self._evaluate()
@@ -163,7 +181,7 @@ class _Sequence:
         start = method.start_from(task)
         if start != "previous" and task.index > 0:
             purpose = ("weights",) if start == "initial" else ("scratch", task.index + 1)
-            self.model, self.optimizer = self._new_model(task.index, *purpose), None
+            self.model, self.optimizer, self.reached = self._new_model(task.index, *purpose), None, set()
         forwarded = self.model.images_forwarded
         self.model.eval()
         method.start_task(self.model, task)
@@ -177,6 +195,7 @@ class _Sequence:
         """Train on what the method asks for; return whether it asked for anything."""
         training, method, model, outcome = self.training, self.method, self.model, self.outcome
         used = method.training_tasks(self.tasks[: task.index + 1])
+        self.kept_bytes = sum(one.train.nbytes for one in used if one.index != task.index)
         history: dict[str, list[float]] = {"loss": [], "accuracy": []}
         outcome.history.append(history)
         if not used:
@@ -191,14 +210,17 @@ class _Sequence:
         task_ids = owners.to(self.device)
         mixed = len(used) > 1 and self.scenario == "task"
         optimizer = self._optimizer(task)
-        plan = Plan(sizes, training, method.equal_shares)
+        plan = Plan(sizes, training, method.equal_shares, method.beside(training.batch_size))
+        plateau = Plateau(training.patience, warming=task.index > 0 and training.warmup_epochs > 0)
         recorded: Tensor | None = None
         losses: list[Tensor] = []
         hits: list[Tensor | None] = []
         counts_per_epoch: list[int] = []
         updates = 0
         for epoch in range(plan.epochs):
-            frozen = set_trainable(model, method.trainable(model, task, epoch))
+            plateau.warming = plateau.warming and epoch < training.warmup_epochs
+            chosen = model.newest.parameters() if plateau.warming else method.trainable(model, task, epoch)
+            frozen = set_trainable(model, chosen)
             if not frozen or split.augment:
                 recorded = None
             elif recorded is None:
@@ -214,10 +236,8 @@ class _Sequence:
                 batch = Batch(model, split, index, y[index], task_ids[index], present, recorded, augmentation)
                 loss = method.loss(model, batch, self.criterion)
                 loss.backward()
-                if training.untouched == "zero":
-                    for parameter in model.parameters():
-                        if parameter.requires_grad and parameter.grad is None:
-                            parameter.grad = torch.zeros_like(parameter)
+                if training.untouched != "skip":
+                    self._zero_gradients()
                 method.after_backward(model)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -228,6 +248,14 @@ class _Sequence:
             losses.append(loss_sum)
             hits.append(hit_sum)
             counts_per_epoch.append(sum(map(len, steps)))
+            if training.patience:
+                history.setdefault("held_out", []).append(self._held_out_accuracy(task))
+                action = plateau.after(history["held_out"][-1])
+                if action == "stop":
+                    break
+                if action == "lower":
+                    for group in optimizer.param_groups:
+                        group["lr"] /= 10
         outcome.updates.append(updates)
         outcome.images.append(sum(counts_per_epoch))
         outcome.backward_passes.append(sum(counts_per_epoch))
@@ -244,6 +272,14 @@ class _Sequence:
             raise DivergedError(f"a weight is not finite after task {task.index + 1}: it diverged; try a smaller lr")
         return True
 
+    def _zero_gradients(self) -> None:
+        """Give parameters that the loss did not reach a gradient of zero, as `untouched` says."""
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                self.reached.add(id(parameter))
+            elif parameter.requires_grad and (self.training.untouched == "zero" or id(parameter) in self.reached):
+                parameter.grad = torch.zeros_like(parameter)
+
     def _optimizer(self, task: Task) -> torch.optim.Optimizer:
         """Return the optimiser for a task: a new one, or the kept one with the new block's parameters joined."""
         training, parameters = self.training, list(self.model.parameters())
@@ -258,36 +294,38 @@ class _Sequence:
             group["lr"] = lr
         return self.optimizer
 
-    def _stored_bytes(self, task: Task) -> int:
-        """Count what the method keeps between tasks: its state, and the earlier tasks' images it trains on again."""
-        again = self.method.training_tasks(self.tasks[: task.index + 1])
-        images = sum(one.train.nbytes for one in again if one.index != task.index)
-        return images + _nbytes(self.method.state())
-
     @torch.no_grad()
     def _evaluate(self) -> None:
         """Append a row to both accuracy matrices: one pass over each task's test set answers both views."""
-        model, seen = self.model, self.model.seen
-        model.eval()
+        self.model.eval()
+        rows = [self._hits(task, task.test) for task in self.tasks]
+        matrices = (self.outcome.task_aware, self.outcome.task_agnostic)
+        for matrix, hits in zip(matrices, zip(*rows, strict=True), strict=True):
+            pairs = zip(hits, self.tasks, strict=True)
+            matrix.append([None if hit is None else hit.item() / len(task.test) for hit, task in pairs])
+
+    def _hits(self, task: Task, split: Split) -> tuple[Tensor | None, Tensor | None]:
+        """Count what is right on images of a task, told its name and not told it; None where it can't be answered."""
+        model, seen, block = self.model, self.model.seen, self._block(task)
+        if block >= (seen if self.method.uses_task_name else len(model.head)):
+            return None, None
         competing = len(model.head) if self.training.predict_over == "all" else seen
-        n_outputs = sum(model.widths[:competing])
-        aware: list[Tensor | None] = []
-        agnostic: list[Tensor | None] = []
-        for task in self.tasks:
-            block = self._block(task)
-            if block >= (seen if self.method.uses_task_name else len(model.head)):
-                aware.append(None)
-                agnostic.append(None)
-                continue
-            own, y = model.columns(block), task.test.y
-            scores = in_chunks(partial(self._scores, task), task.test)
-            aware.append((scores[:, own].argmax(1) == y).sum())
-            answerable = block < competing and not self.method.uses_task_name
-            agnostic.append((scores[:, :n_outputs].argmax(1) == y + own.start).sum() if answerable else None)
-        for matrix, row in ((self.outcome.task_aware, aware), (self.outcome.task_agnostic, agnostic)):
-            matrix.append(
-                [None if hit is None else hit.item() / len(t.test) for hit, t in zip(row, self.tasks, strict=True)]
-            )
+        own, n_outputs = model.columns(block), sum(model.widths[:competing])
+        scores = in_chunks(partial(self._scores, task), split)
+        aware = (scores[:, own].argmax(1) == split.y).sum()
+        if block >= competing or self.method.uses_task_name:
+            return aware, None
+        return aware, (scores[:, :n_outputs].argmax(1) == split.y + own.start).sum()
+
+    @torch.no_grad()
+    def _held_out_accuracy(self, task: Task) -> float:
+        """Return the accuracy on the current task's images held out, in the scenario's view."""
+        self.model.eval()
+        split = self.held_out[task.index]
+        aware, agnostic = self._hits(task, split)
+        hits = aware if self.scenario == "task" or agnostic is None else agnostic
+        assert hits is not None
+        return hits.item() / len(split)
 
     def _scores(self, task: Task, x: Tensor) -> Tensor:
         return self.method.predict(self.model, x, task)
@@ -297,13 +335,64 @@ class _Sequence:
             matrix.append([None] * len(self.tasks))
 
 
-class Plan:
-    """How many steps a task gets, and which rows each one takes."""
+def hold_out(tasks: Sequence[Task], share: float, seed: int) -> tuple[Sequence[Task], Sequence[Split]]:
+    """Take a share of each task's training images away, at random: the tasks that are left, and what was taken."""
+    if share == 0:
+        return tasks, []
+    left, taken = [], []
+    for task in tasks:
+        order = torch.randperm(len(task.train), generator=stream(seed, "held-out", task.index))
+        count = n_held_out(len(task.train), share)
+        parts = [rows.sort().values.to(task.train.rows.device) for rows in (order[count:], order[:count])]
+        left.append(replace(task, train=task.train.subset(parts[0])))
+        taken.append(task.train.subset(parts[1]))
+    return left, taken
 
-    def __init__(self, sizes: Sequence[int], training: Training, equal_shares: bool):
+
+def n_held_out(images: int, share: float) -> int:
+    """Return how many of a task's images are held out; raise UsageError if that leaves none on either side."""
+    count = round(images * share)
+    if share and not 0 < count < images:
+        raise UsageError(f"held_out={share} of a task's {images} images is {count}: none is left on one side")
+    return count
+
+
+class Plateau:
+    """When held-out accuracy has gone flat: the warm-up ends, then the rate is lowered, then training stops.
+
+    Li & Hoiem (2017), section 3.1: 'until convergence', and 'the learning rate is divided by 10 once'.
+    """
+
+    def __init__(self, patience: int | None, warming: bool):
+        self.patience, self.warming, self.lowered = patience, warming, False
+        self.best, self.waited = -1.0, 0
+
+    def after(self, accuracy: float) -> Literal["go on", "lower", "stop"]:
+        """Take an epoch's held-out accuracy and say what follows."""
+        if accuracy > self.best:
+            self.best, self.waited = accuracy, 0
+            return "go on"
+        self.waited += 1
+        if self.patience is None or self.waited < self.patience:
+            return "go on"
+        self.best, self.waited = -1.0, 0
+        if self.warming:
+            self.warming = False
+            return "go on"
+        if not self.lowered:
+            self.lowered = True
+            return "lower"
+        return "stop"
+
+
+class Plan:
+    """How many steps a task gets, and which rows each one takes of the training tasks, the newest of which is last."""
+
+    def __init__(self, sizes: Sequence[int], training: Training, equal_shares: bool = False, beside: int | None = None):
         self.sizes, self.batch_size, self.drop_last = sizes, training.batch_size, training.drop_last
-        self.equal_shares = equal_shares and len(sizes) > 1
-        total = sum(sizes)
+        several = len(sizes) > 1
+        self.equal_shares, self.beside = equal_shares and several, beside if several else None
+        total = sum(sizes) if self.beside is None else sizes[-1]
         self.per_epoch = total // self.batch_size if self.drop_last else math.ceil(total / self.batch_size)
         if self.per_epoch == 0:
             raise UsageError(f"drop_last leaves no batch: batch_size is {self.batch_size}, the task has {total} images")
@@ -313,17 +402,26 @@ class Plan:
     def draw(self, generator: torch.Generator, most: int) -> list[Tensor]:
         """Draw the rows of each step of one epoch, at most `most` steps."""
         steps = min(self.per_epoch, most)
+        if self.beside is not None:
+            old = sum(self.sizes[:-1])
+            new = (old + torch.randperm(self.sizes[-1], generator=generator)).split(self.batch_size)[:steps]
+            joining = _rounds(old, steps * self.beside, generator).view(steps, self.beside)
+            return [torch.cat([own, more]) for own, more in zip(new, joining, strict=True)]
         if not self.equal_shares:
             order = torch.randperm(sum(self.sizes), generator=generator)
             return list(order.split(self.batch_size))[:steps]
         share = math.ceil(self.batch_size / len(self.sizes))
         columns, start = [], 0
-        for size in self.sizes:  # each task goes round its own permutations
-            rounds = math.ceil(steps * share / size)
-            order = torch.cat([torch.randperm(size, generator=generator) for _ in range(rounds)])
-            columns.append(start + order[: steps * share].view(steps, share))
+        for size in self.sizes:
+            columns.append(start + _rounds(size, steps * share, generator).view(steps, share))
             start += size
         return list(torch.cat(columns, 1))
+
+
+def _rounds(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` of `size` rows, going round permutations: none comes again before all have come."""
+    rounds = [torch.randperm(size, generator=generator) for _ in range(math.ceil(count / size))]
+    return torch.cat(rounds)[:count]
 
 
 def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:

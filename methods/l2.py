@@ -1,0 +1,24 @@
+"""L2: stay near the weights after the last task, all of them alike.
+
+    minimise  CE(ŷ_n, y_n) + λ · [½] · Σ_i (θ_i − θ*_i)²      θ*: the weights after task n − 1
+
+A baseline of Kirkpatrick et al. 2017, 'Overcoming catastrophic forgetting in neural networks', arXiv 1612.00796, and of
+Hsu et al. 2018, arXiv 1810.12488.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from clbench.model import ExpandingHeadModel
+from clbench.penalty import Quadratic, QuadraticPenalty, snapshot
+from clbench.sequences import Task
+
+
+@dataclass
+class L2(QuadraticPenalty):
+    """L2 pull towards the weights after the task before, all alike"""
+
+    name: ClassVar[str] = "l2"
+
+    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        self.quadratic = Quadratic(snapshot(model), None)

@@ -1,0 +1,70 @@
+"""Less-forgetting learning (Jung et al. 2016, arXiv 1607.00122, equations 1 to 3).
+
+    minimise  CE(ŷ_n, y_n) + λ_e · ½ · ‖f(x; θ_o) − f(x; θ_s)‖²   over θ_s (and θ_n)      mean over the batch
+
+f are the features before the head, θ_o the backbone after task n − 1: features should stay where they are, and the old
+decision boundaries are frozen. As in Li & Hoiem 2017, table 1, a new task has a new block.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from clbench.method import Batch, Criterion, Method, Run, in_chunks
+from clbench.model import ExpandingHeadModel
+from clbench.sequences import Task
+
+
+@dataclass
+class LFL(Method):
+    """Less-forgetting learning: keep the features of new images where the old network had them"""
+
+    name: ClassVar[str] = "lfl"
+    weight: Annotated[float, Ge(0)] = 1e-3  # λ_e
+    freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.recorded: Tensor | None = None  # f(x; θ_o) of every new image [n, d]
+        self.old_network: ExpandingHeadModel | None = None  # where images are augmented
+
+    def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        if task.index == 0 or self.weight == 0:
+            return
+        if task.train.augment:
+            self.old_network = copy.deepcopy(model).requires_grad_(False)
+        else:
+            self.recorded = in_chunks(model.features, task.train)
+
+    def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
+        if task.index == 0 or not self.freeze_old_blocks:
+            return model.parameters()
+        newest = [] if self.run.scenario == "domain" else model.newest.parameters()
+        return [*model.backbone.parameters(), *newest]
+
+    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
+        loss = criterion(model, batch)
+        old = self._old_features(model, batch)
+        if old is None:
+            return loss
+        return loss + self.weight / 2 * (batch.features - old).square().sum(1).mean()
+
+    def _old_features(self, model: ExpandingHeadModel, batch: Batch) -> Tensor | None:
+        if self.recorded is not None:
+            return self.recorded[batch.index]
+        if self.old_network is None:
+            return None
+        model.images_forwarded += len(batch)  # the old network's pass is a cost of the run
+        with torch.no_grad():
+            return self.old_network.features(batch.x)
+
+    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        self._forget()

@@ -1,0 +1,38 @@
+"""Memory aware synapses (Aljundi et al. 2018, arXiv 1711.09601, equations 2 to 4).
+
+    minimise  CE(ŷ_n, y_n) + λ · Σ_i Ω_i (θ_i − θ*_i)²      θ*: the weights after task n − 1
+
+    Ω_i += mean over the images of the last task of |∂ ‖f(x; θ*)‖² / ∂θ_i|      f: the outputs before the softmax
+
+No label is needed. `outputs` are those that the scenario's loss uses.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge
+
+from clbench.method import Criterion
+from clbench.model import ExpandingHeadModel
+from clbench.penalty import Quadratic, QuadraticPenalty, add, importance, snapshot
+from clbench.sequences import Task
+
+
+@dataclass
+class MAS(QuadraticPenalty):
+    """Memory aware synapses: a pull by how much each weight moves the outputs"""
+
+    name: ClassVar[str] = "mas"
+    reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)
+    batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is taken before the absolute value (Hsu: 128)
+
+    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        outputs = Criterion(self.run.scenario).outputs(model, task.index)
+        divisor = outputs.stop - outputs.start if self.reduction == "mean" else 1
+        order = self.run.stream("importance batches", task.index)
+        new = importance(
+            model, task.train, outputs, lambda z, rows: z.square().sum(1) / divisor, torch.abs, self.batch, order
+        )
+        old = None if self.quadratic is None else self.quadratic.importance
+        self.quadratic = Quadratic(snapshot(model), add(old, new))

@@ -1,0 +1,29 @@
+"""Online elastic weight consolidation (Schwarz et al. 2018, 'Progress & compress', arXiv 1805.06370, section 3.2).
+
+    minimise  CE(ŷ_n, y_n) + λ/2 · Σ_i F*_{n−1,i} (θ_i − θ*_{n−1,i})²      F*_t = γ F*_{t−1} + F_t
+
+One term instead of one per task: importances are summed, and the anchor is the weights after the last task. F_t as in
+`ewc.py`. After one task it is EWC.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Le
+
+from clbench.methods.ewc import EWC
+from clbench.model import ExpandingHeadModel
+from clbench.penalty import Quadratic, add, snapshot
+from clbench.sequences import Task
+
+
+@dataclass
+class OnlineEWC(EWC):
+    """Elastic weight consolidation with one running term for all old tasks"""
+
+    name: ClassVar[str] = "online-ewc"
+    gamma: Annotated[float, Ge(0), Le(1)] = 1.0  # γ: what remains of earlier importances at each new task
+
+    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        old = None if self.quadratic is None else self.quadratic.importance
+        self.quadratic = Quadratic(snapshot(model), add(old, self.fisher(model, task), self.gamma))
