@@ -11,6 +11,7 @@ import typer
 from clbench.errors import ClbenchError, UsageError
 
 if TYPE_CHECKING:
+    from clbench.progress import Progress
     from clbench.runner import Sweep
 
 app = typer.Typer(
@@ -109,7 +110,6 @@ def run(
 ) -> None:
     """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
     from clbench.planning import plan
-    from clbench.progress import Progress
 
     sweep = plan(
         methods,
@@ -141,6 +141,20 @@ def run(
     if dry_run:
         _print_plan(sweep)
         return
+    progress = _go(sweep, out, quiet)
+    _print_results(sweep, out, quiet)
+    if progress.failed:
+        print(
+            f"clbench: {progress.failed} of {len(sweep.jobs)} runs failed; their records in {out} say why",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+def _go(sweep: Sweep, out: str, quiet: bool) -> Progress:
+    """Run what is missing of a sweep and say how it goes; Ctrl-C ends the command with what there is."""
+    from clbench.progress import Progress
+
     with Progress(sweep, quiet) as progress:
         try:
             for record in sweep.run():
@@ -150,13 +164,7 @@ def run(
                 f"\nclbench: stopped; {progress.done} new records are in {out}. Run it again to go on.", file=sys.stderr
             )
             raise typer.Exit(130) from None
-    _print_results(sweep, out, quiet)
-    if progress.failed:
-        print(
-            f"clbench: {progress.failed} of {len(sweep.jobs)} runs failed; their records in {out} say why",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1)
+    return progress
 
 
 def _print_plan(sweep: Sweep) -> None:
@@ -182,6 +190,64 @@ def _print_results(sweep: Sweep, out: str, quiet: bool) -> None:
             print(f"clbench: {line}", file=sys.stderr)
         options = "" if out == "results/runs" else f" {out}"
         print(f"clbench: records are in {out}; tables and figures: clbench report{options}", file=sys.stderr)
+
+
+@app.command()
+def verify(
+    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.toml", help="See 'clbench list presets'.")],
+    rows: Annotated[str | None, typer.Option(metavar="ROW,…", help="The rows to compare. Default: all.")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(metavar="task|class|domain,…", help="Default: the preset's own.")
+    ] = None,
+    sequence: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Task sequence, where the preset leaves it open.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Backbone, where the preset leaves it open.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Seeds 0 to N − 1.")] = 10,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Run the preset's faults too: they should not agree.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, or one on a GPU.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train.")] = "auto",
+    data_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the records and the table.")] = "results/runs",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
+) -> None:
+    """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
+    from clbench.planning import plan
+    from clbench.presets import load
+    from clbench.verify import print_verification
+    from clbench.verify import verify as compare
+
+    chosen = load(preset)
+    sweep = plan(
+        preset=chosen,
+        rows=rows,
+        controls=controls,
+        sequence=sequence,
+        model=model,
+        scenario=scenario,
+        seeds=seeds,
+        device=device,
+        data_root=data_root,
+        out=out,
+        jobs=jobs,
+    )
+    _go(sweep, out, quiet)
+    found = compare(chosen, sweep.records)
+    print_verification(found)
+    paths = found.write(Path(out))
+    print(f"clbench: the table is in {paths[1]} and {paths[0]}", file=sys.stderr)
+    if found.disagreeing:
+        print(f"clbench: {len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}", file=sys.stderr)
+    if found.failed:
+        print(f"clbench: {found.failed} runs failed; their records in {out} say why", file=sys.stderr)
+    if found.disagreeing or found.failed:
+        raise typer.Exit(1)
 
 
 @app.command()

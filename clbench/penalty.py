@@ -83,7 +83,7 @@ class _WeightedSquares(torch.autograd.Function):
         return torch.dot(weighted.flatten(), moved.flatten())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weighted,) = ctx.saved_tensors
         return weighted * (2 * gradient), None, None
 
@@ -111,7 +111,7 @@ def importance(
 ) -> Weights:
     """Return the mean of measure(∂ score / ∂θ) over a split's samples, for every parameter; the network in eval mode.
 
-    `scores` maps the outputs in `outputs` of some samples to a number each. `measure` is torch.square or torch.abs. With
+    `scores` maps the outputs in `outputs` of samples to a number each; `measure` is torch.square or torch.abs. With
     `batch` > 1 it is applied to the gradient of the mean score over that many samples, drawn in an order of the
     generator's, and the mean is over batches, each weighing as much as its samples.
     """

@@ -7,24 +7,24 @@ import dataclasses
 import inspect
 import itertools
 import json
-import numbers
-import os
-import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import joblib
-import numpy as np
-import torch
-
 from clbench import NUMBERS, presets, registry
 from clbench.errors import ClbenchError, UsageError
 from clbench.method import SCENARIOS, Scenario
 from clbench.model import Backbone, ExpandingHeadModel
-from clbench.presets import Preset
+from clbench.parsing import (
+    check_device,
+    check_folder,
+    check_workers,
+    parse_class_order,
+    parse_seeds,
+    parse_settings,
+)
+from clbench.presets import Preset, Row
 from clbench.registry import Kind, did_you_mean
 from clbench.runner import Job, RunSpec, Sweep, checkout_commit
 from clbench.sequences import Task, TaskSequence
@@ -32,7 +32,6 @@ from clbench.store import Store
 from clbench.training import Plan, Training, n_held_out
 
 DEFAULT_LR = {"adam": 1e-3, "adagrad": 1e-2}  # PyTorch's own; sgd has the sequence's
-MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
 
 
 def plan(
@@ -47,6 +46,7 @@ def plan(
     settings: Mapping[str, Any] | Sequence[str] = (),
     preset: str | Path | Preset | None = None,
     rows: str | Sequence[str] | None = None,
+    controls: bool = False,
     device: str = "auto",
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
@@ -85,10 +85,15 @@ def plan(
     if chosen is None:
         points = _points("all" if methods is None else methods, request, notes)
     else:
-        points = _points_of_preset(chosen, None if rows is None else _items(rows), request, notes)
+        points = _points_of_preset(
+            chosen, chosen.choose(None if rows is None else _items(rows), controls), request, notes
+        )
+    if not points:
+        raise UsageError(f"preset {chosen.name if chosen else ''} has none of these rows in these scenarios")
     if unused := sorted(set(assignments) - request.used):
         raise UsageError(
-            f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], [*sorted(request.used), 'training'])}"
+            f"--set {unused[0]}.… names nothing in this sweep"
+            + did_you_mean(unused[0], [*sorted(request.used), "training"])
         )
     root = None if data_root is None else Path(data_root)
     sweep = Sweep(_jobs(points, place, root, folder, save_models), Store(folder), workers, notes)
@@ -138,13 +143,10 @@ def _points(methods: str | Sequence[str | type], request: _Request, notes: list[
     return points
 
 
-def _points_of_preset(
-    preset: Preset, labels: Sequence[str] | None, request: _Request, notes: list[str]
-) -> list[_Point]:
+def _points_of_preset(preset: Preset, rows: Sequence[Row], request: _Request, notes: list[str]) -> list[_Point]:
     """Return the runs of a preset's rows; say in `notes` and in each point what the user has put in their place."""
     if outside := [scenario for scenario in request.scenarios or () if scenario not in preset.scenarios]:
         raise UsageError(f"preset {preset.name} has the scenarios {', '.join(preset.scenarios)}, not {outside[0]}")
-    preset.choose(labels)
     changed: dict[str, Any] = {}  # said once for all rows
     order: str | tuple[int, ...] = "seed"
     if preset.class_order is not None:
@@ -153,51 +155,53 @@ def _points_of_preset(
         if preset.class_order is not None and request.class_order != order:
             changed["class_order"] = request.class_order
         order = request.class_order
-    points = []
+    points: list[_Point] = []
     for scenario in request.scenarios or preset.scenarios:
-        chosen_sequences = _of_preset("sequence", preset.sequence, request.sequence, "split-digits", scenario, request)
-        for chosen_sequence in chosen_sequences:
-            task_sequence: TaskSequence = chosen_sequence.instance
-            models = _of_preset("model", preset.model, request.model, task_sequence.model, scenario, request)
-            for row, variant in itertools.product(preset.rows_in(scenario, labels), request.overrides):
+        there = [row for row in rows if scenario in (row.scenarios or preset.scenarios)]
+        sequences, moved = _of_preset("sequence", preset.sequence, request.sequence, "split-digits", scenario, request)
+        for chosen in sequences:
+            default = chosen.instance.model
+            models, remodelled = _of_preset("model", preset.model, request.model, default, scenario, request)
+            for row, variant in itertools.product(there, request.overrides):
                 training = {**presets.at(preset.training, scenario), **presets.at(row.training, scenario)}
-                budget = resolve_training(task_sequence.budget, {**training, **variant}, notes)
-                untouched = resolve_training(task_sequence.budget, training, [])
-                cell = _Cell(chosen_sequence, scenario, order, budget)
+                budget = resolve_training(chosen.instance.budget, {**training, **variant}, notes)
+                asked = resolve_training(chosen.instance.budget, training, [])
                 own = presets.at(row.fields, scenario)
                 (plain,) = _choices("method", [row.method], {}, set(), own)
                 for choice in request.choices("method", [row.method], own):
-                    overridden = changed | _changes("training.", vars(untouched), vars(budget))
-                    overridden |= _changes(f"{row.method}.", plain.params, choice.params)
-                    for kind, mine, theirs in (
-                        ("sequence", preset.sequence, request.sequence),
-                        ("model", preset.model, request.model),
-                    ):
-                        if "name" in mine and (theirs is not None or mine["name"] in request.assignments):
-                            overridden[kind] = (chosen_sequence if kind == "sequence" else models[0]).label
-                    suffix = "".join(f"@{name}={value}" for name, value in overridden.items() if name not in changed)
-                    named = dataclasses.replace(choice, label=row.label + suffix)
-                    origin = {"name": preset.name, "row": row.label, "overridden": overridden}
-                    points += cell.points([named], models, request.seeds, origin)
-                    for name, value in overridden.items():
-                        note = f"not as in preset {preset.name}: {name}={value}"
-                        if note not in notes:
-                            notes.append(note)
+                    inside = _changes("training.", vars(asked), vars(budget))
+                    inside |= _changes(f"{row.method}.", plain.params, choice.params)
+                    overridden = changed | moved | remodelled | inside
+                    notes += [f"not as in preset {preset.name}: {name}={x}" for name, x in overridden.items()]
+                    label = row.label + "".join(f"@{name}={value}" for name, value in inside.items())
+                    points += _Cell(chosen, scenario, order, budget).points(
+                        [dataclasses.replace(choice, label=label)],
+                        models,
+                        request.seeds,
+                        {"name": preset.name, "row": row.label, "overridden": overridden},
+                    )
+    notes[:] = dict.fromkeys(notes)
     return points
 
 
 def _of_preset(
     kind: Kind, mine: Mapping[str, Any], theirs: Any, default: str, scenario: str, request: _Request
-) -> list[_Choice]:
-    """Choose a sequence or a model: the user's, else the preset's, else the default; with the preset's settings.
+) -> tuple[list[_Choice], dict[str, Any]]:
+    """Choose a sequence or a model: the user's, else the preset's, else the default; and say if it isn't the preset's.
 
     A preset that names one has settings for that one only; a preset that leaves the name open, for any.
     """
     settings = presets.at(dict(mine), scenario)
     name = settings.pop("name", None)
-    if theirs is not None:
-        return request.choices(kind, _items(theirs), {} if name is not None else settings)
-    return request.choices(kind, [name or default], settings)
+    if theirs is None:
+        choices = request.choices(kind, [name or default], settings)
+    else:
+        choices = request.choices(kind, _items(theirs), {} if name is not None else settings)
+    if name is None:
+        return choices, {}
+    (plain,) = _choices(kind, [name], {}, set(), settings)
+    labels = [choice.label for choice in choices]
+    return choices, {} if labels == [plain.label] else {kind: ", ".join(labels)}
 
 
 def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,78 +332,6 @@ def _scenarios(value: str | Sequence[str]) -> list[Scenario]:
         if item not in SCENARIOS:
             raise UsageError(f"unknown scenario {item!r}{did_you_mean(item, SCENARIOS)}")
     return list(dict.fromkeys(items))  # type: ignore[arg-type]
-
-
-def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
-    """Read seeds: a count n (0…n−1), a list `0,4,9`, ranges `10-19`, or a sequence of integers."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, bool) or not isinstance(value, (int, str, Sequence, range)):
-        raise UsageError(f"seeds={value!r}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19")
-    if isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value)):
-        count = int(value)
-        if count < 1:
-            raise UsageError(f"seeds={count}: at least one seed is needed (5 means 0…4)")
-        if count > 100_000:
-            raise UsageError(
-                f"seeds={count} is a number of seeds, 0…{count - 1}: for a single seed write {count}-{count}"
-            )
-        return list(range(count))
-    seeds: list[int] = []
-    for item in value.split(",") if isinstance(value, str) else value:
-        single = isinstance(item, numbers.Integral) and not isinstance(item, bool)
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item)) if single or isinstance(item, str) else None
-        if match is None:
-            raise UsageError(f"seeds={value!r}: cannot read {item!r}; write 5, 0,4,9 or 10-19")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise UsageError(f"seeds={value!r}: the range {item} runs backwards")
-        if last - first >= 100_000:
-            raise UsageError(f"seeds={value!r}: {item} is more than 100,000 seeds")
-        if last > MAX_SEED:
-            raise UsageError(f"seeds={value!r}: {last} is too large, the largest seed is {MAX_SEED}")
-        seeds += range(first, last + 1)
-    if not seeds:
-        raise UsageError("seeds: at least one is needed")
-    return list(dict.fromkeys(seeds))
-
-
-def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
-    """Read a class order: `seed`, `fixed`, or the classes themselves."""
-    if isinstance(value, str) and value in ("seed", "fixed"):
-        return value
-    try:
-        items = value.split(",") if isinstance(value, str) else list(value)
-        if not all(isinstance(item, (str, numbers.Integral)) for item in items):
-            raise ValueError("not all are integers")
-        return tuple(int(item) for item in items)
-    except (TypeError, ValueError):
-        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4") from None
-
-
-def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
-    if isinstance(settings, Mapping):
-        pairs = [(str(key), list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
-        if empty := [key for key, values in pairs if not values]:
-            raise UsageError(f"settings {empty[0]}: the list of values is empty")
-    else:
-        pairs = []
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            values = [part.strip() for part in value.split(",")]
-            if not equals or not all(values):
-                raise UsageError(f"cannot read --set {setting}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
-            pairs.append((key.strip(), values))
-    parsed: dict[str, dict[str, list[Any]]] = {}
-    for key, values in pairs:
-        name, dot, field_name = key.rpartition(".")
-        if not (dot and name and field_name):
-            raise UsageError(f"cannot read --set {key}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
-        if field_name in parsed.setdefault(name, {}):
-            raise UsageError(f"--set {key} is given twice: write a comma list for a grid")
-        parsed[name][field_name] = values
-    return parsed
 
 
 def _overrides(given: Mapping[str, Any], assigned: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -555,41 +487,3 @@ def _question(spec: Mapping[str, Any]) -> str:
     """Name what a spec asks for, whatever code answers it."""
     asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
     return json.dumps(asked, sort_keys=True)
-
-
-def check_device(device: str) -> str:
-    """Return the device to run on, "cpu" or "cuda:N"."""
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    match = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if device == "auto" else device)
-    if match is None:
-        raise UsageError(f"unknown device {device!r}: choose from auto, cpu, cuda, cuda:N")
-    if not torch.cuda.is_available():
-        raise UsageError(f"device {device!r}: PyTorch finds no CUDA device here; use --device cpu")
-    index = int(match[1] or 0)
-    if index >= torch.cuda.device_count():
-        raise UsageError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return f"cuda:{index}"
-
-
-def check_folder(folder: Path) -> None:
-    """Raise UsageError if a folder can't be made or written to; makes nothing."""
-    try:
-        existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-        if not existing.is_dir():
-            raise UsageError(f"the output folder {folder} cannot be made: {existing} is a file")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UsageError(f"the output folder {folder} cannot be written: no permission for {existing}")
-        with tempfile.TemporaryFile(dir=existing):
-            pass  # some file systems say no only when asked
-    except OSError as error:
-        raise UsageError(f"the output folder {str(folder)[:80]} cannot be used: {error.strerror or error}") from None
-
-
-def check_workers(jobs: int | None, device: str) -> int:
-    """Return how many runs go side by side: one per core, or one on a GPU, unless told."""
-    if jobs is None:
-        return 1 if device.startswith("cuda") else joblib.cpu_count()
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise UsageError(f"jobs={jobs}: at least one worker is needed")
-    return jobs

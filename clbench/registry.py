@@ -101,6 +101,10 @@ def find(kind: Kind, reference: str) -> type:
     place, colon, name = reference.rpartition(":")
     if not colon and reference.endswith(".py"):
         raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
+    if kind == "sequence" and not colon and "+" in reference:
+        from clbench.sequences import chain_sequence
+
+        return chain_sequence(reference)
     if not colon:
         raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, names(kind))}")
     if place.endswith(".py"):

@@ -20,6 +20,7 @@ from clbench.statistics import mean_interval
 from clbench.store import RunRecord
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 Rows = list[list[str]]  # the headings first; the first column is the method
@@ -48,13 +49,19 @@ def terminal_table(results: Results, comparison: Comparison) -> Table:
 
 def print_tables(results: Results) -> None:
     """Print a table per comparison to standard output."""
+    output = console()
+    for comparison in results.comparisons:
+        output.print(terminal_table(results, comparison))
+
+
+def console() -> Console:
+    """Return standard output for tables: nothing is folded in a pipe or a file."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal and console.width < 200:
-        console.width = 200  # nothing is folded in a pipe or a file
-    for comparison in results.comparisons:
-        console.print(terminal_table(results, comparison))
+    output = Console(highlight=False)
+    if not output.is_terminal and output.width < 200:
+        output.width = 200
+    return output
 
 
 def _metric_rows(results: Results, comparison: Comparison, names: Sequence[str]) -> Rows:

@@ -265,6 +265,8 @@ def _compare(records: Sequence[RunRecord], order: Sequence[str], warnings: list[
         where = ", ".join(place)
         settings = [_common(runs[0].spec) for alike in labels.values() for runs in alike.values()]
         mixed = [field for field in _differing(settings) if not field.startswith(OF_THE_METHOD)]
+        if _one_preset(runs[0].spec for alike in labels.values() for runs in alike.values()):
+            mixed = []  # its rows have terms of their own, and names for them
         groups = []
         for name in sorted(labels, key=lambda label: (ranks.get(label, len(ranks)), _natural(label))):
             alike = [labels[name][identity] for identity in sorted(labels[name])]
@@ -286,6 +288,11 @@ def _compare(records: Sequence[RunRecord], order: Sequence[str], warnings: list[
             warnings.append(f"{where}: methods were not run on equal terms, their labels say how: {', '.join(mixed)}")
         comparisons.append(Comparison(*place, groups))
     return comparisons
+
+
+def _one_preset(specs: Iterable[Mapping[str, Any]]) -> bool:
+    names = {(spec.get("preset") or {}).get("name") for spec in specs}
+    return len(names) == 1 and None not in names
 
 
 def _one_per_seed(runs: Sequence[RunRecord], where: str, warnings: list[str]) -> list[RunRecord]:
@@ -367,6 +374,16 @@ def _matrix(record: RunRecord, view: View) -> Array:
 
 def _final_accuracy(record: RunRecord, view: View) -> float:
     return metrics.average_accuracy(_matrix(record, view)) if record.ok else np.nan
+
+
+def final_accuracies(record: RunRecord) -> Array:
+    """Return a finished run's accuracy on each task after the last, in its scenario's primary view: [T]."""
+    return _matrix(record, metrics.primary_view(record.spec["scenario"]))[-1]
+
+
+def average_accuracy(record: RunRecord) -> float:
+    """Return a run's average accuracy in its scenario's primary view, NaN if it failed."""
+    return _final_accuracy(record, metrics.primary_view(record.spec["scenario"]))
 
 
 def _total(costs: Mapping[str, Any] | None, name: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from clbench import data
 from clbench.errors import UsageError
+from clbench.registry import did_you_mean
+from clbench.streams import stream
 
 ClassOrder = str | tuple[int, ...]  # "seed" | "fixed" | the classes themselves
 
@@ -454,6 +457,73 @@ def rotation_map(angle: float, size: int = 28) -> Tensor:
     numbers = torch.arange(1.0, size * size + 1).view(1, 1, size, size)  # exact in float32; 0 comes from outside
     turned = F.grid_sample(numbers, points.view(1, size, size, 2), mode="nearest", align_corners=False)
     return turned.flatten().long() - 1
+
+
+@dataclass(frozen=True)
+class _Chain(TaskSequence):
+    """Whole data sets one after another, each of them a task with all its classes.
+
+    The setting of Li & Hoiem (2017), table 1: the first data set is the old task, the second the new one. All are
+    scaled by the constants of the first, since a network's preprocessing is fixed when it is first trained.
+    """
+
+    scenario: ClassVar[str] = "task"
+    parts: ClassVar[tuple[type[_SplitDataSet], ...]]  # what is known of each data set
+    images: Annotated[int, Ge(1)] | None = None  # at most, of each data set, to train on; none: all
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        if class_order != "seed":
+            raise UsageError(f"{self.name} has no class order but that of its name: leave --class-order out")
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        fingerprints = [data.load_dataset(part.source, data_root).fingerprint for part in self.parts]
+        return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        scaling = (*self.parts[0].constants, self.parts[0].divisor)
+        tasks, start = [], 0
+        for index, part in enumerate(self.parts):
+            found = data.load_dataset(part.source, data_root)
+            train = _Part(found.train_images, found.train_labels, *scaling)
+            test = _Part(found.test_images, found.test_labels, *scaling)
+            rows, test_rows = torch.arange(len(train.labels)), torch.arange(len(test.labels))
+            if self.images is not None:
+                drawn = torch.randperm(len(rows), generator=stream(seed, "images", index))
+                rows = drawn[: self.images].sort().values
+            classes = tuple(range(start, start + part.n_classes))
+            tasks.append(
+                Task(index, classes, train.split(rows, train.labels[rows]), test.split(test_rows, test.labels))
+            )
+            start += part.n_classes
+        return tasks
+
+
+@cache
+def chain_sequence(name: str) -> type[TaskSequence]:
+    """Make the task sequence `mnist+fashion-mnist`: data sets of clbench.data, each a task, in the order of the name.
+
+    Its default model and budget are those of the first data set, split.
+    """
+    splits = (SplitDigits, SplitMNIST, SplitFashionMNIST, SplitCIFAR10, SplitCIFAR100)
+    known: dict[str, type[_SplitDataSet]] = {split.source: split for split in splits}
+    sources = name.split("+")
+    if len(sources) < 2 or not all(sources):
+        raise UsageError(f"cannot read {name!r}: join names of data sets with '+', as in mnist+fashion-mnist")
+    for source in sources:
+        if source not in known:
+            raise UsageError(f"unknown data set {source!r} in {name!r}{did_you_mean(source, known)}")
+        if sources.count(source) > 1:
+            raise UsageError(f"{name!r} names the data set {source} twice")
+    parts = tuple(known[source] for source in sources)
+    namespace = {
+        "__module__": __name__,
+        "__doc__": f"Whole data sets, each a task: {', then '.join(sources)}.",
+        "name": name,
+        "parts": parts,
+        "model": parts[0].model,
+        "budget": parts[0].budget,
+    }
+    return make_dataclass(name, (), bases=(_Chain,), namespace=namespace, frozen=True)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Intervals over seeds."""
+"""Intervals over seeds, paired differences, and p values of several tests."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,38 @@ class Interval(NamedTuple):
     std: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+
+
+class Paired(NamedTuple):
+    """The mean of paired differences, its 95 % interval, and the p value of Student's paired t test, two-sided."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(differences: ArrayLike) -> Paired:
+    """Test whether differences [n] are 0 on average; all but the mean are NaN where n = 1, p is 1 if all are 0."""
+    from scipy.stats import ttest_1samp  # slow to import
+
+    array = np.asarray(differences, dtype=np.float64)
+    interval = mean_interval(array)
+    if interval.n > 1 and np.ptp(array) == 0:
+        p = float(array[0] == 0)
+    else:
+        p = float(ttest_1samp(array, 0.0).pvalue) if interval.n > 1 else np.nan
+    return Paired(float(interval.mean), float(interval.low), float(interval.high), p)
+
+
+def holm(p: Sequence[float], tests: int | None = None) -> list[float]:
+    """Adjust p values by Holm's step-down method for `tests` tests, those not among them taken to have p = 1."""
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
+    if not p:
+        return []
+    padded = [*p, *[1.0] * ((tests or 0) - len(p))]
+    return [float(value) for value in multipletests(padded, method="holm")[1][: len(p)]]
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:

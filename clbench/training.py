@@ -43,8 +43,8 @@ class Training:
     predict_over: Literal["seen", "all"] = "seen"  # outputs that compete in the task-agnostic view
     warmup_epochs: Annotated[int, Ge(0)] = 0  # first epochs from the second task on: only the new block trains
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of each task's training images kept for `patience`
-    # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is divided
-    # by ten, then training stops; the epochs are the most there can be
+    # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is
+    # divided by ten, then training stops; the epochs are the most there can be
     patience: Annotated[int, Ge(1)] | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Training:
             raise UsageError(f"warmup_epochs={self.warmup_epochs} leaves nothing of the budget of {self.epochs} epochs")
         if (self.patience is None) != (self.held_out == 0):
             raise UsageError(
-                f"patience={self.patience} held_out={self.held_out}: stopping needs both, images held out and a patience"
+                f"patience={self.patience} held_out={self.held_out}: stopping needs a patience and images held out"
             )
 
 
@@ -227,7 +227,8 @@ class _Sequence:
                 recorded = in_chunks(model.features, split)
             torch.manual_seed(stream_seed(self.seed, "dropout", task.index, epoch))
             augmentation = stream(self.seed, "augmentation", task.index, epoch)
-            steps = plan.draw(stream(self.seed, "batches", task.index, epoch), plan.total_steps - updates)
+            order = stream(self.seed, "batches", task.index, epoch)
+            steps = plan.draw_newest(order) if plateau.warming else plan.draw(order, plan.total_steps - updates)
             device_steps = _to_device(steps, self.device)
             loss_sum = torch.zeros((), device=self.device)
             hit_sum: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -399,13 +400,18 @@ class Plan:
         self.total_steps = training.iterations or self.per_epoch * (training.epochs or 0)
         self.epochs = math.ceil(self.total_steps / self.per_epoch)
 
+    def draw_newest(self, generator: torch.Generator) -> list[Tensor]:
+        """Draw the rows of each step of one epoch over the newest task alone, as if there were no others."""
+        order = sum(self.sizes[:-1]) + torch.randperm(self.sizes[-1], generator=generator)
+        steps = list(order.split(self.batch_size))
+        return steps[:-1] if self.drop_last and len(steps[-1]) < self.batch_size else steps
+
     def draw(self, generator: torch.Generator, most: int) -> list[Tensor]:
         """Draw the rows of each step of one epoch, at most `most` steps."""
         steps = min(self.per_epoch, most)
         if self.beside is not None:
-            old = sum(self.sizes[:-1])
-            new = (old + torch.randperm(self.sizes[-1], generator=generator)).split(self.batch_size)[:steps]
-            joining = _rounds(old, steps * self.beside, generator).view(steps, self.beside)
+            new = self.draw_newest(generator)[:steps]
+            joining = _rounds(sum(self.sizes[:-1]), steps * self.beside, generator).view(steps, self.beside)
             return [torch.cat([own, more]) for own, more in zip(new, joining, strict=True)]
         if not self.equal_shares:
             order = torch.randperm(sum(self.sizes), generator=generator)

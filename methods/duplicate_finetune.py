@@ -2,8 +2,8 @@
 
     minimise  CE(ŷ_n, y_n)  over a copy of θ_s, and θ_n
 
-Li & Hoiem 2017, arXiv 1606.09282, section 2 and table 1. The copy starts from the network of the task before. Nothing is
-forgotten, memory grows with the number of tasks, and the task's name must be known.
+Li & Hoiem 2017, arXiv 1606.09282, section 2 and table 1. The copy starts from the network of the task before. Nothing
+is forgotten, memory grows with the number of tasks, and the task's name must be known.
 """
 
 import copy

@@ -10,6 +10,7 @@ a time, and the factor ½. There is a term per old task; they are kept as one qu
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -29,8 +30,8 @@ class EWC(QuadraticPenalty):
     name: ClassVar[str] = "ewc"
     strength: Annotated[float, Ge(0)] = 100.0  # λ
     half: bool = True  # λ/2, as in the paper; false: λ (Hsu et al. 2018)
-    # y in the Fisher information. sampled: drawn from the network's own distribution; argmax: its likeliest (Hsu, van de
-    # Ven); true: the data's (the 'empirical' Fisher, Avalanche); exact: the expectation over that distribution
+    # y in the Fisher information. sampled: drawn from the network's own distribution; argmax: its likeliest (Hsu, van
+    # de Ven); true: the data's (the 'empirical' Fisher, Avalanche); exact: the expectation over that distribution
     label: Literal["sampled", "argmax", "true", "exact"] = "sampled"
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is squared; 1: one at a time, as defined
     samples: Annotated[int, Ge(1)] | None = None  # images that it is estimated on, drawn at random; none: all
@@ -49,16 +50,15 @@ class EWC(QuadraticPenalty):
         first = 0 if self.run.scenario == "domain" else model.columns(task.index).start - outputs.start
         total: Weights | None = None
         for scores in self._scores(images, task.index, first, outputs.stop - outputs.start):
-            order = self.run.stream("fisher batches", task.index)
-            total = add(total, importance(model, images, outputs, scores, torch.square, self.batch, order))
+            batches = self.run.stream("fisher batches", task.index)
+            total = add(total, importance(model, images, outputs, scores, torch.square, self.batch, batches))
         assert total is not None
         return total
 
     def _scores(self, images: Split, task: int, first: int, classes: int) -> Iterator[Scores]:
         """Yield log p(y | x) per sample, for each way to choose y; the squares of their gradients are summed."""
         if self.label == "exact":
-            for c in range(classes):
-                yield lambda z, rows, c=c: _weighted(z.log_softmax(1)[:, c])
+            yield from (partial(_weighted, c) for c in range(classes))
             return
         uniform = torch.rand(len(images), generator=self.run.stream("fisher labels", task)).to(images.y.device)
 
@@ -75,6 +75,7 @@ class EWC(QuadraticPenalty):
         yield score
 
 
-def _weighted(logs: Tensor) -> Tensor:
-    """Scale log p(c) so that the square of its gradient is weighted by p(c)."""
+def _weighted(c: int, z: Tensor, rows: Tensor) -> Tensor:
+    """Return log p(c), scaled so that the square of its gradient is weighted by p(c)."""
+    logs = z.log_softmax(1)[:, c]
     return (logs.detach() / 2).exp() * logs

@@ -11,10 +11,11 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
-from clbench.methods.ewc import EWC
 from clbench.model import ExpandingHeadModel
 from clbench.penalty import Quadratic, add, snapshot
 from clbench.sequences import Task
+
+from .ewc import EWC
 
 
 @dataclass

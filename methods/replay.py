@@ -32,8 +32,8 @@ class Replay(Method):
     # random: drawn at the end of a task, earlier ones cut down to make room; reservoir: every image seen so far is as
     # likely to be there (Vitter 1985)
     choice: Literal["random", "reservoir"] = "random"
-    # beside: each batch of new images is joined by old ones; concatenate: the memory, repeated until it is about as large
-    # as the new task's data, is shuffled with these, so that there are more updates (Hsu et al. 2018)
+    # beside: each batch of new images is joined by old ones; concatenate: the memory, repeated until it is about as
+    # large as the new task's data, is shuffled with these, so that there are more updates (Hsu et al. 2018)
     mode: Literal["beside", "concatenate"] = "beside"
     share: Annotated[float, Gt(0), Lt(1)] = 0.5  # of the images of a step that are old ones, in mode=beside
     # images: all weigh the same; tasks: with n tasks so far the new images weigh 1/n together, the old ones 1 − 1/n

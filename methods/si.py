@@ -24,7 +24,8 @@ class SI(QuadraticPenalty):
 
     name: ClassVar[str] = "si"
     damping: Annotated[float, Gt(0)] = 0.1  # ξ
-    # which loss g is the gradient of. task: without the penalty (the paper, Hsu et al. 2018); total: with it (van de Ven)
+    # the loss that g is the gradient of. task: without the penalty (the paper, Hsu et al. 2018); total: with it (van de
+    # Ven)
     path: Literal["task", "total"] = "task"
     clip: bool = False  # negative importances of a task become 0
 

@@ -1,0 +1,129 @@
+"""What was typed → values: seeds, class orders, settings, device, folder, workers. Needs nothing of a sweep."""
+
+from __future__ import annotations
+
+import numbers
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+
+from clbench.errors import UsageError
+
+MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
+
+
+def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
+    """Read seeds: a count n (0…n−1), a list `0,4,9`, ranges `10-19`, or a sequence of integers."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, bool) or not isinstance(value, (int, str, Sequence, range)):
+        raise UsageError(f"seeds={value!r}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19")
+    if isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value)):
+        count = int(value)
+        if count < 1:
+            raise UsageError(f"seeds={count}: at least one seed is needed (5 means 0…4)")
+        if count > 100_000:
+            raise UsageError(
+                f"seeds={count} is a number of seeds, 0…{count - 1}: for a single seed write {count}-{count}"
+            )
+        return list(range(count))
+    seeds: list[int] = []
+    for item in value.split(",") if isinstance(value, str) else value:
+        single = isinstance(item, numbers.Integral) and not isinstance(item, bool)
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item)) if single or isinstance(item, str) else None
+        if match is None:
+            raise UsageError(f"seeds={value!r}: cannot read {item!r}; write 5, 0,4,9 or 10-19")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"seeds={value!r}: the range {item} runs backwards")
+        if last - first >= 100_000:
+            raise UsageError(f"seeds={value!r}: {item} is more than 100,000 seeds")
+        if last > MAX_SEED:
+            raise UsageError(f"seeds={value!r}: {last} is too large, the largest seed is {MAX_SEED}")
+        seeds += range(first, last + 1)
+    if not seeds:
+        raise UsageError("seeds: at least one is needed")
+    return list(dict.fromkeys(seeds))
+
+
+def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
+    """Read a class order: `seed`, `fixed`, or the classes themselves."""
+    if isinstance(value, str) and value in ("seed", "fixed"):
+        return value
+    try:
+        items = value.split(",") if isinstance(value, str) else list(value)
+        if not all(isinstance(item, (str, numbers.Integral)) for item in items):
+            raise ValueError("not all are integers")
+        return tuple(int(item) for item in items)
+    except (TypeError, ValueError):
+        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4") from None
+
+
+def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
+    if isinstance(settings, Mapping):
+        pairs = [(str(key), list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
+        if empty := [key for key, values in pairs if not values]:
+            raise UsageError(f"settings {empty[0]}: the list of values is empty")
+    else:
+        pairs = []
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            values = [part.strip() for part in value.split(",")]
+            if not equals or not all(values):
+                raise UsageError(f"cannot read --set {setting}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
+            pairs.append((key.strip(), values))
+    parsed: dict[str, dict[str, list[Any]]] = {}
+    for key, values in pairs:
+        name, dot, field_name = key.rpartition(".")
+        if not (dot and name and field_name):
+            raise UsageError(f"cannot read --set {key}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
+        if field_name in parsed.setdefault(name, {}):
+            raise UsageError(f"--set {key} is given twice: write a comma list for a grid")
+        parsed[name][field_name] = values
+    return parsed
+
+
+def check_device(device: str) -> str:
+    """Return the device to run on, "cpu" or "cuda:N"."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    match = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if device == "auto" else device)
+    if match is None:
+        raise UsageError(f"unknown device {device!r}: choose from auto, cpu, cuda, cuda:N")
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {device!r}: PyTorch finds no CUDA device here; use --device cpu")
+    index = int(match[1] or 0)
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return f"cuda:{index}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError if a folder can't be made or written to; makes nothing."""
+    try:
+        existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"the output folder {folder} cannot be made: {existing} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"the output folder {folder} cannot be written: no permission for {existing}")
+        with tempfile.TemporaryFile(dir=existing):
+            pass  # some file systems say no only when asked
+    except OSError as error:
+        raise UsageError(f"the output folder {str(folder)[:80]} cannot be used: {error.strerror or error}") from None
+
+
+def check_workers(jobs: int | None, device: str) -> int:
+    """Return how many runs go side by side: one per core, or one on a GPU, unless told."""
+    if jobs is None:
+        return 1 if device.startswith("cuda") else joblib.cpu_count()
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise UsageError(f"jobs={jobs}: at least one worker is needed")
+    return jobs
