@@ -52,8 +52,8 @@ def run(
 ) -> Results:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
-    `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are all, `sequence` is
-    split-digits and `seeds` are 0 to 4, or what the preset says. Raises UsageError, before any training, for
+    `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are "core", `sequence`
+    is split-digits and `seeds` are 0 to 4, or what the preset says. Raises UsageError, before any training, for
     anything that cannot be done; a run that fails is in the results' `failed`.
     """
     from clbench.planning import plan

@@ -61,7 +61,7 @@ def options(
 def run(
     methods: Annotated[
         str | None,
-        typer.Option(metavar="NAME[@FIELD=VALUE…],…", help="Methods to compare. Default: all, every built-in one."),
+        typer.Option(metavar="NAME[@FIELD=VALUE…],…", help="Methods to compare; 'all', or 'core', the default."),
     ] = None,
     seeds: Annotated[
         str | None,
@@ -206,6 +206,10 @@ def verify(
         str | None, typer.Option(metavar="NAME", help="Backbone, where the preset leaves it open.")
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Seeds 0 to N − 1.")] = 10,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME.FIELD=VALUE", help="A setting in place of the preset's; it is recorded."),
+    ] = None,
     controls: Annotated[
         bool, typer.Option("--controls", help="Run the preset's faults too: they should not agree.")
     ] = False,
@@ -230,6 +234,7 @@ def verify(
         controls=controls,
         sequence=sequence,
         model=model,
+        settings=set_ or (),
         scenario=scenario,
         seeds=seeds,
         device=device,

@@ -129,6 +129,7 @@ class Method:
 
     name: ClassVar[str]
     scenarios: ClassVar[frozenset[str]] = frozenset(SCENARIOS)  # those that it is defined for
+    core: ClassVar[bool] = False  # whether it is one of `--methods core`, what every comparison needs
     memory: ClassVar[bool] = False  # whether it asks for the data of earlier tasks
     run: Run = field(init=False, repr=False, compare=False)  # set by `begin`
 

@@ -56,7 +56,7 @@ def plan(
 ) -> Sweep:
     """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained.
 
-    What is None is the preset's, where there is one, or else the default: all methods, split-digits, seeds 0 to 4.
+    What is None is the preset's, where there is one, or else the default: core methods, split-digits, seeds 0 to 4.
     """
     chosen = None if preset is None else preset if isinstance(preset, Preset) else presets.load(preset)
     if chosen is None and rows is not None:
@@ -83,7 +83,7 @@ def plan(
 
     notes: list[str] = []
     if chosen is None:
-        points = _points("all" if methods is None else methods, request, notes)
+        points = _points("core" if methods is None else methods, request, notes)
     else:
         points = _points_of_preset(
             chosen, chosen.choose(None if rows is None else _items(rows), controls), request, notes
@@ -123,8 +123,13 @@ class _Request:
 def _points(methods: str | Sequence[str | type], request: _Request, notes: list[str]) -> list[_Point]:
     """Return the runs of methods × sequences × scenarios × models × seeds."""
     items = _items(methods)
-    named = request.choices("method", [item for item in items if item != "all"])
-    every = request.choices("method", sorted(registry.builtin("method")) * ("all" in items))
+    groups = {"all": lambda cls: True, "core": lambda cls: cls.core}
+    wanted = [groups[item] for item in items if item in groups]
+    named = request.choices("method", [item for item in items if item not in groups])
+    every = request.choices(
+        "method",
+        sorted(name for name, cls in registry.builtin("method").items() if any(belongs(cls) for belongs in wanted)),
+    )
     order = request.class_order or "seed"
     model_choices = None if request.model is None else request.choices("model", _items(request.model))
     points = []

@@ -28,7 +28,7 @@ class EWC(QuadraticPenalty):
     """Elastic weight consolidation: a pull towards the weights after each old task, by its Fisher information"""
 
     name: ClassVar[str] = "ewc"
-    strength: Annotated[float, Ge(0)] = 100.0  # λ
+    strength: Annotated[float, Ge(0)] = 1000.0  # λ
     half: bool = True  # λ/2, as in the paper; false: λ (Hsu et al. 2018)
     # y in the Fisher information. sampled: drawn from the network's own distribution; argmax: its likeliest (Hsu, van
     # de Ven); true: the data's (the 'empirical' Fisher, Avalanche); exact: the expectation over that distribution

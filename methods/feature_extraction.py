@@ -21,6 +21,7 @@ class FeatureExtraction(Method):
     """Freeze the backbone after the first task and train only the newest block of the head"""
 
     name: ClassVar[str] = "feature-extraction"
+    core: ClassVar[bool] = True
 
     def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
         return model.parameters() if task.index == 0 else model.newest.parameters()

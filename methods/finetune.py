@@ -16,3 +16,4 @@ class Finetune(Method):
     """Fine-tuning on each task in turn: the network forgets freely"""
 
     name: ClassVar[str] = "finetune"
+    core: ClassVar[bool] = True

@@ -19,6 +19,7 @@ class Joint(Method):
     """Training on all tasks seen so far together, from the initial weights each time"""
 
     name: ClassVar[str] = "joint"
+    core: ClassVar[bool] = True
     memory: ClassVar[bool] = True
     mode: Literal["cumulative", "incremental", "final"] = (
         "cumulative"  # weights: anew each task, carried on, once at the end

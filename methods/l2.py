@@ -7,7 +7,9 @@ Hsu et al. 2018, arXiv 1810.12488.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
 
 from clbench.model import ExpandingHeadModel
 from clbench.penalty import Quadratic, QuadraticPenalty, snapshot
@@ -19,6 +21,7 @@ class L2(QuadraticPenalty):
     """L2 pull towards the weights after the task before, all alike"""
 
     name: ClassVar[str] = "l2"
+    strength: Annotated[float, Ge(0)] = 0.01  # λ
 
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
         self.quadratic = Quadratic(snapshot(model), None)

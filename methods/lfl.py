@@ -25,7 +25,7 @@ class LFL(Method):
     """Less-forgetting learning: keep the features of new images where the old network had them"""
 
     name: ClassVar[str] = "lfl"
-    weight: Annotated[float, Ge(0)] = 1e-3  # λ_e
+    weight: Annotated[float, Ge(0)] = 0.01  # λ_e
     freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block
 
     def begin(self, run: Run) -> None:

@@ -30,6 +30,7 @@ class LwF(Method):
     """Learning without Forgetting: distil the old network's responses to the new task's images"""
 
     name: ClassVar[str] = "lwf"
+    core: ClassVar[bool] = True
     temperature: Annotated[float, Gt(0)] = 2.0  # T
     weight: Annotated[float, Ge(0)] = 1.0  # λ_o
     # auto: a softmax per old task in `task`, one over all old classes in `class`; padded: old probabilities, padded

@@ -24,6 +24,7 @@ class MAS(QuadraticPenalty):
     """Memory aware synapses: a pull by how much each weight moves the outputs"""
 
     name: ClassVar[str] = "mas"
+    strength: Annotated[float, Ge(0)] = 0.03  # λ
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is taken before the absolute value (Hsu: 128)
 

@@ -24,6 +24,7 @@ class Scratch(Method):
     """A new network for each task"""
 
     name: ClassVar[str] = "scratch"
+    core: ClassVar[bool] = True
     networks: Literal["latest", "per-task"] = "latest"
 
     def check(self, scenario: Scenario, training: Training) -> None:
