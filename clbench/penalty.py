@@ -25,7 +25,7 @@ class Quadratic:
 
     anchor: Weights  # θ*
     importance: Weights | None  # Ω; None: all 1
-    constant: float = 0.0
+    constant: Tensor | float = 0.0
 
     def plus(self, other: Quadratic) -> Quadratic:
         """Return the sum of two quadratics, which is one: Ω = Ω₁ + Ω₂ around the weighted mean of the two anchors."""
@@ -38,7 +38,7 @@ class Quadratic:
             shift = other.anchor[name] - self.anchor[name]
             share = torch.where(total[name] > 0, old / total[name], 0.0)
             anchor[name] = other.anchor[name] - share * shift
-            constant += (share * new * shift.square()).sum().item()
+            constant = constant + (share * new * shift.square()).sum()
         return Quadratic(anchor, total, constant)
 
 

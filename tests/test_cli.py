@@ -179,7 +179,7 @@ def test_bad_input_is_one_clear_line(line: str, tmp_path: Path, monkeypatch: pyt
 def test_bad_input_ends_with_exit_code_2_and_no_traceback(tmp_path: Path) -> None:
     run = clbench("run", "--methods", "lfw", cwd=tmp_path)
     assert run.returncode == 2
-    assert run.stderr == "clbench: error: unknown method 'lfw', did you mean lwf?\n"
+    assert run.stderr == "clbench: error: unknown method 'lfw', did you mean lwf or lfl?\n"
     assert run.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
