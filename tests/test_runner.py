@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from clbench import registry
 from clbench.errors import UsageError
 from clbench.method import Batch, Criterion, Method
 from clbench.model import ExpandingHeadModel
-from clbench.planning import parse_class_order, parse_seeds, parse_settings, plan
+from clbench.parsing import parse_class_order, parse_seeds, parse_settings
+from clbench.planning import plan
 from clbench.runner import Sweep
 from clbench.store import RunRecord, Store
 
@@ -175,15 +177,24 @@ def test_saved_models_have_the_weights_of_the_record(tmp_path: Path) -> None:
     assert len(plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path / "second", save_models=True).missing) == 1
 
 
+CORE = ["feature-extraction", "finetune", "joint", "lwf", "scratch"]
+
+
+def test_core_methods_are_the_default(tmp_path: Path) -> None:
+    assert plan(seeds=1, out=tmp_path).labels == plan("core", seeds=1, out=tmp_path).labels == CORE
+    assert plan("ewc,core", seeds=1, out=tmp_path).labels == [*CORE, "ewc"]
+    assert plan("core,all", seeds=1, out=tmp_path).labels == registry.names("method")
+
+
 def test_all_methods_and_those_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from clbench.methods.lwf import LwF
 
     monkeypatch.setattr(LwF, "scenarios", frozenset({"task"}))
     sweep = plan("all", seeds=1, scenario="domain", out=tmp_path)
-    assert sweep.labels == ["feature-extraction", "finetune", "joint", "scratch"]
-    assert sweep.notes == ["left out, not defined for the scenario domain: lwf"]
+    assert sweep.labels == [name for name in registry.names("method") if name not in ("lwf", "duplicate-finetune")]
+    assert sweep.notes == ["left out, not defined for the scenario domain: duplicate-finetune, lwf"]
     with_more = plan("lwf@weight=2,all", seeds=1, out=tmp_path)
-    assert with_more.labels == ["feature-extraction", "finetune", "joint", "lwf", "scratch", "lwf@weight=2"]
+    assert with_more.labels == [*registry.names("method"), "lwf@weight=2"]
     with pytest.raises(UsageError, match="lwf is not defined for the scenario domain"):
         plan("lwf", seeds=1, scenario="domain", out=tmp_path)
 
