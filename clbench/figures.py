@@ -277,7 +277,7 @@ def draw(kind: str, comparison: Comparison, labels: Sequence[str]) -> Figure:
     with rc_context(look_of_paper()):
         figure = _figure_class()(layout="constrained")
         what.lay_out(figure, comparison.accuracy(), seeds, _styles(labels))
-        width = int(figure.get_size_inches()[0] / 0.068)
+        width = int(figure.get_size_inches()[0] / 0.076)
         heading = [
             _wrap(what.title, width),
             _wrap(comparison.title, width),
