@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -113,7 +114,7 @@ def importance(
 
     `scores` maps the outputs in `outputs` of samples to a number each; `measure` is torch.square or torch.abs. With
     `batch` > 1 it is applied to the gradient of the mean score over that many samples, drawn in an order of the
-    generator's, and the mean is over batches, each weighing as much as its samples.
+    generator's, and the mean is over batches, a last smaller one included.
     """
     total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     rows = torch.arange(len(split))
@@ -128,7 +129,7 @@ def importance(
     try:
         for chunk in rows.to(split.y.device).split(size):
             for name, value in one_chunk(model, split.batch(chunk), chunk, outputs, scores, measure).items():
-                total[name] += value / len(split)
+                total[name] += value / math.ceil(len(split) / batch)
     finally:
         for parameter, mode in zip(model.parameters(), modes, strict=True):
             parameter.requires_grad_(mode)
@@ -138,12 +139,12 @@ def importance(
 def _of_batch(
     model: ExpandingHeadModel, x: Tensor, rows: Tensor, outputs: slice, scores: Scores, measure: Measure
 ) -> Weights:
-    """Return n · measure(gradient of the mean score of n samples)."""
+    """Return measure(gradient of the mean score of these samples)."""
     with torch.enable_grad():
         loss = scores(model(x)[:, outputs], rows).mean()
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {n: len(x) * measure(g) for n, g in zip(names, gradients, strict=True) if g is not None}
+    return {n: measure(g) for n, g in zip(names, gradients, strict=True) if g is not None}
 
 
 def _is_plain(backbone: nn.Module) -> bool:
