@@ -168,9 +168,9 @@ def _points_of_preset(preset: Preset, rows: Sequence[Row], request: _Request, no
             default = chosen.instance.model
             models, remodelled = _of_preset("model", preset.model, request.model, default, scenario, request)
             for row, variant in itertools.product(there, request.overrides):
-                training = {**presets.at(preset.training, scenario), **presets.at(row.training, scenario)}
-                budget = resolve_training(chosen.instance.budget, {**training, **variant}, notes)
-                asked = resolve_training(chosen.instance.budget, training, [])
+                shared = resolve_training(chosen.instance.budget, presets.at(preset.training, scenario), notes)
+                asked = resolve_training(vars(shared), presets.at(row.training, scenario), notes)
+                budget = resolve_training(vars(asked), variant, notes)
                 own = presets.at(row.fields, scenario)
                 (plain,) = _choices("method", [row.method], {}, set(), own)
                 for choice in request.choices("method", [row.method], own):
@@ -351,9 +351,9 @@ def _overrides(given: Mapping[str, Any], assigned: Mapping[str, list[Any]]) -> l
 def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], notes: list[str]) -> Training:
     """Put the user's settings over a sequence's default budget."""
     values = {**registry.defaults(Training), **budget, **override}
-    if "iterations" in override:
+    if "iterations" in override and "epochs" not in override:
         values["epochs"] = None
-    elif "epochs" in override:
+    elif "epochs" in override and "iterations" not in override:
         values["iterations"] = None
     if values["optimizer"] != budget.get("optimizer", "sgd"):
         if "momentum" not in override:

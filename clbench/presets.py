@@ -6,6 +6,7 @@ scenario, `{ task = 100, domain = 100, class = 600 }`: a scenario that it leaves
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -128,7 +129,7 @@ def load(reference: str | Path) -> Preset:
     path = Path(reference).expanduser()
     if path.suffix != ".toml":
         if str(reference) not in names():
-            hint = f": there is a file {path}.toml, name it so" if path.with_name(f"{path.name}.toml").is_file() else ""
+            hint = f": there is a file {path}.toml, name it so" if os.path.isfile(f"{path}.toml") else ""
             raise UsageError(f"unknown preset {str(reference)!r}{hint or did_you_mean(str(reference), names())}")
         path = FOLDER / f"{reference}.toml"
     try:
@@ -147,7 +148,7 @@ def load(reference: str | Path) -> Preset:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Input ")
-        raise UsageError(f"the preset {reference} is wrong at {place}: the value {reason}") from None
+        raise UsageError(f"the preset {reference} is wrong at {place}: {reason[0].lower()}{reason[1:]}") from None
     preset = replace(preset, rows=[_completed(row, preset) for row in preset.rows])
     _check(preset)
     return preset
@@ -184,8 +185,8 @@ def _check(preset: Preset) -> None:
         raise wrong("it has no rows")
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise wrong(f"two rows are called {twice[0]!r}")
-    if odd := [label for label in labels if not label.strip() or "," in label]:
-        raise wrong(f"the row {odd[0]!r}: a label is not empty and has no comma, so that --rows can name it")
+    if odd := [label for label in labels if not label or label != label.strip() or "," in label]:
+        raise wrong(f"the row {odd[0]!r}: a label has no comma and no space at its ends, so that --rows can name it")
     if preset.sequence and not isinstance(preset.sequence.get("name"), str):
         raise wrong("[sequence] has no name")
     if not isinstance(preset.model.get("name", ""), str):
