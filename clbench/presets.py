@@ -186,7 +186,7 @@ def _check(preset: Preset) -> None:
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise wrong(f"two rows are called {twice[0]!r}")
     if odd := [label for label in labels if not label or label != label.strip() or "," in label]:
-        raise wrong(f"the row {odd[0]!r}: a label is not empty, has no comma and no space at its ends: --rows must find it")
+        raise wrong(f"the row {odd[0]!r}: a label is not empty, has no comma and no space at its ends")
     if preset.sequence and not isinstance(preset.sequence.get("name"), str):
         raise wrong("[sequence] has no name")
     if not isinstance(preset.model.get("name", ""), str):
