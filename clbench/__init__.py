@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clbench.results import Results
+    from clbench.verification import Verification
 
-__all__ = ["NUMBERS", "__version__", "load", "run"]
+__all__ = ["NUMBERS", "__version__", "load", "run", "verify"]
 __version__ = version("clbench")
 NUMBERS = 1  # raised with every 'Changed numbers' entry in the changelog; part of every record's key
 
@@ -91,6 +92,53 @@ def run(
         for record in sweep.run():
             progress.landed(record)
     return Results(sweep.records, order=sweep.labels)
+
+
+def verify(
+    preset: str | Path,
+    *,
+    rows: str | Sequence[str] | None = None,
+    scenario: str | Sequence[str] | None = None,
+    sequence: str | type | None = None,
+    model: str | type | None = None,
+    seeds: int = 10,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    controls: bool = False,
+    jobs: int | None = None,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    out: str | Path = "results/runs",
+    quiet: bool = False,
+) -> Verification:
+    """Compare a preset's rows with what was published for them, as `clbench verify` does; only records are written.
+
+    The result's `frame` has a line per row and scenario, `disagreeing` the rows that do not agree. Raises UsageError,
+    before any training, for anything that cannot be done.
+    """
+    from clbench.planning import plan
+    from clbench.presets import load as load_preset
+    from clbench.progress import Progress
+    from clbench.verification import compare
+
+    chosen = load_preset(preset)
+    sweep = plan(
+        preset=chosen,
+        rows=rows,
+        controls=controls,
+        scenario=scenario,
+        sequence=sequence,
+        model=model,
+        seeds=seeds,
+        settings=settings,
+        device=device,
+        data_root=data_root,
+        out=out,
+        jobs=jobs,
+    )
+    with Progress(sweep, quiet) as progress:
+        for record in sweep.run():
+            progress.landed(record)
+    return compare(chosen, sweep.records)
 
 
 def load(folder: str | Path = "results/runs") -> Results:

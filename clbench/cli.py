@@ -224,8 +224,7 @@ def verify(
     """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
     from clbench.planning import plan
     from clbench.presets import load
-    from clbench.verify import print_verification
-    from clbench.verify import verify as compare
+    from clbench.verification import compare, print_verification
 
     chosen = load(preset)
     sweep = plan(

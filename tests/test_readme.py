@@ -50,12 +50,17 @@ def test_the_method_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 COMMANDS = [line.split("#")[0].strip() for block in code_blocks() for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith(("clbench run", "clbench list"))])
+@pytest.mark.parametrize(
+    "command", [line for line in COMMANDS if line.startswith(("clbench run", "clbench list", "clbench verify"))]
+)
 def test_every_command_in_the_readme_is_understood(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    command = command.replace("clbench verify", "clbench run --preset")  # the same options, and a dry run
     if "--data-root" in command:
         command = re.sub(r"--data-root \S+", f"--data-root {request.getfixturevalue('data_root')}", command)
+    elif "--preset" in command:
+        request.getfixturevalue("data_root")
     monkeypatch.chdir(tmp_path)
     for block in code_blocks("python"):
         if block.startswith("# pull.py"):

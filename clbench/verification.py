@@ -128,7 +128,7 @@ class Verification:
         first, *others = published.kinds
         for kind in (first, *others):
             if np.isnan(line[f"low_{kind}"]):
-                cells += ["–"] * (3 if kind == first else 1)
+                cells += ["–", "–", line["verdict"]] if kind == first else ["–"]
                 continue
             interval = f"[{_signed(line[f'low_{kind}'])}, {_signed(line[f'high_{kind}'])}]"
             if kind == first:
@@ -195,7 +195,7 @@ HEADINGS = ["row", "scenario", "ours", "theirs", "difference", "could see", "ver
 KINDS = {"sd": "a standard deviation", "sem": "a standard error"}
 
 
-def verify(preset: Preset, records: Sequence[RunRecord]) -> Verification:
+def compare(preset: Preset, records: Sequence[RunRecord]) -> Verification:
     """Compare records of a preset's runs with what was published; records of other runs are left aside."""
     groups: dict[Key, list[RunRecord]] = {}
     overridden: dict[str, None] = {}

@@ -15,7 +15,7 @@ from clbench.cli import app
 from clbench.presets import Preset, Published, Row
 from clbench.statistics import holm, paired
 from clbench.store import RunRecord
-from clbench.verify import verify, welch
+from clbench.verification import compare, welch
 
 THEIRS = np.array([70.1, 68.3, 72.9, 69.0, 71.2, 66.8, 70.3, 73.5])
 OURS = np.array([66.2, 69.9, 67.1, 64.0, 68.8])
@@ -111,7 +111,7 @@ def runs(row: str, *per_cent: float) -> list[RunRecord]:
 
 def test_rows_that_agree_and_rows_that_do_not() -> None:
     mine = preset(near=(70.0, 1.0), far=(60.0, 1.0))
-    found = verify(mine, [*runs("near", 69.5, 70.5, 70.0), *runs("far", 69.5, 70.5, 70.0)])
+    found = compare(mine, [*runs("near", 69.5, 70.5, 70.0), *runs("far", 69.5, 70.5, 70.0)])
     assert found.frame["verdict"].tolist() == ["agrees", "DISAGREES"]
     assert found.disagreeing == ["far, task"]
     line = found.frame.iloc[1]
@@ -122,7 +122,7 @@ def test_rows_that_agree_and_rows_that_do_not() -> None:
 def test_an_unstated_error_is_read_both_ways_and_the_first_decides() -> None:
     values = (68.9, 69.1, 69.0, 68.8, 69.2)
     mine = preset("unstated", row=(70.0, 0.9))
-    found = verify(mine, runs("row", *values))
+    found = compare(mine, runs("row", *values))
     line = found.frame.iloc[0]
     assert line["p_sd"] < 0.05 < line["p_sem"]
     assert line["verdict"] == "DISAGREES"
@@ -135,7 +135,7 @@ def test_what_cannot_be_compared_is_said() -> None:
     mine = preset(one=(70.0, 1.0), other=(70.0, 1.0))
     mine = Preset(**{**vars(mine), "rows": [*mine.rows, Row(label="unpublished", method="finetune")]})
     records = [*runs("one", 70.0), record("one", 1, None), *runs("unpublished", 50.0, 51.0)]
-    found = verify(mine, records)
+    found = compare(mine, records)
     assert found.frame[["row", "n", "failed", "verdict"]].to_numpy().tolist() == [
         ["one", 1, 1, "too few runs"],
         ["unpublished", 2, 0, "no published number"],
@@ -151,7 +151,7 @@ def test_records_of_other_presets_are_left_aside_and_overrides_are_told() -> Non
     alone = record("row", 6, 0.1)
     alone.spec["preset"] = None
     changed = [record("row", seed, 0.7 + seed / 100, {"training.epochs": 1}) for seed in range(3)]
-    found = verify(mine, [*changed, stranger, alone])
+    found = compare(mine, [*changed, stranger, alone])
     assert found.frame["n"].tolist() == [3]
     assert "Not as in the preset: training.epochs = 1." in found.markdown()
 
@@ -199,6 +199,18 @@ def command(folder: Path, published: float, *options: str) -> Any:
     return CliRunner().invoke(app, ["verify", str(path), "--seeds", "3", "--out", str(folder / "runs"), *options])
 
 
+def test_too_few_runs_are_said_in_the_table() -> None:
+    found = compare(preset("unstated", row=(70.0, 1.0)), runs("row", 70.0))
+    assert found.table()[1] == ["row", "task", "70.00 (1)", "70.00 ± 1.00", "–", "–", "too few runs", "–"]
+
+
+def test_from_python(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE.replace("PUBLISHED", "90"))
+    found = clbench.verify(path, rows=["fine-tuning"], seeds=2, out=tmp_path / "runs", quiet=True)
+    assert found.frame[["row", "scenario", "n"]].to_numpy().tolist() == [["fine-tuning", "task", 2]]
+
+
 def test_the_command(tmp_path: Path) -> None:
     results = clbench.run(
         "finetune", seeds=3, epochs=1, settings={"split-digits.tasks": 2}, out=tmp_path / "runs", quiet=True
@@ -230,10 +242,10 @@ def test_claims_are_paired_by_seed() -> None:
     claim = presets.Claim(on="new", better="a", worse="b", strictly=True)
     mine = Preset(name="mine", title="Mine", scenarios=["task"], rows=rows, claims=[claim])
     a, b = (60.0, 80.0, 70.0, 90.0), (59.0, 79.2, 68.9, 88.9)
-    found = verify(mine, [*runs("a", *a), *runs("b", *b)])
+    found = compare(mine, [*runs("a", *a), *runs("b", *b)])
     line = found.claims.iloc[0]
     assert line["p"] == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert line["verdict"] == "holds"
-    assert verify(mine, [*runs("a", *b), *runs("b", *a)]).disagreeing == ["a > b on the new task"]
-    undecided = verify(mine, [*runs("a", 60, 80), *runs("b", 61, 79)])
+    assert compare(mine, [*runs("a", *b), *runs("b", *a)]).disagreeing == ["a > b on the new task"]
+    undecided = compare(mine, [*runs("a", 60, 80), *runs("b", 61, 79)])
     assert undecided.claims["verdict"].tolist() == ["undecided"]
