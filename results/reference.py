@@ -1,0 +1,158 @@
+"""The reference results: how they are made, how one seed of each is run again, and how they are described.
+
+python results/reference.py make [SET …]    run what is missing of the sets, then describe them
+python results/reference.py check [SET …]   run seed 0 of each again, elsewhere, and compare with the records
+python results/reference.py describe        write the tables of results/README.md from the records alone
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clbench.results import Results, average_accuracy, load
+from clbench.store import RunRecord, Store
+
+FOLDER = Path(__file__).parent / "reference"
+README = Path(__file__).parent / "README.md"
+MARK = "<!-- everything below is written by results/reference.py -->"
+CORE = "run --methods scratch,finetune,feature-extraction,joint,lwf --scenario task,class,domain --sequence"
+SETS = {
+    "vandeven2018-split-mnist": "verify vandeven2018-split-mnist --controls",
+    "hsu2018-split-mnist": "verify hsu2018-split-mnist --controls",
+    "lwf-paper-mnist-first": "verify lwf-paper --sequence mnist+fashion-mnist@images=5000 --model cnn@channels=8@width=128",
+    "lwf-paper-fashion-first": "verify lwf-paper --sequence fashion-mnist+mnist@images=5000 --model cnn@channels=8@width=128",
+    "split-digits": f"{CORE} split-digits",
+    "split-mnist": f"{CORE} split-mnist",
+    "split-fashion-mnist": f"{CORE} split-fashion-mnist",
+}
+SAME = ("weights_hash", "accuracy", "updates", "images")  # what 'equal bit for bit' means
+
+
+def command(name: str, seeds: int = 10) -> list[str]:
+    """Return the clbench command that makes a set's records."""
+    return [*SETS[name].split(), "--seeds", str(seeds)]
+
+
+def make(names: Sequence[str]) -> None:
+    for name in names:
+        run = subprocess.run([sys.executable, "-m", "clbench", *command(name), "--out", str(FOLDER / name)])
+        if run.returncode == 2:
+            sys.exit(2)
+    describe()
+
+
+def check(names: Sequence[str]) -> None:
+    """Exit with 1 unless seed 0 of every cell comes out as recorded.
+
+    On the processor and PyTorch that made a record it must be equal bit for bit. Elsewhere sums round differently: then
+    the average accuracy must lie in the 99.9 % prediction interval of the row's own seeds, widened by 0.1 points.
+    """
+    wrong = 0
+    for name in names:
+        recorded = Store(FOLDER / name).read()[0]
+        if not recorded:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            run = [sys.executable, "-m", "clbench", *command(name, seeds=1), "--out", folder, "--quiet"]
+            subprocess.run(run, stdout=subprocess.DEVNULL)
+            again = Store(Path(folder)).read()[0]
+        for key, new in again.items():
+            if key in recorded:
+                verdict = compare(new, recorded[key], [r for r in recorded.values() if _cell(r) == _cell(new)])
+                wrong += verdict.startswith("DIFFERS")
+                print(f"{name}: {', '.join(_cell(new))}: {verdict}")
+        missing = {key for key, old in recorded.items() if old.spec["seed"] == 0} - set(again)
+        wrong += len(missing)
+        if missing:
+            print(f"{name}: {len(missing)} records of seed 0 were not made again: their specs have changed")
+    sys.exit(1 if wrong else 0)
+
+
+def compare(new: RunRecord, old: RunRecord, row: Sequence[RunRecord]) -> str:
+    """Say how a run compares with its record; `row` holds the records of the same cell, all seeds."""
+    from scipy.stats import t
+
+    if all(getattr(new, name) == getattr(old, name) for name in SAME):
+        return "equal bit for bit"
+    if all((new.environment or {}).get(name) == (old.environment or {}).get(name) for name in ("device", "torch")):
+        return "DIFFERS on the same processor and PyTorch"
+    values = 100 * np.array([average_accuracy(record) for record in row])
+    n, moved = len(values), 100 * average_accuracy(new) - values.mean()
+    bound = 0.1 + (t.ppf(0.9995, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else 0.0)
+    return f"{'within' if abs(moved) <= bound else 'DIFFERS: not within'} {bound:.2f} of the row's mean: {moved:+.2f}"
+
+
+def _cell(record: RunRecord) -> tuple[str, str]:
+    return record.spec["label"], record.spec["scenario"]
+
+
+def describe() -> None:
+    """Write the generated part of results/README.md."""
+    head = README.read_text(encoding="utf-8").split(MARK)[0]
+    README.write_text(head + MARK + "\n" + "\n".join(_described()) + "\n", encoding="utf-8")
+
+
+def _described() -> Iterator[str]:
+    notes = _notes()
+    for name in SETS:
+        if not any(Store(FOLDER / name).paths()):
+            continue
+        results = load(FOLDER / name)
+        commits = sorted({str((record.environment or {}).get("commit"))[:12] for record in results.records})
+        machines = sorted({str((record.environment or {}).get("device")) for record in results.records})
+        versions = sorted({str((record.environment or {}).get("torch")) for record in results.records})
+        made = " ".join(command(name, len({record.spec["seed"] for record in results.records})))
+        yield f"\n## {name}\n\n```\nclbench {made} --out results/reference/{name}\n```\n"
+        yield (
+            f"{len(results)} runs, {len(results.failed)} failed; commit {', '.join(commits)}; "
+            f"{', '.join(machines)}; PyTorch {', '.join(versions)}.\n"
+        )
+        tables = sorted((FOLDER / name).glob("verify-*.md"))
+        for table in tables:
+            yield "\n".join(table.read_text(encoding="utf-8").split("\n")[4:]).rstrip() + "\n"
+        if not tables:
+            yield _core_table(results)
+        if name in notes:
+            yield notes[name] + "\n"
+
+
+def _notes() -> dict[str, str]:
+    """Read what is to be said of the sets: reference/notes.md has a heading per set."""
+    path = FOLDER / "notes.md"
+    parts = path.read_text(encoding="utf-8").split("\n# ")[1:] if path.exists() else []
+    return {part.split("\n", 1)[0].strip(): part.split("\n", 1)[1].strip() for part in parts}
+
+
+def _core_table(results: Results) -> str:
+    """Tabulate average accuracy and forgetting by method and scenario, in per cent with 95 % intervals."""
+    frame = results.summary()
+    frame = frame[frame["metric"].isin(["average_accuracy", "forgetting"])]
+    half = 100 * (frame["ci_high"] - frame["mean"])
+    frame = frame.assign(cell=[f"{100 * m:.2f} ± {h:.2f}" for m, h in zip(frame["mean"], half, strict=True)])
+    wide = frame.pivot_table(index="label", columns=["scenario", "metric"], values="cell", aggfunc="first")
+    columns = pd.MultiIndex.from_product([["task", "class", "domain"], ["average_accuracy", "forgetting"]])
+    wide = wide.reindex(columns=columns, fill_value="–")
+    heads = ["method", *(f"{scenario}: {metric.replace('_', ' ')}" for scenario, metric in columns)]
+    rows = [heads, ["---", *["---:"] * len(columns)], *([label, *cells] for label, *cells in wide.itertuples())]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"Per cent, mean over seeds ± half-width of its 95 % interval.\n\n{table}\n"
+
+
+if __name__ == "__main__":
+    actions = {"make": make, "check": check}
+    action, *chosen = sys.argv[1:] or ["help"]
+    if unknown := [name for name in chosen if name not in SETS]:
+        sys.exit(f"no set {unknown[0]!r}: choose from {', '.join(SETS)}")
+    if action == "describe":
+        describe()
+    elif action in actions:
+        actions[action](chosen or list(SETS))
+    else:
+        sys.exit(__doc__)
