@@ -23,11 +23,12 @@ FOLDER = Path(__file__).parent / "reference"
 README = Path(__file__).parent / "README.md"
 MARK = "<!-- everything below is written by results/reference.py -->"
 CORE = "run --methods scratch,finetune,feature-extraction,joint,lwf --scenario task,class,domain --sequence"
+CHAIN = "@images=5000 --model cnn@channels=8@width=128"
 SETS = {
     "vandeven2018-split-mnist": "verify vandeven2018-split-mnist --controls",
     "hsu2018-split-mnist": "verify hsu2018-split-mnist --controls",
-    "lwf-paper-mnist-first": "verify lwf-paper --sequence mnist+fashion-mnist@images=5000 --model cnn@channels=8@width=128",
-    "lwf-paper-fashion-first": "verify lwf-paper --sequence fashion-mnist+mnist@images=5000 --model cnn@channels=8@width=128",
+    "lwf-paper-mnist-first": f"verify lwf-paper --sequence mnist+fashion-mnist{CHAIN}",
+    "lwf-paper-fashion-first": f"verify lwf-paper --sequence fashion-mnist+mnist{CHAIN}",
     "split-digits": f"{CORE} split-digits",
     "split-mnist": f"{CORE} split-mnist",
     "split-fashion-mnist": f"{CORE} split-fashion-mnist",
