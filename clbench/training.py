@@ -195,7 +195,7 @@ class _Sequence:
         """Train on what the method asks for; return whether it asked for anything."""
         training, method, model, outcome = self.training, self.method, self.model, self.outcome
         used = method.training_tasks(self.tasks[: task.index + 1])
-        self.kept_bytes = sum(one.train.nbytes for one in used if one.index != task.index)
+        self.kept_bytes = sum({one.index: one.train.nbytes for one in used if one.index != task.index}.values())
         history: dict[str, list[float]] = {"loss": [], "accuracy": []}
         outcome.history.append(history)
         if not used:
