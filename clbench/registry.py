@@ -90,7 +90,7 @@ def names(kind: Kind) -> list[str]:
 def find(kind: Kind, reference: str) -> type:
     """Return the class that a name or reference stands for; raise UsageError where there is none."""
     if kind == "sequence" and reference.startswith("avalanche:"):
-        from clbench.sequences import avalanche_sequence
+        from clbench.benchmarks import avalanche_sequence
 
         return avalanche_sequence(reference.removeprefix("avalanche:"))
     installed = plugins(kind)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -238,7 +237,7 @@ def _span(classes: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """The training or the test images of a data set: what a split is made of."""
 
     images: Tensor
@@ -260,7 +259,7 @@ class _Part:
         return Split(self.images, rows, y, self.mean, self.std, self.divisor, **options)  # type: ignore[arg-type]
 
 
-def split_by_class(order: Sequence[int], tasks: int, train: _Part, test: _Part) -> list[Task]:
+def split_by_class(order: Sequence[int], tasks: int, train: Part, test: Part) -> list[Task]:
     """Share the classes of an order equally among tasks; rows stand class after class, else as in the data set."""
     size = len(order) // tasks
     made = []
@@ -307,8 +306,8 @@ class _SplitDataSet(TaskSequence):
         if len(mean) != len(std):  # one of them is given for all the channels
             mean, std = mean * (len(std) // len(mean)), std * (len(mean) // len(std) or 1)
         augment = bool(getattr(self, "augment", False))
-        train = _Part(found.train_images, found.train_labels, mean, std, self.divisor, augment, self.padding)
-        test = _Part(found.test_images, found.test_labels, mean, std, self.divisor, padding=self.padding)
+        train = Part(found.train_images, found.train_labels, mean, std, self.divisor, augment, self.padding)
+        test = Part(found.test_images, found.test_labels, mean, std, self.divisor, padding=self.padding)
         return split_by_class(order, self.tasks, train, test)
 
 
@@ -392,15 +391,15 @@ class _MovedMNIST(TaskSequence):
         raise NotImplementedError(f"{type(self).__name__} does not define pixel_maps")
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
-        _refuse_order(self.name, class_order)
+        refuse_order(self.name, class_order)
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return data.load_dataset("mnist", data_root).fingerprint
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = data.load_dataset("mnist", data_root)
-        train = _Part(found.train_images, found.train_labels, *MNIST_CONSTANTS)
-        test = _Part(found.test_images, found.test_labels, *MNIST_CONSTANTS)
+        train = Part(found.train_images, found.train_labels, *MNIST_CONSTANTS)
+        test = Part(found.test_images, found.test_labels, *MNIST_CONSTANTS)
         train_rows, test_rows = torch.arange(len(train.labels)), torch.arange(len(test.labels))
         return [
             Task(
@@ -413,7 +412,7 @@ class _MovedMNIST(TaskSequence):
         ]
 
 
-def _refuse_order(name: str, class_order: ClassOrder) -> None:
+def refuse_order(name: str, class_order: ClassOrder) -> None:
     if not isinstance(class_order, str):
         raise UsageError(f"{name} has no class order of its own to choose: leave --class-order out")
 
@@ -484,8 +483,8 @@ class _Chain(TaskSequence):
         tasks, start = [], 0
         for index, part in enumerate(self.parts):
             found = data.load_dataset(part.source, data_root)
-            train = _Part(found.train_images, found.train_labels, *scaling)
-            test = _Part(found.test_images, found.test_labels, *scaling)
+            train = Part(found.train_images, found.train_labels, *scaling)
+            test = Part(found.test_images, found.test_labels, *scaling)
             rows, test_rows = torch.arange(len(train.labels)), torch.arange(len(test.labels))
             if self.images is not None:
                 drawn = torch.randperm(len(rows), generator=stream(seed, "images", index))
@@ -524,127 +523,3 @@ def chain_sequence(name: str) -> type[TaskSequence]:
         "budget": parts[0].budget,
     }
     return make_dataclass(name, (), bases=(_Chain,), namespace=namespace, frozen=True)
-
-
-@dataclass(frozen=True)
-class _AvalancheSequence(TaskSequence):
-    """A classic benchmark of Avalanche."""
-
-    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
-    benchmark: ClassVar[data.AvalancheBenchmark]
-
-    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
-        raise NotImplementedError
-
-    def prepare(self, data_root: Path | None, seed: int) -> str:
-        return self.load_data(data_root, seed).fingerprint
-
-    def parts(self, found: data.DataSet) -> tuple[_Part, _Part]:
-        mean, std = tuple(found.notes["mean"]), tuple(found.notes["std"])
-        return _Part(found.train_images, found.train_labels, mean, std), _Part(
-            found.test_images, found.test_labels, mean, std
-        )
-
-
-@dataclass(frozen=True)
-class _AvalancheSplit(_AvalancheSequence):
-    """A benchmark that shares classes equally: materialised once, split here for each seed."""
-
-    scenario: ClassVar[str] = "task"
-    tasks: Annotated[int, Ge(1)] = 5
-
-    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
-        return data.load_benchmark(self.benchmark, data_root, {"n_experiences": 1, "shuffle": False})
-
-    def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
-        classes = self.load_data(data_root, seed).train_labels.unique().tolist()
-        return full_class_order(self.name, rule, seed, classes, self.tasks)
-
-    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
-        order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
-        return split_by_class(order, self.tasks, *self.parts(self.load_data(data_root, seed)))
-
-
-@dataclass(frozen=True)
-class _AvalancheStreams(_AvalancheSequence):
-    """A benchmark with streams of its own making: materialised for each seed, its experiences as they are."""
-
-    by_class: ClassVar[bool]  # whether each experience has classes of its own
-
-    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
-        wanted = {"n_experiences": getattr(self, "tasks", 0), "seed": seed, "shuffle": True}
-        parameters = self.benchmark.parameters
-        if "evaluation_protocol" in parameters:
-            del wanted["seed"]  # CLEAR takes one only for the protocol that is not its default
-        arguments = {name: value for name, value in wanted.items() if name in parameters}
-        return data.load_benchmark(self.benchmark, data_root, arguments)
-
-    def prepare(self, data_root: Path | None, seed: int) -> str:
-        return f"seed:{super().prepare(data_root, seed)}"
-
-    def check(self, class_order: ClassOrder, scenario: str) -> None:
-        _refuse_order(self.name, class_order)
-        if class_order == "fixed" and "shuffle" in self.benchmark.parameters:
-            raise UsageError(f"{self.name} shuffles its classes itself: leave --class-order out")
-
-    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
-        found = self.load_data(data_root, seed)
-        train, test = self.parts(found)
-        train_rows, test_rows = (_ranges(found.notes[f"{part}_sizes"]) for part in ("train", "test"))
-        if len(test_rows) == 1:
-            test_rows *= len(train_rows)
-        if len(test_rows) != len(train_rows):
-            raise UsageError(
-                f"{self.name} has {len(train_rows)} training and {len(test_rows)} test experiences: no pairs"
-            )
-        everything = tuple(torch.cat([train.labels, test.labels]).unique().tolist())
-        tasks = []
-        for index, (own, held_out) in enumerate(zip(train_rows, test_rows, strict=True)):
-            classes = tuple(train.labels[own].unique().tolist()) if self.by_class else everything
-            tasks.append(Task(index, classes, _labelled(train, own, classes), _labelled(test, held_out, classes)))
-        return tasks
-
-
-def _ranges(sizes: Sequence[int]) -> list[Tensor]:
-    return list(torch.arange(sum(sizes)).split(list(sizes)))
-
-
-def _labelled(part: _Part, rows: Tensor, classes: Sequence[int]) -> Split:
-    """Make a split whose labels are the classes' positions (classes are sorted)."""
-    return part.split(rows, torch.searchsorted(torch.tensor(classes), part.labels[rows]))
-
-
-@cache
-def avalanche_sequence(name: str) -> type[TaskSequence]:
-    """Make the task sequence `avalanche:NAME`; its `tasks` is the benchmark's n_experiences, by default its own or 5.
-
-    A benchmark that shares classes equally is split by our class order. The streams of any other are taken as they are
-    for the seed: each with its classes if it is one that splits classes, else every task with all classes that occur.
-    Avalanche is imported only when the data are materialised.
-    """
-    known = data.avalanche_benchmarks()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f", did you mean {' or '.join(close)}?" if close else f": Avalanche has {', '.join(sorted(known))}"
-        raise UsageError(f"unknown Avalanche benchmark {name!r}{hint}")
-    benchmark = known[name]
-    parameters = set(benchmark.parameters)
-    by_class = "class_ids_from_zero_from_first_exp" in parameters
-    equal = {"n_experiences", "fixed_class_order", "shuffle"} <= parameters and "classes_first_batch" not in parameters
-    namespace: dict[str, Any] = {
-        "__module__": __name__,
-        "__doc__": f"Avalanche's {name}.",
-        "name": f"avalanche:{name}",
-        "benchmark": benchmark,
-        "scenario": "task" if by_class else "domain",
-        "model": "mlp" if "MNIST" in name else "cnn",
-    }
-    if not equal:
-        namespace["by_class"] = by_class
-    if by_class and not equal:
-        namespace["scenarios"] = frozenset({"task", "class"})  # tasks may differ in their number of classes
-    fields: list[tuple[str, Any, Any]] = []
-    if "n_experiences" in parameters:
-        fields.append(("tasks", Annotated[int, Ge(1)], field(default=benchmark.parameters["n_experiences"] or 5)))
-    base = _AvalancheSplit if equal else _AvalancheStreams
-    return make_dataclass(name, fields, bases=(base,), namespace=namespace, frozen=True)

@@ -18,6 +18,7 @@ from torchvision.transforms import RandomRotation
 
 import clbench
 from clbench import data, registry, sequences
+from clbench.benchmarks import avalanche_sequence
 from clbench.errors import DataError, UsageError
 from clbench.sequences import (
     PermutedMNIST,
@@ -30,7 +31,6 @@ from clbench.sequences import (
     SplitMNIST,
     Task,
     TaskSequence,
-    avalanche_sequence,
     concat,
     crop_and_flip,
     rotation_map,
