@@ -69,6 +69,11 @@ class QuadraticPenalty(Method):
                 parts.append(_WeightedSquares.apply(parameter, self.quadratic.anchor[name], omega))
         return loss + self.factor * (torch.stack(parts).sum() + self.quadratic.constant)
 
+    def accumulate(self, anchor: Weights, importance: Weights, decay: float = 1.0) -> None:
+        """Add importances to decay · those so far, all of them around a new anchor."""
+        old = None if self.quadratic is None else self.quadratic.importance
+        self.quadratic = Quadratic(anchor, add(old, importance, decay))
+
     def state(self) -> dict[str, Any]:
         return {} if self.quadratic is None else dict(vars(self.quadratic))
 

@@ -132,7 +132,7 @@ def _points(methods: str | Sequence[str | type], request: _Request, notes: list[
     )
     order = request.class_order or "seed"
     model_choices = None if request.model is None else request.choices("model", _items(request.model))
-    points = []
+    points: list[_Point] = []
     for chosen_sequence in request.choices("sequence", _items(request.sequence or "split-digits")):
         task_sequence: TaskSequence = chosen_sequence.instance
         cell_models = model_choices or request.choices("model", [task_sequence.model])
@@ -143,8 +143,7 @@ def _points(methods: str | Sequence[str | type], request: _Request, notes: list[
             for variant in request.overrides:
                 budget = resolve_training(task_sequence.budget, variant, notes)
                 cell = _Cell(chosen_sequence, scenario, order, budget)
-                for point in cell.points([*allowed, *named], cell_models, request.seeds):
-                    points.append(point)
+                points += cell.points([*allowed, *named], cell_models, request.seeds)
     return points
 
 

@@ -15,7 +15,7 @@ from annotated_types import Ge
 
 from clbench.method import Criterion
 from clbench.model import ExpandingHeadModel
-from clbench.penalty import Quadratic, QuadraticPenalty, add, importance, snapshot
+from clbench.penalty import QuadraticPenalty, importance, snapshot
 from clbench.sequences import Task
 
 
@@ -35,5 +35,4 @@ class MAS(QuadraticPenalty):
         new = importance(
             model, task.train, outputs, lambda z, rows: z.square().sum(1) / divisor, torch.abs, self.batch, order
         )
-        old = None if self.quadratic is None else self.quadratic.importance
-        self.quadratic = Quadratic(snapshot(model), add(old, new))
+        self.accumulate(snapshot(model), new)

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Le
 
 from clbench.model import ExpandingHeadModel
-from clbench.penalty import Quadratic, add, snapshot
+from clbench.penalty import snapshot
 from clbench.sequences import Task
 
 from .ewc import EWC
@@ -26,5 +26,4 @@ class OnlineEWC(EWC):
     gamma: Annotated[float, Ge(0), Le(1)] = 1.0  # γ: what remains of earlier importances at each new task
 
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        old = None if self.quadratic is None else self.quadratic.importance
-        self.quadratic = Quadratic(snapshot(model), add(old, self.fisher(model, task), self.gamma))
+        self.accumulate(snapshot(model), self.fisher(model, task), self.gamma)

@@ -14,7 +14,7 @@ from annotated_types import Gt
 
 from clbench.method import Run
 from clbench.model import ExpandingHeadModel
-from clbench.penalty import Quadratic, QuadraticPenalty, Weights, add, snapshot
+from clbench.penalty import QuadraticPenalty, Weights, snapshot
 from clbench.sequences import Task
 
 
@@ -69,6 +69,5 @@ class SI(QuadraticPenalty):
         for name, value in now.items():
             omega = self.integral[name] / ((value - self.start[name]).square() + self.damping)
             new[name] = omega.clamp(min=0) if self.clip else omega
-        old = None if self.quadratic is None else self.quadratic.importance
-        self.quadratic = Quadratic(now, add(old, new))
+        self.accumulate(now, new)
         self._leave()
