@@ -45,17 +45,20 @@ def run(
     settings: Mapping[str, Any] | Sequence[str] = (),
     jobs: int | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
     save_models: bool = False,
     force: bool = False,
+    reuse: bool = True,
     quiet: bool = False,
 ) -> Results:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
     `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are "core", `sequence`
-    is split-digits and `seeds` are 0 to 4, or what the preset says. Raises UsageError, before any training, for
-    anything that cannot be done; a run that fails is in the results' `failed`.
+    is split-digits and `seeds` are 0 to 4, or what the preset says. Without `reuse`, what runs or steps share is
+    computed again; numbers stay the same. Raises UsageError, before any training, for anything that cannot be done; a
+    run that fails is in the results' `failed`.
     """
     from clbench.planning import plan
     from clbench.progress import Progress
@@ -82,10 +85,12 @@ def run(
         preset=preset,
         rows=rows,
         device=device,
+        precision=precision,
         data_root=data_root,
         out=out,
         save_models=save_models,
         force=force,
+        reuse=reuse,
         jobs=jobs,
     )
     with Progress(sweep, quiet) as progress:

@@ -23,6 +23,7 @@ from clbench.sequences import (
     Task,
     TaskSequence,
     full_class_order,
+    parts_of,
     refuse_order,
     split_by_class,
 )
@@ -42,10 +43,7 @@ class _AvalancheSequence(TaskSequence):
         return self.load_data(data_root, seed).fingerprint
 
     def parts(self, found: data.DataSet) -> tuple[Part, Part]:
-        mean, std = tuple(found.notes["mean"]), tuple(found.notes["std"])
-        return Part(found.train_images, found.train_labels, mean, std), Part(
-            found.test_images, found.test_labels, mean, std
-        )
+        return parts_of(found, tuple(found.notes["mean"]), tuple(found.notes["std"]))
 
 
 @dataclass(frozen=True)

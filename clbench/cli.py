@@ -99,12 +99,18 @@ def run(
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, or one on a GPU.")] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|tf32|bf16", help="Of matrix products; tf32 on CUDA only.")
+    ] = "fp32",
     data_root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
     ] = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the records.")] = "results/runs",
     save_models: Annotated[bool, typer.Option("--save-models", help="Keep the network after each task.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run again what is there already.")] = False,
+    no_reuse: Annotated[
+        bool, typer.Option("--no-reuse", help="Compute again what runs or steps share; numbers stay the same.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
@@ -132,10 +138,12 @@ def run(
         preset=preset,
         rows=rows,
         device=device,
+        precision=precision,
         data_root=data_root,
         out=out,
         save_models=save_models,
         force=force,
+        reuse=not no_reuse,
         jobs=jobs,
     )
     if dry_run:
@@ -155,11 +163,15 @@ def _go(sweep: Sweep, out: str, quiet: bool) -> Progress:
     """Run what is missing of a sweep and say how it goes; Ctrl-C ends the command with what there is."""
     from clbench.progress import Progress
 
+    records = sweep.run(fork=sys.platform == "linux")  # nothing has been computed in this process
     with Progress(sweep, quiet) as progress:
+        import clbench.report  # noqa: F401  while the workers are busy: it takes a second
+
         try:
-            for record in sweep.run():
+            for record in records:
                 progress.landed(record)
         except KeyboardInterrupt:
+            records.close()
             print(
                 f"\nclbench: stopped; {progress.done} new records are in {out}. Run it again to go on.", file=sys.stderr
             )

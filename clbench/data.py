@@ -36,6 +36,7 @@ from torch import Tensor
 from clbench.errors import DataError, UsageError
 
 FORMAT_VERSION = 1
+SCALED_LIMIT = 2**30  # bytes
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -95,6 +96,42 @@ def load_dataset(name: str, data_root: Path | None = None) -> DataSet:
     source = SOURCES[name]
     files = _find(source, root)
     return _cached(name, lambda: _stamp(files), lambda folder: _write_torchvision(source, root, files, folder))
+
+
+def scale(pixels: Tensor, mean: Sequence[float], std: Sequence[float], divisor: float) -> Tensor:
+    """Return bytes [n, channels, …] as (pixels / divisor − mean) / std, float32; constants for all channels or each."""
+    x = pixels.float()
+    planes = (x,) if len(mean) == 1 else x.unbind(1)
+    for plane, m, s in zip(planes, mean, std, strict=True):
+        plane.mul_(1 / (divisor * s))
+        if m:
+            plane.sub_(m / s)
+    return x
+
+
+def scaled(
+    found: DataSet, mean: Sequence[float], std: Sequence[float], divisor: float, padding: int = 0
+) -> DataSet | None:
+    """Return a data set with its images scaled and padded, float32, materialised; None if that is over SCALED_LIMIT.
+
+    A batch is gathered from it in a third of the time that it takes to scale bytes. All processes share the one copy.
+    """
+    shape = (found.train_images.shape[1], *(size + 2 * padding for size in found.train_images.shape[2:]))
+    if 4 * math.prod(shape) * (len(found.train_images) + len(found.test_images)) > SCALED_LIMIT:
+        return None
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        for part, images in (("train", found.train_images), ("test", found.test_images)):
+            path = folder / f"{part}_images.npy"
+            file = np.lib.format.open_memmap(path, "w+", np.float32, (len(images), *shape))
+            for start in range(0, len(images), 1024):
+                padded = torch.nn.functional.pad(images[start : start + 1024], (padding,) * 4)
+                file[start : start + 1024] = scale(padded, mean, std, divisor).numpy()
+        _save(folder, train_labels=found.train_labels.numpy(), test_labels=found.test_labels.numpy())
+        return {}
+
+    source = [found.fingerprint, list(mean), list(std), divisor, padding]
+    return _cached(f"{found.name}:scaled", lambda: source, write)
 
 
 def data_root_folder(given: Path | None) -> Path:

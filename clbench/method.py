@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -31,6 +32,7 @@ class Run:
     seed: int
     device: torch.device
     training: Training
+    reuse: bool = True  # whether what is computed once, such as responses, may serve again; false only for comparison
 
     def stream(self, *purpose: str | int) -> torch.Generator:
         """Return a CPU generator for a method's own draws, from (seed, 'method', purpose)."""
@@ -44,7 +46,7 @@ class Batch:
     hand, `tasks` the tasks present.
     """
 
-    correct: Tensor | None = None  # how many the criterion's outputs got right, kept on the device
+    answers: tuple[Tensor, Tensor] | None = None  # the criterion's outputs [n, columns], the right ones of them [n]
 
     def __init__(
         self,
@@ -56,8 +58,10 @@ class Batch:
         tasks: Sequence[int],
         recorded: Tensor | None = None,
         generator: torch.Generator | None = None,
+        frozen: bool = False,
     ):
         self._model, self._split, self._recorded, self._generator = model, split, recorded, generator
+        self._frozen = frozen
         self.index, self.y, self.task_ids, self.tasks = index, y, task_ids, tasks
 
     def __len__(self) -> int:
@@ -71,7 +75,9 @@ class Batch:
     @cached_property
     def features(self) -> Tensor:
         """The backbone's features [n, d]: from one forward pass, or as recorded when the backbone is frozen."""
-        return self._model.features(self.x) if self._recorded is None else self._recorded[self.index]
+        if self._recorded is not None:
+            return self._recorded.index_select(0, self.index)
+        return as_recorded(self._model.features, self.x) if self._frozen else self._model.features(self.x)
 
 
 class Criterion:
@@ -102,7 +108,7 @@ class Criterion:
             logits = model.logits(batch.features, blocks)
             start = model.columns(blocks[0]).start
             y = batch.y - start if start else batch.y
-        batch.correct = (logits.detach().argmax(1) == y).sum()
+        batch.answers = logits.detach(), y
         if weights is None:
             return F.cross_entropy(logits, y)
         return (weights * F.cross_entropy(logits, y, reduction="none")).mean()
@@ -131,6 +137,9 @@ class Method:
     scenarios: ClassVar[frozenset[str]] = frozenset(SCENARIOS)  # those that it is defined for
     core: ClassVar[bool] = False  # whether it is one of `--methods core`, what every comparison needs
     memory: ClassVar[bool] = False  # whether it asks for the data of earlier tasks
+    # Whether the first task is trained as fine-tuning trains it, so that a sweep may train it once for several methods;
+    # see `shares_first_task`. A class that overrides a hook acting before `finish_task` declares it itself, or not.
+    plain_first_task: ClassVar[bool] = True
     run: Run = field(init=False, repr=False, compare=False)  # set by `begin`
 
     def check(self, scenario: Scenario, training: Training) -> None:
@@ -194,12 +203,84 @@ class Method:
         return {}
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], split: Split, size: int = 256) -> Tensor:
+BEFORE_FINISH = (  # what acts on a task before its `finish_task`
+    *("begin", "equal_shares", "beside", "start_from", "start_task", "training_tasks"),
+    *("trainable", "loss", "after_backward", "after_step"),
+)
+
+
+def shares_first_task(method: Method) -> bool:
+    """Whether a method may take over a first task that another one trained: its hooks do nothing to it.
+
+    That is so if it overrides none of BEFORE_FINISH, or if the class that overrides one says `plain_first_task = True`
+    itself: for its own hooks and those of its bases, never for those of a class derived from it. Of a task that was
+    taken over, `start_task`, `training_tasks` and `finish_task` are called, `trainable` and what follows it are not.
+    """
+    classes = type(method).__mro__
+    speakers = [cls for cls in classes if "plain_first_task" in vars(cls)]
+    authors = {next(cls for cls in classes if hook in vars(cls)) for hook in BEFORE_FINISH}
+    return method.plain_first_task and all(any(issubclass(s, author) for s in speakers) for author in authors)
+
+
+CHUNK = 256  # images
+FEW = 16  # images: kernels round differently for fewer
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], split: Split) -> Tensor:
     """Apply a function of images [n, *input_shape] to a whole split without gradients, in order: [n, …].
 
-    Everything that is computed once instead of per step goes through here, in the same chunks, because kernels round
-    differently for other batch sizes.
+    Everything that is computed once instead of per step goes through here, in the same chunks.
     """
     with torch.no_grad():
         rows = torch.arange(len(split), device=split.y.device)
-        return torch.cat([function(split.batch(chunk)) for chunk in rows.split(size)])
+        return torch.cat([_padded(function, split.batch(chunk), FEW) for chunk in rows.split(CHUNK)])
+
+
+def as_recorded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function to a step's images [n, *input_shape], equal bit for bit to their rows of `in_chunks`: [n, …]."""
+    with torch.no_grad():
+        return torch.cat([_padded(function, chunk, CHUNK) for chunk in x.split(CHUNK)])
+
+
+def _padded(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+    """Apply a function to images [n, …], of which there are made at least `size` by repeating the first."""
+    if len(x) >= size:
+        return function(x)
+    return function(torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]))[: len(x)]
+
+
+class OldNetwork:
+    """What a network said of a task's images before training on them, for each batch: [n, …].
+
+    It is recorded once; asked anew, frozen, where images are augmented or `live`. `train_mode` leaves its dropout and
+    batch norm on. Without `reuse` it is asked anew in any case, with the same answers bit for bit.
+    """
+
+    def __init__(
+        self,
+        model: ExpandingHeadModel,
+        respond: Callable[[ExpandingHeadModel, Tensor], Tensor],
+        images: Split,
+        *,
+        live: bool = False,
+        train_mode: bool = False,
+        reuse: bool = True,
+    ):
+        self.model, self.images, self.train_mode = model, images, train_mode
+        self.live = live or train_mode or images.augment
+        self.recorded: Tensor | None = None
+        if reuse and not self.live:
+            self.recorded = in_chunks(partial(respond, model), images)
+        else:
+            self.respond = partial(respond, copy.deepcopy(model).requires_grad_(False).train(train_mode))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if self.recorded is not None:
+            return self.recorded.index_select(0, batch.index)
+        self.model.images_forwarded += len(batch)  # its pass is a cost of the run
+        if not self.live:
+            return as_recorded(self.respond, self.images.batch(batch.index))
+        # in training mode it draws its own dropout masks, but leaves those of the network that trains as they come
+        devices = [batch.x.device] if batch.x.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices, enabled=self.train_mode):
+            return self.respond(batch.x)

@@ -194,18 +194,23 @@ class ExpandingHeadModel(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Map images [n, *input_shape] to features [n, d]."""
         self.images_forwarded += len(x)
-        return self.backbone(x)
+        return _full(self.backbone(x))
 
     def logits(self, features: Tensor, blocks: Sequence[int], reached: Sequence[int] | None = None) -> Tensor:
         """Map features [n, d] to the outputs of some blocks [n, their classes]; gradients reach only `reached` ones."""
         chosen: list[nn.Linear] = [self.head[block] for block in blocks]  # type: ignore[misc]
         if len(chosen) == 1:
-            return chosen[0](features)
+            return _full(chosen[0](features))
         live = [reached is None or block in reached for block in blocks]
         weight = torch.cat([b.weight if on else b.weight.detach() for b, on in zip(chosen, live, strict=True)])
         bias = torch.cat([b.bias if on else b.bias.detach() for b, on in zip(chosen, live, strict=True)])
-        return F.linear(features, weight, bias)
+        return _full(F.linear(features, weight, bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, *input_shape] to the outputs of every block there is [n, classes]."""
         return self.logits(self.features(x), range(len(self.head)))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Return what autocast has made bf16 as float32, so that losses are not rounded too."""
+    return x.float() if x.dtype == torch.bfloat16 else x

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -47,6 +47,7 @@ class Quadratic:
 class QuadraticPenalty(Method):
     """Base of the methods that pull weights towards earlier ones: CE + strength · [½] · Σ_i Ω_i (θ_i − θ*_i)²."""
 
+    plain_first_task: ClassVar[bool] = True
     strength: Annotated[float, Ge(0)] = 1.0  # λ
     half: bool = False  # the factor ½ before the sum
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from clbench import NUMBERS, presets, registry
 from clbench.errors import ClbenchError, UsageError
-from clbench.method import SCENARIOS, Scenario
+from clbench.method import SCENARIOS, Scenario, shares_first_task
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.parsing import (
     check_device,
@@ -24,9 +24,10 @@ from clbench.parsing import (
     parse_seeds,
     parse_settings,
 )
+from clbench.precision import check_precision, choose_kernels, linear_shapes
 from clbench.presets import Preset, Row
 from clbench.registry import Kind, did_you_mean
-from clbench.runner import Job, RunSpec, Sweep, checkout_commit
+from clbench.runner import Job, RunSpec, Sweep, checkout_commit, one_thread
 from clbench.sequences import Task, TaskSequence
 from clbench.store import Store
 from clbench.training import Plan, Training, n_held_out
@@ -48,10 +49,12 @@ def plan(
     rows: str | Sequence[str] | None = None,
     controls: bool = False,
     device: str = "auto",
+    precision: str = "fp32",
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
     save_models: bool = False,
     force: bool = False,
+    reuse: bool = True,
     jobs: int | None = None,
 ) -> Sweep:
     """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained.
@@ -75,6 +78,7 @@ def plan(
         assignments,
     )
     place = check_device(device)
+    check_precision(precision, place)
     workers = check_workers(jobs, place)
     if str(out) == "" or str(data_root) == "":
         raise UsageError("an empty folder name: for the working folder write .")
@@ -96,7 +100,7 @@ def plan(
             + did_you_mean(unused[0], [*sorted(request.used), "training"])
         )
     root = None if data_root is None else Path(data_root)
-    sweep = Sweep(_jobs(points, place, root, folder, save_models), Store(folder), workers, notes)
+    sweep = Sweep(_jobs(points, place, precision, root, folder, save_models, reuse), Store(folder), workers, notes)
     if not force:
         _resume(sweep, save_models)
     return sweep
@@ -370,15 +374,17 @@ def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], not
 def _jobs(
     points: Sequence[_Point],
     device: str,
+    precision: str,
     data_root: Path | None,
     out: Path,
     save_models: bool,
+    reuse: bool,
 ) -> list[Job]:
     """Make the data ready and turn every point into a job; what was asked for twice is done once."""
     commit = checkout_commit()
     jobs: dict[str, Job] = {}
     data: dict[tuple[str, int], tuple[str, list[int] | None]] = {}
-    fitting: set[str] = set()
+    kernels: dict[str, dict[str, Any]] = {}  # of each kind of run that was seen to fit its data
     for point in points:
         cell, chosen_sequence = point.cell, point.cell.sequence
         sequence: TaskSequence = chosen_sequence.instance
@@ -410,8 +416,16 @@ def _jobs(
             data=fingerprint,
             numbers=NUMBERS,
             code={kind: choice.code for kind, choice in chosen.items() if choice.code},
+            precision=precision,  # type: ignore[arg-type]
             preset=point.preset,
         )
+        kind = json.dumps([chosen_sequence.label, point.model.label, cell.scenario, spec.training], sort_keys=True)
+        if kind not in kernels:
+            with _speaking_of(chosen_sequence):
+                tasks = sequence.load(data_root, point.seed, None if classes is None else tuple(classes))
+            model = _check_fit(spec, tasks, point.model.instance, cell.training)
+            with one_thread():
+                kernels[kind] = choose_kernels(precision, device, linear_shapes(model, cell.training.batch_size))
         twin = jobs.get(spec.key)
         if twin is not None and point.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
@@ -422,29 +436,28 @@ def _jobs(
             data_root=None if data_root is None else str(data_root.absolute()),
             models_folder=str(out.absolute() / "models" / spec.key) if save_models else None,
             commit=commit,
+            reuse=reuse,
+            kernels=kernels[kind],
+            plain_first_task=shares_first_task(point.method.instance),
+            memory=point.method.instance.memory,
         )
-        kind = json.dumps([chosen_sequence.label, point.model.label, cell.scenario, spec.training], sort_keys=True)
-        if kind not in fitting:
-            fitting.add(kind)
-            with _speaking_of(chosen_sequence):
-                tasks = jobs[spec.key].load_tasks()
-            _check_fit(spec, tasks, point.model.instance, cell.training)
     return list(jobs.values())
 
 
-def _check_fit(spec: RunSpec, tasks: Sequence[Task], backbone: Backbone, training: Training) -> None:
-    """Raise UsageError if scenario, model, budget and data don't fit together."""
+def _check_fit(spec: RunSpec, tasks: Sequence[Task], backbone: Backbone, training: Training) -> ExpandingHeadModel:
+    """Return a network for the data; raise UsageError if scenario, model, budget and data don't fit together."""
     if spec.scenario == "domain" and len({len(task.classes) for task in tasks}) > 1:
         raise UsageError(f"{spec.sequence_label} has tasks of different numbers of classes: domain needs equal ones")
     if len({tuple(task.train.shape) for task in tasks} | {tuple(task.test.shape) for task in tasks}) > 1:
         raise UsageError(f"{spec.sequence_label} has images of different shapes")
     try:
-        ExpandingHeadModel(backbone, tasks[0].train.shape, 0)
+        model = ExpandingHeadModel(backbone, tasks[0].train.shape, 0)
     except Exception as error:
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"the model {spec.model_label} does not fit {spec.sequence_label}: {reason}") from error
     for task in tasks:
         Plan([len(task.train) - n_held_out(len(task.train), training.held_out)], training)
+    return model
 
 
 @contextlib.contextmanager
@@ -490,4 +503,4 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
 def _question(spec: Mapping[str, Any]) -> str:
     """Name what a spec asks for, whatever code answers it."""
     asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
-    return json.dumps(asked, sort_keys=True)
+    return json.dumps({"precision": "fp32", **asked}, sort_keys=True)

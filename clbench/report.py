@@ -142,6 +142,8 @@ def _markdown(results: Results, figures: Mapping[tuple[str, str, str], Mapping[s
         lines += [*_markdown_table(_metric_rows(results, comparison, defined)), ""]
         if groups:
             lines += [*_markdown_table(_cost_rows(results, comparison)), ""]
+        if any(record.shared_first_task for group in groups for record in group.runs):
+            lines += ["A first task that methods have in common was trained once; its cost is counted in each.", ""]
         for kind, file in figures.get(comparison.place, {}).items():
             lines += [f"![{FIGURES[kind].title}]({file})", ""]
     lines += _bullets("Failed runs", [_failure(record) for record in results.failed])

@@ -141,6 +141,7 @@ class Results:
                             **{f"{name}_seconds": _total(record.seconds, name) for name in ("train", "evaluate")},
                             **{name: _total(vars(record), name) for name in TOTALS},
                             **{name: getattr(record, name) for name in SIZES},
+                            "shared_first_task": record.shared_first_task,
                             "weights_hash": record.weights_hash,
                             "device": record.spec.get("device"),
                             "error": first_line(record.error),
@@ -328,7 +329,7 @@ def _circumstances(spec: Mapping[str, Any]) -> str:
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec with its inner mappings unfolded, as `training.lr`."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Any] = {"precision": "fp32"}  # of records from before there was a choice
     for name, value in spec.items():
         if name == "preset":  # how it was asked for, not what
             continue

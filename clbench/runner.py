@@ -8,12 +8,16 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import re
+import signal
 import subprocess
+import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -27,8 +31,10 @@ from clbench import registry
 from clbench.errors import ClbenchError, UsageError
 from clbench.method import Method, Scenario
 from clbench.model import MLP, ExpandingHeadModel
+from clbench.precision import Precision, computing
 from clbench.registry import Kind
 from clbench.sequences import Split, Task, to_device
+from clbench.sharing import FirstTask
 from clbench.store import RunRecord, Store
 from clbench.training import Training, run_sequence
 
@@ -58,12 +64,24 @@ class RunSpec:
     data: str  # SHA-256 of the data set, after "seed:" if each seed has its own
     numbers: int  # version of the built-in code that computes numbers
     code: Mapping[str, str]  # hashes of methods, sequences and models from outside
+    precision: Precision = "fp32"
     preset: Mapping[str, Any] | None = None  # name, row, and what was overridden; how it was asked for, not what
 
     @cached_property
     def key(self) -> str:
         """The record's name: a hash of everything here but the labels and the preset."""
-        content = {k: v for k, v in dataclasses.asdict(self).items() if not k.endswith("label") and k != "preset"}
+        return self._hash("preset")
+
+    @cached_property
+    def first_task_key(self) -> str:
+        """What names the first task, where the method does nothing special to it: everything but the method."""
+        code = {kind: code for kind, code in self.code.items() if kind != "method"}
+        return dataclasses.replace(self, code=code)._hash("preset", "method", "params")
+
+    def _hash(self, *but: str) -> str:
+        content = {k: v for k, v in dataclasses.asdict(self).items() if not k.endswith("label") and k not in but}
+        if self.precision == "fp32":
+            del content["precision"]  # as in the keys of records from before there was a choice
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     def as_json(self) -> dict[str, Any]:
@@ -81,6 +99,12 @@ class Job:
     data_root: str | None
     models_folder: str | None  # where to save the network after each task
     commit: str | None
+
+    reuse: bool = True  # whether what was computed once may serve again
+    kernels: Mapping[str, Any] = field(default_factory=dict)  # of matrix products, see `choose_kernels`
+    plain_first_task: bool = False  # whether another method may train its first task, see `shares_first_task`
+    memory: bool = False  # whether the method trains on old data again
+    first_task: str | None = None  # the file in which runs of the sweep share their first task
 
     @property
     def root(self) -> Path | None:
@@ -126,14 +150,29 @@ class Sweep:
         found = [(job, self.done.get(job.spec.key)) for job in self.jobs]
         return [dataclasses.replace(record, spec=job.spec.as_json()) for job, record in found if record is not None]
 
-    def run(self) -> Iterator[RunRecord]:
-        """Run what is missing and yield each record as it lands, after it is written."""
+    def run(self, fork: bool = False) -> Generator[RunRecord, None, None]:
+        """Start what is missing, and yield each record as it lands, after it is written.
+
+        `fork` starts workers as copies of this process: at once, but only safe in one that has computed nothing yet.
+        """
         create_folder(self.store.folder)
+        folder = tempfile.TemporaryDirectory(prefix="clbench-")
+        jobs = in_good_order(self.missing, self.workers, folder.name)
+        return self._collect(execute(jobs, self.workers, fork), jobs, folder)
+
+    def _collect(
+        self, landing: Iterator[RunRecord], jobs: Sequence[Job], folder: tempfile.TemporaryDirectory
+    ) -> Generator[RunRecord, None, None]:
+        first_tasks = {job.spec.key: job.first_task for job in jobs}
         try:
-            for record in execute(self.missing, self.workers):
-                self._write(record)
-                self.done[record.key] = record
-                yield record
+            with folder:
+                for record in landing:
+                    self._write(record)
+                    self.done[record.key] = record
+                    first_task = first_tasks.pop(record.key)
+                    if first_task is not None and first_task not in first_tasks.values():
+                        Path(first_task).unlink(missing_ok=True)
+                    yield record
         except BrokenProcessPool:
             raise ClbenchError(
                 "a worker process died, perhaps for want of memory; finished records are kept: "
@@ -155,20 +194,60 @@ def create_folder(folder: Path) -> None:
         raise UsageError(f"the output folder {folder} cannot be made: {error.strerror}") from None
 
 
-def execute(jobs: Sequence[Job], workers: int) -> Iterator[RunRecord]:
-    """Run jobs in `workers` processes (1: in this one) and yield records as they are finished, in any order."""
+def in_good_order(jobs: Sequence[Job], workers: int, folder: str) -> list[Job]:
+    """Order jobs so that none waits long for another's first task, and say in which file of `folder` it is shared.
+
+    Jobs that train on old data take longest and come early. Groups with the same first task are taken some at a time,
+    so that few files are there at once.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        shared = job.reuse and job.plain_first_task
+        groups.setdefault(job.spec.first_task_key if shared else job.spec.key, []).append(job)
+    ordered: list[Job] = []
+    some = max(16, 2 * workers)
+    for start in range(0, len(groups), some):
+        leading, following = [], []
+        for name, group in list(groups.items())[start : start + some]:
+            path = str(Path(folder) / f"{name}.pt") if len(group) > 1 else None
+            group = [dataclasses.replace(job, first_task=path) for job in group]
+            first, *rest = sorted(group, key=lambda job: not job.memory)
+            leading.append(first)
+            following += rest
+        ordered += [*leading, *sorted(following, key=lambda job: not job.memory)]
+    return ordered
+
+
+def execute(jobs: Sequence[Job], workers: int, fork: bool = False) -> Iterator[RunRecord]:
+    """Start jobs in `workers` processes (1: in this one) and yield records as they are finished, in any order."""
     if workers == 1 or len(jobs) <= 1:
-        yield from map(run_one, jobs)
-        return
+        return map(run_one, jobs)
+    if fork:
+        context = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        return _as_completed(pool, [pool.submit(run_one, job) for job in jobs])
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
-        yield from pool(joblib.delayed(run_one)(job) for job in jobs)
+        parallel = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
+        return parallel(joblib.delayed(run_one)(job) for job in jobs)
+
+
+def _as_completed(pool: ProcessPoolExecutor, futures: Sequence[Future[RunRecord]]) -> Iterator[RunRecord]:
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BaseException:  # an interrupt above all: leave no worker behind
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    pool.shutdown()
 
 
 def run_one(job: Job) -> RunRecord:
     """Run one job in this process, with one thread; an exception becomes a failed record."""
     spec = job.spec
-    with _one_thread(), _deterministic(job.device):
+    kernels = job.kernels.get("kernels", "")
+    with one_thread(), _deterministic(job.device), computing(spec.precision, job.device, kernels):
         _warm_up(job.device)
         environment = _environment(job)
         try:
@@ -184,6 +263,8 @@ def run_one(job: Job) -> RunRecord:
                     spec.seed,
                     job.device,
                     None if job.models_folder is None else _model_saver(Path(job.models_folder)),
+                    None if job.first_task is None else FirstTask(Path(job.first_task)),
+                    job.reuse,
                 )
         except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
@@ -204,6 +285,7 @@ def run_one(job: Job) -> RunRecord:
         stored_bytes=outcome.stored_bytes,
         weights_hash=outcome.weights_hash,
         history=outcome.history,
+        shared_first_task=outcome.shared_first_task,
         environment=environment,
     )
 
@@ -230,7 +312,7 @@ def _model_saver(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -300,6 +382,8 @@ def _environment(job: Job) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(job.device) if cuda else _processor(),
         "threads": torch.get_num_threads(),
+        "precision": job.spec.precision,
+        **job.kernels,
         "deterministic": not cuda or torch.are_deterministic_algorithms_enabled(),
         "commit": job.commit,
     }
@@ -315,7 +399,7 @@ def _processor() -> str:
 
 
 def checkout_commit() -> str | None:
-    """Return the commit of the checkout that clbench is imported from, marked if changed; None outside of one."""
+    """Return the commit of the checkout that clbench is imported from, marked if code changed; None outside of one."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str | None:
@@ -327,4 +411,6 @@ def checkout_commit() -> str | None:
     if git("ls-files", "--error-unmatch", here.name) is None:
         return None
     commit = git("rev-parse", "HEAD")
-    return f"{commit} (changed)" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
+    code = (":/clbench", ":/methods", ":/pyproject.toml")  # results lie in a checkout too, and change
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
+    return f"{commit} (changed)" if commit and changed else commit

@@ -42,6 +42,7 @@ class Split:
     map_of_row: Tensor | None = None  # int64 [n]: each row's map, where there are several
     augment: bool = False  # random crop (padding 4) and horizontal flip
     padding: int = 0  # rows and columns of byte 0 around each image
+    scaled: Tensor | None = None  # float32 [N, *shape], shared: what `batch` makes of `images`, where it is at hand
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,22 +72,21 @@ class Split:
         They are augmented only if `augment` is set and a (CPU) generator is given. An image comes out the same to the
         last bit in any batch.
         """
-        x = self.images.index_select(0, self.rows.index_select(0, index))
+        augmented = self.augment and generator is not None
+        rows = self.rows.index_select(0, index)
+        if self.scaled is not None and not augmented:
+            return self.scaled.index_select(0, rows)
+        x = self.images.index_select(0, rows)
         if self.pixel_map is not None:
             x = self._moved(x, index)
-        if self.augment and generator is not None:
+        if augmented:
+            assert generator is not None
             x = crop_and_flip(x, generator)
         if self.padding:
             x = F.pad(x, (self.padding,) * 4)
         if x.dtype != torch.uint8:
             return x
-        x = x.float()
-        planes = (x,) if len(self.mean) == 1 else x.unbind(1)
-        for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
-            plane.mul_(1 / (self.divisor * std))
-            if mean:
-                plane.sub_(mean / std)
-        return x
+        return data.scale(x, self.mean, self.std, self.divisor)
 
     def _moved(self, x: Tensor, index: Tensor) -> Tensor:
         """Move the pixels of images [n, channels, height, width] as their maps say."""
@@ -99,8 +99,8 @@ class Split:
         return padded.gather(2, source).view(x.shape)
 
     def unnormalised(self) -> Split:
-        """Return the same images with values in [0, 1]."""
-        return replace(self, mean=(0.0,), std=(1.0,))
+        """Return the same images with values in [0, 1], never augmented."""
+        return replace(self, mean=(0.0,), std=(1.0,), augment=False, scaled=None)
 
     def to(self, device: torch.device | str) -> Split:
         """Return a copy on a device; use `to_device` for whole sequences, which share their images."""
@@ -131,12 +131,13 @@ def concat(splits: Sequence[Split]) -> Split:
         return first
     if len({(split.mean, split.std, split.divisor, split.padding) for split in splits}) > 1:
         raise UsageError("tasks whose images are scaled or padded in different ways cannot be trained on together")
-    images, rows = first.images, [split.rows for split in splits]
+    images, scaled, rows = first.images, first.scaled, [split.rows for split in splits]
     if any(split.images is not images for split in splits):
         starts = np.cumsum([0] + [len(split.images) for split in splits])
-        images = torch.cat([split.images for split in splits])
+        images, scaled = torch.cat([split.images for split in splits]), None
         rows = [own + int(start) for own, start in zip(rows, starts[:-1], strict=True)]
-    joined = replace(first, images=images, rows=torch.cat(rows), y=torch.cat([split.y for split in splits]))
+    y = torch.cat([split.y for split in splits])
+    joined = replace(first, images=images, scaled=scaled, rows=torch.cat(rows), y=y)
     if all(split.pixel_map is None for split in splits):
         return joined
     identity = torch.arange(math.prod(images.shape[2:]), device=images.device)[None]
@@ -149,7 +150,7 @@ def concat(splits: Sequence[Split]) -> Split:
 
 
 def to_device(tasks: Sequence[Task], device: torch.device) -> list[Task]:
-    """Move a whole sequence, each shared tensor once; on the CPU it stays where it is."""
+    """Move a whole sequence, each shared tensor once, images as bytes; on the CPU it stays where it is."""
     if device.type == "cpu":
         return list(tasks)
     moved: dict[int, Tensor] = {}
@@ -159,7 +160,10 @@ def to_device(tasks: Sequence[Task], device: torch.device) -> list[Task]:
             moved[id(tensor)] = tensor.to(device)
         return moved[id(tensor)]
 
-    return [replace(t, train=t.train._with_tensors(move), test=t.test._with_tensors(move)) for t in tasks]
+    def moved_split(split: Split) -> Split:
+        return replace(split, scaled=None)._with_tensors(move)
+
+    return [replace(task, train=moved_split(task.train), test=moved_split(task.test)) for task in tasks]
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
@@ -247,6 +251,7 @@ class Part:
     divisor: float = 255.0
     augment: bool = False
     padding: int = 0
+    scaled: Tensor | None = None  # see Split
 
     def of_classes(self, classes: Sequence[int]) -> Split:
         """Return the rows of some classes; labels are their positions."""
@@ -256,7 +261,25 @@ class Part:
 
     def split(self, rows: Tensor, y: Tensor, pixel_map: Tensor | None = None) -> Split:
         options = {"pixel_map": pixel_map, "augment": self.augment, "padding": self.padding}
+        options["scaled"] = self.scaled if pixel_map is None else None
         return Split(self.images, rows, y, self.mean, self.std, self.divisor, **options)  # type: ignore[arg-type]
+
+
+def parts_of(
+    found: data.DataSet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    divisor: float = 255.0,
+    padding: int = 0,
+    augment: bool = False,
+) -> tuple[Part, Part]:
+    """Return a data set's training and test images, scaled beforehand if that is not too much; see Part."""
+    ready = data.scaled(found, mean, std, divisor, padding)
+    train, test = (None, None) if ready is None else (ready.train_images, ready.test_images)
+    return (
+        Part(found.train_images, found.train_labels, mean, std, divisor, augment, padding, train),
+        Part(found.test_images, found.test_labels, mean, std, divisor, False, padding, test),
+    )
 
 
 def split_by_class(order: Sequence[int], tasks: int, train: Part, test: Part) -> list[Task]:
@@ -306,9 +329,7 @@ class _SplitDataSet(TaskSequence):
         if len(mean) != len(std):  # one of them is given for all the channels
             mean, std = mean * (len(std) // len(mean)), std * (len(mean) // len(std) or 1)
         augment = bool(getattr(self, "augment", False))
-        train = Part(found.train_images, found.train_labels, mean, std, self.divisor, augment, self.padding)
-        test = Part(found.test_images, found.test_labels, mean, std, self.divisor, padding=self.padding)
-        return split_by_class(order, self.tasks, train, test)
+        return split_by_class(order, self.tasks, *parts_of(found, mean, std, self.divisor, self.padding, augment))
 
 
 @dataclass(frozen=True)
@@ -483,8 +504,7 @@ class _Chain(TaskSequence):
         tasks, start = [], 0
         for index, part in enumerate(self.parts):
             found = data.load_dataset(part.source, data_root)
-            train = Part(found.train_images, found.train_labels, *scaling)
-            test = Part(found.test_images, found.test_labels, *scaling)
+            train, test = parts_of(found, *scaling)
             rows, test_rows = torch.arange(len(train.labels)), torch.arange(len(test.labels))
             if self.images is not None:
                 drawn = torch.randperm(len(rows), generator=stream(seed, "images", index))

@@ -44,6 +44,7 @@ class RunRecord:
     stored_bytes: int | None = None  # the most that the method kept between tasks beside the network
     weights_hash: str | None = None  # SHA-256 of the final weights and buffers
     history: list[dict[str, list[float]]] | None = None  # per task: loss and training accuracy per epoch
+    shared_first_task: bool | None = None  # whether another run trained the first task: its cost there stands here
     environment: dict[str, Any] | None = None
     schema: int = SCHEMA
 
@@ -123,7 +124,7 @@ def parse_record(data: bytes) -> RunRecord:
 
 MEASURED = (
     *("accuracy", "seconds", "updates", "images", "forward_passes", "backward_passes", "parameters"),
-    *("peak_memory_bytes", "stored_bytes", "weights_hash", "history"),
+    *("peak_memory_bytes", "stored_bytes", "weights_hash", "history", "shared_first_task"),
 )
 _SPEC_TYPES: Mapping[str, type] = {
     "sequence": str,
@@ -181,6 +182,7 @@ def _check(record: RunRecord) -> None:
     need(_is_count(record.stored_bytes), "stored_bytes")
     need(record.peak_memory_bytes is None or _is_count(record.peak_memory_bytes), "peak_memory_bytes")
     need(isinstance(record.weights_hash, str), "weights_hash")
+    need(record.shared_first_task is None or isinstance(record.shared_first_task, bool), "shared_first_task")
     need(isinstance(record.environment, dict), "environment")
 
 

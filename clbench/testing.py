@@ -10,7 +10,7 @@ import torch
 
 from clbench import registry
 from clbench.errors import DivergedError
-from clbench.method import SCENARIOS, Method, Run, Scenario
+from clbench.method import SCENARIOS, Method, Run, Scenario, shares_first_task
 from clbench.model import ExpandingHeadModel
 from clbench.sequences import Split, Task
 from clbench.training import Outcome, Training, run_sequence, weights_hash
@@ -46,8 +46,9 @@ def check_method(
     """Run a method on tiny tasks with every backbone and scenario; raise AssertionError where it breaks the contract.
 
     It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance;
-    leave the network alone outside of the loop's steps; and, unless it declares `memory`, not change when the
-    tensors of earlier tasks are filled with NaN (copies that it keeps are not found).
+    leave the network alone outside of the loop's steps; train its first task as fine-tuning does if it says so; and,
+    unless it declares `memory`, not change when the tensors of earlier tasks are filled with NaN (copies that it keeps
+    are not found).
     """
     cls = method if inspect.isclass(method) else type(method)
     assert isinstance(cls, type), f"{cls} is no class"
@@ -96,6 +97,11 @@ def _check(
             _same(first, go(new(), poison=True), message)
         except DivergedError:
             raise AssertionError(message) from None
+    if shares_first_task(new()):
+        alone = [run_sequence(tiny_tasks(1), m, backbone, training, scenario, seed=1) for m in (new(), Method())]
+        if alone[0].updates != [0]:
+            message = "its first task is not that of fine-tuning: it must not declare `plain_first_task = True`"
+            assert alone[0].weights_hash == alone[1].weights_hash, message
     for matrix in (first.task_aware, first.task_agnostic):
         cells = [cell for row in matrix for cell in row if cell is not None]
         assert all(0 <= cell <= 1 for cell in cells), "an accuracy lies outside [0, 1]"

@@ -18,6 +18,7 @@ from clbench.errors import DivergedError, UsageError
 from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.sequences import Split, Task, concat
+from clbench.sharing import FirstTask
 from clbench.store import Matrix
 from clbench.streams import stream, stream_seed
 
@@ -82,6 +83,7 @@ class Outcome:
     parameters: int = 0
     stored_bytes: int = 0
     weights_hash: str = ""
+    shared_first_task: bool = False  # whether another run trained it; its cost is in the lists above all the same
 
 
 def run_sequence(
@@ -93,14 +95,19 @@ def run_sequence(
     seed: int,
     device: torch.device | str = "cpu",
     after_task: Callable[[ExpandingHeadModel, Task], None] | None = None,
+    first_task: FirstTask | None = None,
+    reuse: bool = True,
 ) -> Outcome:
     """Train a method on one task after another and evaluate all tasks before the first and after each.
 
-    `tasks` lie on `device`. Raises DivergedError when the loss is not finite. The global random state is left as found.
+    `tasks` lie on `device`. `first_task` is where the first is taken from, if another run has trained it, or else left
+    for others; without `reuse`, what could be computed once is computed in each step. Neither changes a number. Raises
+    DivergedError when the loss is not finite. The global random state is left as found.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return _Sequence(tasks, method, backbone, training, scenario, seed, device).train(after_task)
+        sequence = _Sequence(tasks, method, backbone, training, scenario, seed, device, reuse)
+        return sequence.train(after_task, first_task)
 
 
 class _Sequence:
@@ -115,20 +122,23 @@ class _Sequence:
         scenario: Scenario,
         seed: int,
         device: torch.device,
+        reuse: bool,
     ):
         self.tasks, self.held_out = hold_out(tasks, training.held_out, seed)
         self.method, self.backbone, self.training = method, backbone, training
-        self.scenario, self.seed, self.device = scenario, seed, device
+        self.scenario, self.seed, self.device, self.reuse = scenario, seed, device, reuse
         self.criterion = Criterion(scenario)
         self.outcome = Outcome()
         torch.manual_seed(stream_seed(seed, "begin"))
-        method.begin(Run(scenario, len(tasks), seed, device, training))
+        method.begin(Run(scenario, len(tasks), seed, device, training, reuse))
         self.model = self._new_model(0, "weights")
         self.optimizer: torch.optim.Optimizer | None = None
         self.reached: set[int] = set()  # ids of the parameters that a loss has reached
         self.kept_bytes = 0  # of earlier tasks' images that the method trains on again
 
-    def train(self, after_task: Callable[[ExpandingHeadModel, Task], None] | None) -> Outcome:
+    def train(
+        self, after_task: Callable[[ExpandingHeadModel, Task], None] | None, first_task: FirstTask | None
+    ) -> Outcome:
         outcome, method = self.outcome, self.method
         mark = time.perf_counter()
 
@@ -143,13 +153,26 @@ class _Sequence:
         outcome.evaluate_seconds.append(lap())
         for task in self.tasks:
             forwarded = self._start(task)
-            trained = self._train_task(task)
+            used = method.training_tasks(self.tasks[: task.index + 1])
+            if task.index == 0 and first_task is not None and len(used) == 1:
+                with first_task.claim() as found:
+                    if found is None:
+                        self._train_task(task, used)
+                        seconds = lap()
+                        first_task.keep(self._snapshot(seconds, self.model.images_forwarded - forwarded))
+                    else:
+                        seconds = self._take_over(task, found)
+                        outcome.shared_first_task = True
+                lap()  # neither waiting for another run nor writing files is a cost of the method
+            else:
+                self._train_task(task, used)
+                seconds = lap()
             self.model.eval()
             method.finish_task(self.model, task)
             outcome.forward_passes.append(self.model.images_forwarded - forwarded)
             outcome.stored_bytes = max(outcome.stored_bytes, self.kept_bytes + _nbytes(method.state()))
-            outcome.train_seconds.append(lap())
-            if trained:
+            outcome.train_seconds.append(seconds + lap())
+            if used:
                 self._evaluate()
             else:
                 self._no_row()
@@ -191,21 +214,53 @@ class _Sequence:
             self.model.seen = task.index + 1
         return forwarded
 
-    def _train_task(self, task: Task) -> bool:
-        """Train on what the method asks for; return whether it asked for anything."""
+    def _snapshot(self, seconds: float, forwarded: int) -> dict[str, Any]:
+        """Return all that the first task has left behind, as tensors and plain values."""
+        assert self.optimizer is not None
+        outcome, random = self.outcome, [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            random.append(torch.cuda.get_rng_state(self.device))
+        return {
+            "model": self.model.state_dict(),
+            "forwarded": forwarded,
+            "optimizer": self.optimizer.state_dict(),
+            "reached": [index for index, p in enumerate(self.model.parameters()) if id(p) in self.reached],
+            "random": random,
+            "counts": [outcome.updates[0], outcome.images[0], outcome.backward_passes[0]],
+            "history": outcome.history[0],
+            "seconds": seconds,
+        }
+
+    def _take_over(self, task: Task, snapshot: dict[str, Any]) -> float:
+        """Go on from another run's first task; return the seconds that it took there."""
+        outcome, parameters = self.outcome, list(self.model.parameters())
+        self.model.load_state_dict(snapshot["model"])
+        self.model.images_forwarded += snapshot["forwarded"]
+        self._optimizer(task).load_state_dict(snapshot["optimizer"])
+        self.reached = {id(parameters[index]) for index in snapshot["reached"]}
+        torch.set_rng_state(snapshot["random"][0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(snapshot["random"][1], self.device)
+        for counts, count in zip(
+            (outcome.updates, outcome.images, outcome.backward_passes), snapshot["counts"], strict=True
+        ):
+            counts.append(count)
+        outcome.history.append(snapshot["history"])
+        return snapshot["seconds"]
+
+    def _train_task(self, task: Task, used: Sequence[Task]) -> None:
+        """Train on the training data of these tasks, if any."""
         training, method, model, outcome = self.training, self.method, self.model, self.outcome
-        used = method.training_tasks(self.tasks[: task.index + 1])
         self.kept_bytes = sum({one.index: one.train.nbytes for one in used if one.index != task.index}.values())
         history: dict[str, list[float]] = {"loss": [], "accuracy": []}
         outcome.history.append(history)
         if not used:
             for counts in (outcome.updates, outcome.images, outcome.backward_passes):
                 counts.append(0)
-            return False
+            return
         split = concat([one.train for one in used])
         sizes = [len(one.train) for one in used]
-        labels = [one.train.y + model.columns(self._block(one)).start for one in used]
-        y = torch.cat(labels)
+        columns = torch.cat([one.train.y + model.columns(self._block(one)).start for one in used])
         owners = torch.repeat_interleave(torch.tensor([one.index for one in used]), torch.tensor(sizes))
         task_ids = owners.to(self.device)
         mixed = len(used) > 1 and self.scenario == "task"
@@ -213,15 +268,14 @@ class _Sequence:
         plan = Plan(sizes, training, method.equal_shares, method.beside(training.batch_size))
         plateau = Plateau(training.patience, warming=task.index > 0 and training.warmup_epochs > 0)
         recorded: Tensor | None = None
-        losses: list[Tensor] = []
-        hits: list[Tensor | None] = []
-        counts_per_epoch: list[int] = []
+        tallies: list[Tally] = []
         updates = 0
         for epoch in range(plan.epochs):
             plateau.warming = plateau.warming and epoch < training.warmup_epochs
             chosen = model.newest.parameters() if plateau.warming else method.trainable(model, task, epoch)
             frozen = set_trainable(model, chosen)
-            if not frozen or split.augment:
+            reusable = frozen and not split.augment
+            if not (reusable and self.reuse):
                 recorded = None
             elif recorded is None:
                 recorded = in_chunks(model.features, split)
@@ -229,12 +283,14 @@ class _Sequence:
             augmentation = stream(self.seed, "augmentation", task.index, epoch)
             order = stream(self.seed, "batches", task.index, epoch)
             steps = plan.draw_newest(order) if plateau.warming else plan.draw(order, plan.total_steps - updates)
-            device_steps = _to_device(steps, self.device)
-            loss_sum = torch.zeros((), device=self.device)
-            hit_sum: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
-            for rows, index in zip(steps, device_steps, strict=True):
-                present = owners[rows].unique().tolist() if mixed else (task.index,)
-                batch = Batch(model, split, index, y[index], task_ids[index], present, recorded, augmentation)
+            lengths, rows = [len(step) for step in steps], torch.cat(steps)
+            present = _present(owners[rows].split(lengths)) if mixed else [(task.index,)] * len(steps)
+            rows = rows.to(self.device)
+            tally = Tally()
+            for index, y, ids, there in zip(
+                rows.split(lengths), columns[rows].split(lengths), task_ids[rows].split(lengths), present, strict=True
+            ):
+                batch = Batch(model, split, index, y, ids, there, recorded, augmentation, reusable)
                 loss = method.loss(model, batch, self.criterion)
                 loss.backward()
                 if training.untouched != "skip":
@@ -243,12 +299,9 @@ class _Sequence:
                 optimizer.step()
                 optimizer.zero_grad()
                 method.after_step(model)
-                loss_sum += loss.detach() * len(index)
-                hit_sum = None if batch.correct is None or hit_sum is None else hit_sum + batch.correct
+                tally.add(loss, batch)
             updates += len(steps)
-            losses.append(loss_sum)
-            hits.append(hit_sum)
-            counts_per_epoch.append(sum(map(len, steps)))
+            tallies.append(tally)
             if training.patience:
                 history.setdefault("held_out", []).append(self._held_out_accuracy(task))
                 action = plateau.after(history["held_out"][-1])
@@ -258,20 +311,21 @@ class _Sequence:
                     for group in optimizer.param_groups:
                         group["lr"] /= 10
         outcome.updates.append(updates)
-        outcome.images.append(sum(counts_per_epoch))
-        outcome.backward_passes.append(sum(counts_per_epoch))
-        for epoch, (loss_sum, hit_sum, count) in enumerate(zip(losses, hits, counts_per_epoch, strict=True)):
-            mean = loss_sum.item() / count
-            if not math.isfinite(mean):
+        images = sum(tally.images for tally in tallies)
+        outcome.images.append(images)
+        outcome.backward_passes.append(images)
+        for epoch, tally in enumerate(tallies):
+            loss_mean, accuracy = tally.means()
+            if not math.isfinite(loss_mean):
                 raise DivergedError(
-                    f"the loss is {mean} at task {task.index + 1}, epoch {epoch + 1}: it diverged; try a smaller lr"
+                    f"the loss is {loss_mean} at task {task.index + 1}, epoch {epoch + 1}: it diverged; "
+                    "try a smaller lr"
                 )
-            history["loss"].append(mean)
-            if hit_sum is not None:
-                history["accuracy"].append(hit_sum.item() / count)
+            history["loss"].append(loss_mean)
+            if accuracy is not None:
+                history["accuracy"].append(accuracy)
         if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
             raise DivergedError(f"a weight is not finite after task {task.index + 1}: it diverged; try a smaller lr")
-        return True
 
     def _zero_gradients(self) -> None:
         """Give parameters that the loss did not reach a gradient of zero, as `untouched` says."""
@@ -450,6 +504,47 @@ def _start_momentum(optimizer: torch.optim.Optimizer, training: Training) -> Non
                 optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
 
+class Tally:
+    """An epoch's losses and right answers, kept on the device until they are asked for."""
+
+    WINDOW = 16  # steps whose outputs are kept before they are compared, many at once
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.losses: list[Tensor] = []
+        self.sizes: list[int] = []
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.hits: list[Tensor] = []
+        self.answered = True  # whether the criterion was asked in every step
+
+    def add(self, loss: Tensor, batch: Batch) -> None:
+        self.losses.append(loss.detach())
+        self.sizes.append(len(batch))
+        self.images += len(batch)
+        if batch.answers is None:
+            self.answered = False
+            return
+        self.waiting.append(batch.answers)
+        if len(self.waiting) == self.WINDOW:
+            self._compare()
+
+    def means(self) -> tuple[float, float | None]:
+        """Return the mean loss of an image, and the share that was answered right; None if not all were asked."""
+        self._compare()
+        losses = torch.stack(self.losses).double()
+        loss = (losses * losses.new_tensor(self.sizes)).sum().item() / self.images
+        return loss, torch.stack(self.hits).sum().item() / self.images if self.answered else None
+
+    def _compare(self) -> None:
+        by_width: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for logits, y in self.waiting:
+            by_width.setdefault(logits.shape[1], []).append((logits, y))
+        for some in by_width.values():
+            logits, y = (torch.cat(parts) for parts in zip(*some, strict=True))
+            self.hits.append((logits.argmax(1) == y).sum())
+        self.waiting = []
+
+
 def set_trainable(model: ExpandingHeadModel, parameters: object) -> bool:
     """Let just these parameters train, the modules that have none of them in eval mode.
 
@@ -475,11 +570,10 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _to_device(steps: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Move an epoch's rows to the device in one transfer."""
-    if device.type == "cpu":
-        return steps
-    return list(torch.cat(steps).to(device).split([len(rows) for rows in steps]))
+def _present(owners: Sequence[Tensor]) -> list[list[int]]:
+    """Return the tasks in each step, sorted, from the owners of its rows."""
+    counts = [torch.bincount(step).tolist() for step in owners]
+    return [[task for task, count in enumerate(step) if count] for step in counts]
 
 
 def _nbytes(state: object) -> int:

@@ -23,6 +23,7 @@ class DuplicateFinetune(Method):
 
     name: ClassVar[str] = "duplicate-finetune"
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
+    plain_first_task: ClassVar[bool] = True
 
     def begin(self, run: Run) -> None:
         super().begin(run)

@@ -22,6 +22,7 @@ class FeatureExtraction(Method):
 
     name: ClassVar[str] = "feature-extraction"
     core: ClassVar[bool] = True
+    plain_first_task: ClassVar[bool] = True
 
     def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
         return model.parameters() if task.index == 0 else model.newest.parameters()

@@ -22,6 +22,7 @@ class FinetuneFC(Method):
     """Fine-tuning of the fully connected layers only, after the first task"""
 
     name: ClassVar[str] = "finetune-fc"
+    plain_first_task: ClassVar[bool] = True
 
     def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
         if task.index == 0:

@@ -21,6 +21,7 @@ class Joint(Method):
     name: ClassVar[str] = "joint"
     core: ClassVar[bool] = True
     memory: ClassVar[bool] = True
+    plain_first_task: ClassVar[bool] = True
     mode: Literal["cumulative", "incremental", "final"] = (
         "cumulative"  # weights: anew each task, carried on, once at the end
     )

@@ -6,16 +6,14 @@ f are the features before the head, θ_o the backbone after task n − 1: featur
 decision boundaries are frozen. As in Li & Hoiem 2017, table 1, a new task has a new block.
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from clbench.method import Batch, Criterion, Method, Run, in_chunks
+from clbench.method import Batch, Criterion, Method, OldNetwork, Run
 from clbench.model import ExpandingHeadModel
 from clbench.sequences import Task
 
@@ -25,6 +23,7 @@ class LFL(Method):
     """Less-forgetting learning: keep the features of new images where the old network had them"""
 
     name: ClassVar[str] = "lfl"
+    plain_first_task: ClassVar[bool] = True
     weight: Annotated[float, Ge(0)] = 0.01  # λ_e
     freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block
 
@@ -33,16 +32,11 @@ class LFL(Method):
         self._forget()
 
     def _forget(self) -> None:
-        self.recorded: Tensor | None = None  # f(x; θ_o) of every new image [n, d]
-        self.old_network: ExpandingHeadModel | None = None  # where images are augmented
+        self.old: OldNetwork | None = None  # says f(x; θ_o) of new images [n, d]
 
     def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        if task.index == 0 or self.weight == 0:
-            return
-        if task.train.augment:
-            self.old_network = copy.deepcopy(model).requires_grad_(False)
-        else:
-            self.recorded = in_chunks(model.features, task.train)
+        if task.index > 0 and self.weight > 0:
+            self.old = OldNetwork(model, ExpandingHeadModel.features, task.train, reuse=self.run.reuse)
 
     def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
         if task.index == 0 or not self.freeze_old_blocks:
@@ -52,19 +46,9 @@ class LFL(Method):
 
     def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
         loss = criterion(model, batch)
-        old = self._old_features(model, batch)
-        if old is None:
+        if self.old is None:
             return loss
-        return loss + self.weight / 2 * (batch.features - old).square().sum(1).mean()
-
-    def _old_features(self, model: ExpandingHeadModel, batch: Batch) -> Tensor | None:
-        if self.recorded is not None:
-            return self.recorded[batch.index]
-        if self.old_network is None:
-            return None
-        model.images_forwarded += len(batch)  # the old network's pass is a cost of the run
-        with torch.no_grad():
-            return self.old_network.features(batch.x)
+        return loss + self.weight / 2 * (batch.features - self.old(batch)).square().sum(1).mean()
 
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
         self._forget()

@@ -9,7 +9,6 @@ No image of an old task is needed. The other fields are the choices on which pub
 makes it.
 """
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -19,7 +18,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from clbench.errors import UsageError
-from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
+from clbench.method import Batch, Criterion, Method, OldNetwork, Run, Scenario
 from clbench.model import ExpandingHeadModel
 from clbench.sequences import Task
 from clbench.training import Training
@@ -31,6 +30,7 @@ class LwF(Method):
 
     name: ClassVar[str] = "lwf"
     core: ClassVar[bool] = True
+    plain_first_task: ClassVar[bool] = True
     temperature: Annotated[float, Gt(0)] = 2.0  # T
     weight: Annotated[float, Ge(0)] = 1.0  # λ_o
     # auto: a softmax per old task in `task`, one over all old classes in `class`; padded: old probabilities, padded
@@ -67,8 +67,7 @@ class LwF(Method):
 
     def _forget(self) -> None:
         self.old_widths: list[int] = []  # classes of each old task
-        self.old_network: ExpandingHeadModel | None = None
-        self.recorded: Tensor | None = None  # y'_o of every new image [n, old classes]
+        self.teaching: OldNetwork | None = None  # says y'_o of new images [n, old classes]
 
     def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
         n = task.index + 1
@@ -81,14 +80,14 @@ class LwF(Method):
         if task.index == 0 or self.old_weight == 0:
             return
         self.old_widths = model.widths[: model.seen]
-        if self.teacher in ("live", "train-mode") or (self.teacher == "recorded" and task.train.augment):
-            self.old_network = copy.deepcopy(model).requires_grad_(False).train(self.teacher == "train-mode")
-        else:
-            images = task.train.unnormalised() if self.teacher == "unnormalised" else task.train
-            old = range(model.seen)
-            self.recorded = self.soften(
-                in_chunks(lambda x: model.logits(model.features(x), old), images), torch.softmax
-            )
+        self.teaching = OldNetwork(
+            model,
+            self.responses,
+            task.train.unnormalised() if self.teacher == "unnormalised" else task.train,
+            live=self.teacher == "live",
+            train_mode=self.teacher == "train-mode",
+            reuse=self.run.reuse,
+        )
 
     def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
         if task.index > 0 and epoch < self.warmup_epochs:
@@ -100,25 +99,17 @@ class LwF(Method):
     def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
         only_new = self.new_classes_only and self.run.scenario != "domain"
         loss = criterion(model, batch, batch.tasks if only_new else None)
-        targets = self.targets(model, batch)
-        if targets is None:
+        if self.teaching is None:
             return loss
+        targets = self.teaching(batch)
         return self.new_weight * loss + self.old_weight * self.distillation(model, batch.features, targets)
 
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
         self._forget()
 
-    def targets(self, model: ExpandingHeadModel, batch: Batch) -> Tensor | None:
-        """Return y'_o [n, old classes] for a batch, or None where there is nothing to distil."""
-        if self.recorded is not None:
-            return self.recorded[batch.index]
-        if self.old_network is None:
-            return None
-        model.images_forwarded += len(batch)  # the teacher's pass is a cost of the run
-        # a teacher in training mode draws its own dropout masks, but leaves the student's to come as they are
-        devices = [batch.x.device] if batch.x.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(devices, enabled=self.teacher == "train-mode"):
-            return self.soften(self.old_network(batch.x)[:, : sum(self.old_widths)], torch.softmax)
+    def responses(self, network: ExpandingHeadModel, x: Tensor) -> Tensor:
+        """Return y'_o of images [n, *input_shape]: [n, old classes]."""
+        return self.soften(network.logits(network.features(x), range(len(self.old_widths))), torch.softmax)
 
     def distillation(self, model: ExpandingHeadModel, features: Tensor, targets: Tensor) -> Tensor:
         """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch: features [n, d], targets [n, old classes]."""

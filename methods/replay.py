@@ -27,6 +27,7 @@ class Replay(Method):
 
     name: ClassVar[str] = "replay"
     memory: ClassVar[bool] = True
+    plain_first_task: ClassVar[bool] = True
     images: Annotated[int, Ge(0)] = 1000  # in the memory
     per_class: bool = False  # `images` counts those of each class; false: of all, shared equally among the tasks so far
     # random: drawn at the end of a task, earlier ones cut down to make room; reservoir: every image seen so far is as

@@ -25,6 +25,7 @@ class Scratch(Method):
 
     name: ClassVar[str] = "scratch"
     core: ClassVar[bool] = True
+    plain_first_task: ClassVar[bool] = True
     networks: Literal["latest", "per-task"] = "latest"
 
     def check(self, scenario: Scenario, training: Training) -> None:

@@ -52,8 +52,9 @@ def make(names: Sequence[str]) -> None:
 def check(names: Sequence[str]) -> None:
     """Exit with 1 unless seed 0 of every cell comes out as recorded.
 
-    On the processor and PyTorch that made a record it must be equal bit for bit. Elsewhere sums round differently: then
-    the average accuracy must lie in the 99.9 % prediction interval of the row's own seeds, widened by 0.1 points.
+    On the processor, PyTorch and kernels that made a record it must be equal bit for bit. Elsewhere sums round
+    differently: then the average accuracy must lie in the 99.9 % prediction interval of the row's own seeds, widened by
+    0.1 points.
     """
     wrong = 0
     for name in names:
@@ -82,8 +83,10 @@ def compare(new: RunRecord, old: RunRecord, row: Sequence[RunRecord]) -> str:
 
     if all(getattr(new, name) == getattr(old, name) for name in SAME):
         return "equal bit for bit"
-    if all((new.environment or {}).get(name) == (old.environment or {}).get(name) for name in ("device", "torch")):
-        return "DIFFERS on the same processor and PyTorch"
+    # records from before there was a choice of kernels have PyTorch's own
+    mine, theirs = ({"kernels": "MKL", **(record.environment or {})} for record in (new, old))
+    if all(mine[name] == theirs[name] for name in ("device", "torch", "kernels")):
+        return "DIFFERS on the same processor, PyTorch and kernels"
     values = 100 * np.array([average_accuracy(record) for record in row])
     n, moved = len(values), 100 * average_accuracy(new) - values.mean()
     bound = 0.1 + (t.ppf(0.9995, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else 0.0)

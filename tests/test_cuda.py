@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clbench import penalty, registry
 from clbench.method import SCENARIOS, Batch, Criterion, Method, Run, Scenario, in_chunks
@@ -118,3 +119,34 @@ def mode_model(model: ExpandingHeadModel, mode: FakeTensorMode) -> ExpandingHead
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, mode.from_tensor(buffer).to(CUDA))
     return model
+
+
+class _Waits(TorchDispatchMode):
+    """Counts operations that make a program wait for the device: those that bring a value, or a size, to the host."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += any(name in str(func) for name in self.WAITING)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", registry.names("method"))
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_step_waits_for_the_device(name: str, scenario: Scenario) -> None:
+    """However many steps an epoch has, as many values are asked for."""
+    if scenario not in registry.find("method", name).scenarios:
+        pytest.skip(f"{name} is not defined for {scenario}")
+    waits = []
+    for batch_size in (24, 12, 4):
+        training = Training(batch_size=batch_size, optimizer="adam", lr=0.001)
+        with _Waits() as mode:
+            backbone = registry.find("model", "mlp")(width=8)
+            run_sequence(tiny_tasks(2), registry.find("method", name)(), backbone, training, scenario, 0)
+        waits.append(mode.count)
+    assert waits[0] > 0
+    assert len(set(waits)) == 1, waits

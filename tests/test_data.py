@@ -18,7 +18,7 @@ import torchvision.datasets
 from sklearn.datasets import load_digits
 
 from clbench import data
-from clbench.data import AvalancheBenchmark, DataSet, load_benchmark, load_dataset
+from clbench.data import AvalancheBenchmark, DataSet, load_benchmark, load_dataset, scaled
 from clbench.errors import DataError, UsageError
 
 IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -186,6 +186,32 @@ def test_changed_files_are_read_anew(root: Path) -> None:
     second = load_dataset("mnist", root)
     assert second.fingerprint != first.fingerprint
     assert second.train_images[-1, 0, -1, -1] == first.train_images[-1, 0, -1, -1] ^ 1
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize(("mean", "std"), [((0.1307,), (0.3081,)), ((0.0,), (1.0,))])
+def test_scaled_images_are_by_the_formula(
+    mean: tuple[float, ...], std: tuple[float, ...], padding: int, root: Path, cache: Path
+) -> None:
+    arrays = make_mnist(root, train=1100)  # more than are scaled at once
+    found = load_dataset("mnist", root)
+    ready = scaled(found, mean, std, 255.0, padding)
+    assert ready is not None
+    pixels = np.pad(arrays[0][:, None], ((0, 0), (0, 0), (padding, padding), (padding, padding))).astype(np.float64)
+    assert ready.train_images.dtype == torch.float32
+    np.testing.assert_allclose(ready.train_images.numpy(), (pixels / 255 - mean[0]) / std[0], rtol=0, atol=1e-6)
+    assert torch.equal(ready.test_labels, found.test_labels)
+    assert len(entries(cache)) == 2
+    assert scaled(found, mean, std, 255.0, padding) is not None
+    assert scaled(found, (0.5,), std, 255.0, padding) is not None
+    assert len(entries(cache)) == 3  # one for each way to scale
+
+
+def test_large_data_sets_are_not_scaled_beforehand(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_mnist(root, train=40, test=20)
+    monkeypatch.setattr("clbench.data.SCALED_LIMIT", 60 * 784 * 4 - 1)
+    assert scaled(load_dataset("mnist", root), (0.5,), (0.5,), 255.0) is None
+    assert len(entries(cache)) == 1
 
 
 def load_dataset_after(make: Callable[[Path], object], root: Path) -> DataSet:

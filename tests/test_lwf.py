@@ -180,9 +180,8 @@ class GradientProbe(LwF):
         self.norms: list[dict[str, float]] = []
 
     def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        targets = self.targets(model, batch)
-        if targets is not None:
-            term = self.weight * self.distillation(model, batch.features, targets)
+        if self.teaching is not None:
+            term = self.weight * self.distillation(model, batch.features, self.teaching(batch))
             named = {n: p for n, p in model.named_parameters() if not n.startswith("head.1")}
             gradients = torch.autograd.grad(term, list(named.values()), retain_graph=True)
             self.norms.append({name: g.norm().item() for name, g in zip(named, gradients, strict=True)})

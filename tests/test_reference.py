@@ -50,7 +50,7 @@ def test_every_set_is_a_command_that_exists() -> None:
         assert action == "run" or first in presets.names()
 
 
-def record(accuracy: float, weights: str = "a", device: str = "one", seed: int = 0) -> RunRecord:
+def record(accuracy: float, weights: str = "a", device: str = "one", seed: int = 0, **environment: str) -> RunRecord:
     rows = [[0.1], [accuracy]]
     return RunRecord(
         f"k{seed}",
@@ -60,7 +60,7 @@ def record(accuracy: float, weights: str = "a", device: str = "one", seed: int =
         updates=[1],
         images=[1],
         weights_hash=weights,
-        environment={"device": device, "torch": "2"},
+        environment={"device": device, "torch": "2", **environment},
     )
 
 
@@ -68,6 +68,8 @@ def test_comparing_a_run_with_its_record() -> None:
     row = [record(0.7 + seed / 100, seed=seed) for seed in range(5)]  # mean 72, standard deviation √2.5
     assert reference.compare(record(0.7), row[0], row) == "equal bit for bit"
     assert reference.compare(record(0.7, "b"), row[0], row).startswith("DIFFERS on the same")
+    assert reference.compare(record(0.7, "b", kernels="MKL"), row[0], row).startswith("DIFFERS on the same")
+    assert reference.compare(record(0.7, "b", kernels="oneDNN"), row[0], row).startswith("within")
     # t(0.9995, 4) = 8.610, so the bound is 0.1 + 8.610 · 1.5811 · √1.2 = 15.01
     assert reference.compare(record(0.86, "b", "two"), row[0], row) == "within 15.01 of the row's mean: +14.00"
     assert reference.compare(record(0.88, "b", "two"), row[0], row).startswith("DIFFERS: not within 15.01")

@@ -1,6 +1,7 @@
 """Sweeps: what is run, in what order and where, and that it does not matter."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from clbench.method import Batch, Criterion, Method
 from clbench.model import ExpandingHeadModel
 from clbench.parsing import parse_class_order, parse_seeds, parse_settings
 from clbench.planning import plan
-from clbench.runner import Sweep
+from clbench.runner import Sweep, checkout_commit
 from clbench.store import RunRecord, Store
 
 QUICK = {"training": {"epochs": 1}, "seeds": 2}
@@ -341,3 +342,23 @@ def test_slips_in_python(
     with pytest.raises(UsageError, match=message):
         plan(**{"seeds": 1, **options})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commit_is_marked_where_code_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    for name in ("clbench/runner.py", "methods/lwf.py", "results/README.md", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr("clbench.runner.__file__", str(tmp_path / "clbench" / "runner.py"))
+    git("init", "-q")
+    assert checkout_commit() is None  # no file of a checkout, but one that lies in it
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "results" / "README.md").write_text("2")
+    assert checkout_commit() == commit
+    (tmp_path / "methods" / "lwf.py").write_text("2")
+    assert checkout_commit() == f"{commit} (changed)"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,7 @@ from clbench.sequences import (
     SplitMNIST,
     Task,
     TaskSequence,
+    chain_sequence,
     concat,
     crop_and_flip,
     rotation_map,
@@ -376,6 +378,40 @@ def test_an_image_is_the_same_to_the_last_bit_in_any_batch(pixel_map: Tensor | N
     for size in (1, 5, 7):
         parts = torch.arange(12).split(size)
         assert torch.equal(torch.cat([split.batch(part) for part in parts]), whole)
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        SplitDigits(),
+        SplitMNIST(),
+        SplitMNIST(padding=2, mean=0.5, std=0.25),
+        SplitCIFAR10(augment=True),
+        PermutedMNIST(tasks=2),
+        chain_sequence("mnist+fashion-mnist")(),
+    ],
+    ids=repr,
+)
+def test_images_scaled_beforehand_are_those_of_the_bytes(sequence: TaskSequence, root: Path) -> None:
+    tasks = sequence.load(root, 0, None)
+    for split in [split for task in tasks for split in (task.train, task.test)]:
+        bytes_only = replace(split, scaled=None)
+        assert (split.scaled is None) == (split.pixel_map is not None)
+        assert split.shape == bytes_only.shape
+        assert torch.equal(everything(split), everything(bytes_only))
+        index = torch.randperm(len(split))[:5]
+        draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+        assert torch.equal(split.batch(index, draws[0]), bytes_only.batch(index, draws[1]))
+        assert torch.equal(everything(split.unnormalised()), everything(bytes_only.unnormalised()))
+        assert torch.equal(everything(split.subset(index)), everything(split)[index])
+    joined = concat([task.train for task in tasks])
+    assert torch.equal(everything(joined), torch.cat([everything(task.train) for task in tasks]))
+
+
+def test_images_travel_as_bytes(root: Path) -> None:
+    (moved, *_) = to_device(SplitMNIST().load(root, 0, None), torch.device("meta"))
+    assert moved.train.scaled is None
+    assert (moved.train.images.device.type, moved.train.images.dtype) == ("meta", torch.uint8)
 
 
 def test_float_images_are_handed_out_as_they_are() -> None:
