@@ -42,8 +42,8 @@ class _AvalancheSequence(TaskSequence):
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return self.load_data(data_root, seed).fingerprint
 
-    def parts(self, found: data.DataSet) -> tuple[Part, Part]:
-        return parts_of(found, tuple(found.notes["mean"]), tuple(found.notes["std"]))
+    def parts(self, found: data.DataSet, beforehand: bool = True) -> tuple[Part, Part]:
+        return parts_of(found, tuple(found.notes["mean"]), tuple(found.notes["std"]), beforehand=beforehand)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _AvalancheStreams(_AvalancheSequence):
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.load_data(data_root, seed)
-        train, test = self.parts(found)
+        train, test = self.parts(found, beforehand=False)  # it would be there for one seed only
         train_rows, test_rows = (_ranges(found.notes[f"{part}_sizes"]) for part in ("train", "test"))
         if len(test_rows) == 1:
             test_rows *= len(train_rows)

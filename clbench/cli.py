@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -163,20 +166,31 @@ def _go(sweep: Sweep, out: str, quiet: bool) -> Progress:
     """Run what is missing of a sweep and say how it goes; Ctrl-C ends the command with what there is."""
     from clbench.progress import Progress
 
-    records = sweep.run(fork=sys.platform == "linux")  # nothing has been computed in this process
-    with Progress(sweep, quiet) as progress:
-        import clbench.report  # noqa: F401  while the workers are busy: it takes a second
+    progress = Progress(sweep, quiet)
+    try:
+        with contextlib.closing(sweep.run(fork=True)) as records, _ending_on_signals(), progress:
+            import clbench.report  # noqa: F401  while the workers are busy: it takes a second
 
-        try:
             for record in records:
                 progress.landed(record)
-        except KeyboardInterrupt:
-            records.close()
-            print(
-                f"\nclbench: stopped; {progress.done} new records are in {out}. Run it again to go on.", file=sys.stderr
-            )
-            raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        print(f"\nclbench: stopped; {progress.done} new records are in {out}. Run it again to go on.", file=sys.stderr)
+        raise typer.Exit(130) from None
     return progress
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let requests to end be Ctrl-C's, so that workers and temporary files go."""
+    numbers = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    changed = [number for number in set(numbers) if signal.getsignal(number) == signal.SIG_DFL]  # not under nohup
+    for number in changed:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _print_plan(sweep: Sweep) -> None:

@@ -205,7 +205,7 @@ class Method:
 
 BEFORE_FINISH = (  # what acts on a task before its `finish_task`
     *("begin", "equal_shares", "beside", "start_from", "start_task", "training_tasks"),
-    *("trainable", "loss", "after_backward", "after_step"),
+    *("trainable", "loss", "after_backward", "after_step", "predict", "uses_task_name"),  # the last two: for `patience`
 )
 
 
@@ -218,7 +218,7 @@ def shares_first_task(method: Method) -> bool:
     """
     classes = type(method).__mro__
     speakers = [cls for cls in classes if "plain_first_task" in vars(cls)]
-    authors = {next(cls for cls in classes if hook in vars(cls)) for hook in BEFORE_FINISH}
+    authors = [cls for cls in classes if not set(BEFORE_FINISH).isdisjoint(vars(cls))]
     return method.plain_first_task and all(any(issubclass(s, author) for s in speakers) for author in authors)
 
 

@@ -371,6 +371,7 @@ def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], not
     return registry.configure("training", Training, values)
 
 
+@one_thread()
 def _jobs(
     points: Sequence[_Point],
     device: str,
@@ -424,8 +425,7 @@ def _jobs(
             with _speaking_of(chosen_sequence):
                 tasks = sequence.load(data_root, point.seed, None if classes is None else tuple(classes))
             model = _check_fit(spec, tasks, point.model.instance, cell.training)
-            with one_thread():
-                kernels[kind] = choose_kernels(precision, device, linear_shapes(model, cell.training.batch_size))
+            kernels[kind] = choose_kernels(precision, device, linear_shapes(model, cell.training.batch_size))
         twin = jobs.get(spec.key)
         if twin is not None and point.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
@@ -438,7 +438,8 @@ def _jobs(
             commit=commit,
             reuse=reuse,
             kernels=kernels[kind],
-            plain_first_task=shares_first_task(point.method.instance),
+            # a network from outside may have state that a snapshot does not hold
+            plain_first_task=point.model.code is None and shares_first_task(point.method.instance),
             memory=point.method.instance.memory,
         )
     return list(jobs.values())
@@ -485,6 +486,7 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
     records, problems = sweep.store.read()
     sweep.notes += [f"damaged record, run again if it is part of this sweep: {problem}" for problem in problems]
     older: dict[str, int] = {}
+    rounded: dict[tuple[str, str], int] = {}  # finished runs by their kernels and those of this sweep
     by_question = {_question(record.spec): record for record in records.values() if record.ok}
     for job in sweep.jobs:
         record = records.get(job.spec.key)
@@ -492,8 +494,15 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
             saved = len(list(Path(str(job.models_folder)).glob("task-*.pt")))
             if not save_models or saved == len(record.updates or ()):
                 sweep.done[record.key] = record
+                theirs, ours = (record.environment or {}).get("kernels"), job.kernels["kernels"]
+                if theirs not in (None, ours):
+                    rounded[theirs, ours] = rounded.get((theirs, ours), 0) + 1
         elif _question(job.spec.as_json()) in by_question:
             older[job.spec.label] = older.get(job.spec.label, 0) + 1
+    for (theirs, ours), count in rounded.items():
+        sweep.notes.append(
+            f"{count} finished run{'s' * (count > 1)} had products by {theirs}, which round unlike {ours}'s here"
+        )
     for label, count in older.items():
         sweep.notes.append(
             f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"

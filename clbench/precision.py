@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -30,14 +31,15 @@ def check_precision(precision: str, device: str) -> None:
         raise UsageError("precision tf32 is a mode of CUDA devices, and this run is on the CPU: choose fp32 or bf16")
 
 
-def linear_shapes(model: nn.Module, batch_size: int) -> list[Shape]:
+def linear_shapes(model: nn.Module, batch_size: int) -> tuple[Shape, ...]:
     """Return the shapes of the products in a network's linear layers, largest first."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     found = {(batch_size, layer.in_features, layer.out_features) for layer in layers}
-    return sorted(found, key=lambda shape: -shape[1] * shape[2])
+    return tuple(sorted(found, key=lambda shape: -shape[1] * shape[2]))
 
 
-def choose_kernels(precision: str, device: str, products: Sequence[Shape]) -> dict[str, Any]:
+@cache
+def choose_kernels(precision: str, device: str, products: tuple[Shape, ...]) -> dict[str, Any]:
     """Return the library that computes matrix products, as `kernels`, and what was probed to choose it.
 
     On the CPU, fp32 products come from oneDNN if they are exact enough and clearly faster there, else from PyTorch's

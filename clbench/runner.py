@@ -14,6 +14,7 @@ import platform
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -151,33 +152,37 @@ class Sweep:
         return [dataclasses.replace(record, spec=job.spec.as_json()) for job, record in found if record is not None]
 
     def run(self, fork: bool = False) -> Generator[RunRecord, None, None]:
-        """Start what is missing, and yield each record as it lands, after it is written.
+        """Start what is missing, and yield each record as it lands, after it is written; `close` stops the workers.
 
-        `fork` starts workers as copies of this process: at once, but only safe in one that has computed nothing yet.
+        `fork` starts workers as copies of this process, at once, where that is safe: on Linux, for runs on the CPU of
+        built-in code, in a process that has computed nothing in several threads.
         """
-        create_folder(self.store.folder)
-        folder = tempfile.TemporaryDirectory(prefix="clbench-")
-        jobs = in_good_order(self.missing, self.workers, folder.name)
-        return self._collect(execute(jobs, self.workers, fork), jobs, folder)
+        fork = fork and sys.platform == "linux"
+        fork = fork and all(job.device == "cpu" and not job.spec.code for job in self.missing)
+        records = self._run(fork)
+        next(records)  # so that workers are there before the caller goes on
+        return records  # type: ignore[return-value]
 
-    def _collect(
-        self, landing: Iterator[RunRecord], jobs: Sequence[Job], folder: tempfile.TemporaryDirectory
-    ) -> Generator[RunRecord, None, None]:
-        first_tasks = {job.spec.key: job.first_task for job in jobs}
-        try:
-            with folder:
-                for record in landing:
-                    self._write(record)
-                    self.done[record.key] = record
-                    first_task = first_tasks.pop(record.key)
-                    if first_task is not None and first_task not in first_tasks.values():
-                        Path(first_task).unlink(missing_ok=True)
-                    yield record
-        except BrokenProcessPool:
-            raise ClbenchError(
-                "a worker process died, perhaps for want of memory; finished records are kept: "
-                "run the same command again to go on, with fewer --jobs if it happens again"
-            ) from None
+    def _run(self, fork: bool) -> Generator[RunRecord | None, None, None]:
+        create_folder(self.store.folder)
+        with _temporary_folder() as folder:
+            jobs = in_good_order(self.missing, self.workers, folder)
+            first_tasks = {job.spec.key: job.first_task for job in jobs}
+            try:
+                with executing(jobs, self.workers, fork) as landing:
+                    yield None
+                    for record in landing:
+                        self._write(record)
+                        self.done[record.key] = record
+                        first_task = first_tasks.pop(record.key)
+                        if first_task is not None and first_task not in first_tasks.values():
+                            Path(first_task).unlink(missing_ok=True)
+                        yield record
+            except BrokenProcessPool:
+                raise ClbenchError(
+                    "a worker process died, perhaps for want of memory; finished records are kept: "
+                    "run the same command again to go on, with fewer --jobs if it happens again"
+                ) from None
 
     def _write(self, record: RunRecord) -> None:
         try:
@@ -218,29 +223,57 @@ def in_good_order(jobs: Sequence[Job], workers: int, folder: str) -> list[Job]:
     return ordered
 
 
-def execute(jobs: Sequence[Job], workers: int, fork: bool = False) -> Iterator[RunRecord]:
-    """Start jobs in `workers` processes (1: in this one) and yield records as they are finished, in any order."""
-    if workers == 1 or len(jobs) <= 1:
-        return map(run_one, jobs)
-    if fork:
-        context = multiprocessing.get_context("fork")
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
-        return _as_completed(pool, [pool.submit(run_one, job) for job in jobs])
-    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        parallel = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
-        return parallel(joblib.delayed(run_one)(job) for job in jobs)
-
-
-def _as_completed(pool: ProcessPoolExecutor, futures: Sequence[Future[RunRecord]]) -> Iterator[RunRecord]:
+def _temporary_folder() -> tempfile.TemporaryDirectory:
     try:
-        for future in as_completed(futures):
+        return tempfile.TemporaryDirectory(prefix="clbench-")
+    except OSError as error:
+        raise UsageError(f"no temporary folder can be made ({error.strerror}): set TMPDIR to one") from None
+
+
+@contextlib.contextmanager
+def executing(jobs: Sequence[Job], workers: int, fork: bool = False) -> Iterator[Iterator[RunRecord]]:
+    """Start jobs in `workers` processes (1: in this one); give their records as they are finished, in any order.
+
+    Whatever is still running when the context is left is stopped.
+    """
+    if workers == 1 or len(jobs) <= 1:
+        yield map(run_one, jobs)
+    elif fork:
+        context = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker, (os.getpid(),))
+        try:
+            yield _as_completed([pool.submit(run_one, job) for job in jobs])
+            pool.shutdown()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
+    else:
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            parallel = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
+            landing = parallel(joblib.delayed(run_one)(job) for job in jobs)
+        with contextlib.closing(landing):
+            yield landing
+
+
+def _begin_worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _as_completed(futures: Sequence[Future[RunRecord]]) -> Iterator[RunRecord]:
+    """Yield what was finished, even where a worker has died meanwhile; then raise."""
+    broken: BaseException | None = None
+    for future in as_completed(futures):
+        broken = broken or future.exception()
+        if future.exception() is None:
             yield future.result()
-    except BaseException:  # an interrupt above all: leave no worker behind
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
-    pool.shutdown()
+    if broken is not None:
+        raise broken
 
 
 def run_one(job: Job) -> RunRecord:
@@ -248,9 +281,10 @@ def run_one(job: Job) -> RunRecord:
     spec = job.spec
     kernels = job.kernels.get("kernels", "")
     with one_thread(), _deterministic(job.device), computing(spec.precision, job.device, kernels):
-        _warm_up(job.device)
-        environment = _environment(job)
+        environment: dict[str, Any] = {}
         try:
+            _warm_up(job.device)
+            environment = _environment(job)
             tasks = to_device(job.load_tasks(), torch.device(job.device))
             method: Method = job.instance("method")
             with _PeakMemory(job.device) as peak:

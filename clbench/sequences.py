@@ -74,7 +74,7 @@ class Split:
         """
         augmented = self.augment and generator is not None
         rows = self.rows.index_select(0, index)
-        if self.scaled is not None and not augmented:
+        if self.scaled is not None and self.pixel_map is None and not augmented:
             return self.scaled.index_select(0, rows)
         x = self.images.index_select(0, rows)
         if self.pixel_map is not None:
@@ -131,7 +131,8 @@ def concat(splits: Sequence[Split]) -> Split:
         return first
     if len({(split.mean, split.std, split.divisor, split.padding) for split in splits}) > 1:
         raise UsageError("tasks whose images are scaled or padded in different ways cannot be trained on together")
-    images, scaled, rows = first.images, first.scaled, [split.rows for split in splits]
+    images, rows = first.images, [split.rows for split in splits]
+    scaled = first.scaled if all(split.scaled is first.scaled for split in splits) else None
     if any(split.images is not images for split in splits):
         starts = np.cumsum([0] + [len(split.images) for split in splits])
         images, scaled = torch.cat([split.images for split in splits]), None
@@ -272,9 +273,10 @@ def parts_of(
     divisor: float = 255.0,
     padding: int = 0,
     augment: bool = False,
+    beforehand: bool = True,
 ) -> tuple[Part, Part]:
-    """Return a data set's training and test images, scaled beforehand if that is not too much; see Part."""
-    ready = data.scaled(found, mean, std, divisor, padding)
+    """Return a data set's training and test images, scaled `beforehand` if that is not too much; see Part."""
+    ready = data.scaled(found, mean, std, divisor, padding) if beforehand else None
     train, test = (None, None) if ready is None else (ready.train_images, ready.test_images)
     return (
         Part(found.train_images, found.train_labels, mean, std, divisor, augment, padding, train),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,14 @@ class FirstTask:
     @contextlib.contextmanager
     def claim(self) -> Iterator[dict[str, Any] | None]:
         """Yield what another run left, or None to the one run that is to train it and `keep` it meanwhile."""
-        with FileLock(self.path.with_suffix(".lock")):
-            yield torch.load(self.path, weights_only=True, map_location="cpu") if self.path.exists() else None
+        with contextlib.ExitStack() as stack:
+            found = None
+            # a file that cannot be locked or read is no file: the run trains its first task itself
+            with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError):
+                stack.enter_context(FileLock(self.path.with_suffix(".lock")))
+                if self.path.exists():
+                    found = torch.load(self.path, weights_only=True, map_location="cpu")
+            yield found
 
     def keep(self, snapshot: dict[str, Any]) -> None:
         """Leave a snapshot of tensors and plain values to the others; where there is no room, they train themselves."""

@@ -214,6 +214,18 @@ def test_large_data_sets_are_not_scaled_beforehand(root: Path, cache: Path, monk
     assert len(entries(cache)) == 1
 
 
+def test_a_cache_that_may_only_be_read_will_do(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_mnist(root)
+    found = load_dataset("mnist", root)
+
+    def refuse(*arguments: object, **options: object) -> str:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("clbench.data.tempfile.mkdtemp", refuse)
+    assert torch.equal(load_dataset("mnist", root).train_images, found.train_images)
+    assert scaled(found, (0.5,), (0.5,), 255.0) is None
+
+
 def load_dataset_after(make: Callable[[Path], object], root: Path) -> DataSet:
     make(root)
     return load_dataset("mnist", root)

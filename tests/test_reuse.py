@@ -1,7 +1,10 @@
 """What is computed once and used again changes no number: first tasks, responses and frozen features."""
 
+import contextlib
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from clbench.model import MLP, ExpandingHeadModel
 from clbench.planning import plan
 from clbench.report import _markdown
 from clbench.runner import in_good_order
+from clbench.sequences import Task
 from clbench.sharing import FirstTask
 from clbench.store import RunRecord, Store
 from clbench.testing import check_method, tiny_tasks
@@ -150,13 +154,40 @@ class QuietLwF(LwF):
         return {}
 
 
+class AlwaysZero(Finetune):
+    """Under `patience`, how it predicts decides how long the first task is trained."""
+
+    def predict(self, model: ExpandingHeadModel, x: Tensor, task: Task) -> Tensor:
+        return torch.eye(len(task.classes))[torch.zeros(len(x), dtype=torch.long)]
+
+
+class Speaker(Method):
+    plain_first_task: ClassVar[bool] = True
+
+    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
+        return super().loss(model, batch, criterion)
+
+
+class Mixed(Speaker, Doubled):
+    pass
+
+
 class Refusing(LwF):
     plain_first_task: ClassVar[bool] = False
 
 
 @pytest.mark.parametrize(
     ("method", "shares"),
-    [(Doubled, False), (LouderLwF, False), (LaterLwF, True), (NoisyLwF, False), (QuietLwF, True), (Refusing, False)],
+    [
+        (Doubled, False),
+        (LouderLwF, False),
+        (LaterLwF, True),
+        (NoisyLwF, False),
+        (QuietLwF, True),
+        (AlwaysZero, False),
+        (Mixed, False),
+        (Refusing, False),
+    ],
 )
 def test_a_class_answers_for_its_own_hooks_only(method: type[Method], shares: bool) -> None:
     assert shares_first_task(method()) == shares
@@ -189,6 +220,35 @@ def test_a_full_disk_leaves_no_half_snapshot(tmp_path: Path, monkeypatch: pytest
     outcomes = [go(new("finetune"), "task", BUDGETS["momentum"], first) for _ in range(2)]
     assert [outcome.shared_first_task for outcome in outcomes] == [False, False]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_file_that_cannot_be_used_is_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = go(new("finetune"), "task", BUDGETS["momentum"], FirstTask(tmp_path / "file" / "first.pt"))
+    assert not outcome.shared_first_task
+    damaged = FirstTask(tmp_path / "first.pt")
+    damaged.path.write_bytes(b"no snapshot")
+    assert not go(new("finetune"), "task", BUDGETS["momentum"], damaged).shared_first_task
+    assert go(new("finetune"), "task", BUDGETS["momentum"], damaged).shared_first_task  # it was made anew
+
+
+def test_waiting_for_another_run_is_no_cost(tmp_path: Path) -> None:
+    class Slow(FirstTask):
+        @contextlib.contextmanager
+        def claim(self) -> Iterator[dict[str, Any] | None]:
+            time.sleep(2)
+            yield None
+
+    outcome = go(new("finetune"), "task", BUDGETS["momentum"], Slow(tmp_path / "first.pt"))
+    assert outcome.train_seconds[0] < 2
+
+
+def test_a_network_from_outside_shares_nothing(tmp_path: Path) -> None:
+    """It may have state that no snapshot holds."""
+    file = tmp_path / "outside.py"
+    file.write_text("from clbench.model import MLP\n\n\nclass Own(MLP):\n    name = 'own'\n")
+    sweep = plan("finetune,lwf", seeds=1, model=f"{file}:Own", out=tmp_path)
+    assert [job.first_task for job in in_good_order(sweep.jobs, 2, str(tmp_path))] == [None, None]
 
 
 METHODS = "finetune,lwf,joint,si,scratch@networks=per-task"

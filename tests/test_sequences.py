@@ -35,6 +35,7 @@ from clbench.sequences import (
     chain_sequence,
     concat,
     crop_and_flip,
+    parts_of,
     rotation_map,
     to_device,
 )
@@ -406,6 +407,18 @@ def test_images_scaled_beforehand_are_those_of_the_bytes(sequence: TaskSequence,
         assert torch.equal(everything(split.subset(index)), everything(split)[index])
     joined = concat([task.train for task in tasks])
     assert torch.equal(everything(joined), torch.cat([everything(task.train) for task in tasks]))
+
+
+def test_concat_of_images_as_they_are_and_moved(root: Path) -> None:
+    found = data.load_dataset("mnist", root)
+    part, _ = parts_of(found, (0.1307,), (0.3081,))
+    rows, turned = torch.arange(10), torch.arange(784).flip(0)[None]
+    plain, moved = part.split(rows, part.labels[rows]), part.split(rows, part.labels[rows], turned)
+    assert plain.scaled is not None
+    for splits in ([plain, moved], [moved, plain]):
+        assert torch.equal(everything(concat(splits)), torch.cat([everything(split) for split in splits]))
+    assert torch.equal(everything(moved), everything(plain).flatten(1).flip(1).view(10, 1, 28, 28))
+    assert torch.equal(everything(replace(plain, pixel_map=turned)), everything(moved))
 
 
 def test_images_travel_as_bytes(root: Path) -> None:

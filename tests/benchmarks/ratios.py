@@ -1,7 +1,6 @@
 """How fast clbench is, as ratios: beside hand-written loops, its own matrix products, and Avalanche, in turn.
 
 python tests/benchmarks/ratios.py [NAME…] [--rounds 5]     measure, and write results/performance.json
-python tests/benchmarks/ratios.py describe                 write the tables and the figure from that file
 
 Absolute times drift on shared machines; what is compared here is measured in turn, and the ratio is that of medians.
 Real MNIST is needed, in CLBENCH_DATA_ROOT.

@@ -1,0 +1,157 @@
+"""Worker processes: they end with their parent, and what was finished is never lost."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench import runner
+from clbench.planning import plan
+from clbench.runner import executing
+from clbench.store import Store
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], within: float = 5.0) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline and any(map(alive, pids)):
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+Forked = Callable[[Callable[[int], Any], int], AbstractContextManager[Iterator[Any]]]
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> Forked:
+    """Run a function of 0, 1, … in two forked workers, in place of training."""
+
+    def start(work: Callable[[int], Any], count: int) -> AbstractContextManager[Iterator[Any]]:
+        monkeypatch.setattr(runner, "run_one", work)
+        return executing(range(count), 2, fork=True)  # type: ignore[arg-type]
+
+    return start
+
+
+def its_process(job: int) -> tuple[int, int]:
+    time.sleep(0.1)
+    return job, os.getpid()
+
+
+def test_forked_workers_do_the_work_elsewhere(forked: Forked) -> None:
+    with forked(its_process, 6) as landing:
+        found = dict(landing)
+    assert sorted(found) == list(range(6))
+    assert os.getpid() not in found.values()
+    assert len(set(found.values())) == 2
+    assert gone(list(found.values()))
+
+
+def die_at_five(job: int) -> int:
+    if job == 5:
+        time.sleep(0.5)  # until the others are done
+        os._exit(9)
+    return job
+
+
+def test_what_was_finished_lands_before_a_death_is_told(forked: Forked) -> None:
+    landed: list[int] = []
+
+    def go() -> None:
+        with forked(die_at_five, 6) as landing:
+            time.sleep(1.5)  # the parent is busy while the worker dies
+            for job in landing:
+                landed.append(job)
+
+    with pytest.raises(BrokenProcessPool):
+        go()
+    assert sorted(landed) == [0, 1, 2, 3, 4]
+
+
+def first_is_quick(job: int) -> int:
+    time.sleep(0.05 if job == 0 else 60)
+    return os.getpid()
+
+
+def test_leaving_early_stops_the_workers(forked: Forked) -> None:
+    pids = []
+
+    def go() -> None:
+        with forked(first_is_quick, 4) as landing:
+            pids.append(next(landing))
+            raise ZeroDivisionError
+
+    start = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        go()
+    assert gone(pids)
+    assert time.monotonic() - start < 5
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A long sweep in a process of its own, that has two workers and some records already."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    words = ["run", "--methods", "finetune,si", "--seeds", "50", "--jobs", "2", "--out", str(tmp_path / "records")]
+    command = [sys.executable, "-m", "clbench", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "records").glob("*.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_is_met_at_once(number: int, sweep: subprocess.Popen[str], tmp_path: Path) -> None:
+    workers = children(sweep.pid)
+    assert len(workers) == 2
+    sweep.send_signal(number)
+    start = time.monotonic()
+    _, errors = sweep.communicate(timeout=30)
+    assert time.monotonic() - start < 2
+    assert sweep.returncode == 130
+    records, problems = Store(tmp_path / "records").read()
+    assert problems == []
+    assert f"clbench: stopped; {len(records)} new records are in" in errors
+    assert "Traceback" not in errors
+    assert gone(workers)
+    assert list((tmp_path / "temporary").glob("clbench-*")) == []
+
+
+def test_workers_end_with_a_parent_that_is_killed(sweep: subprocess.Popen[str]) -> None:
+    workers = children(sweep.pid)
+    assert len(workers) == 2
+    sweep.kill()
+    assert gone(workers)
+
+
+def test_closing_before_anything_landed_stops_the_workers(tmp_path: Path) -> None:
+    sweep = plan("finetune,si", seeds=4, training={"epochs": 200}, jobs=2, out=tmp_path)
+    records = sweep.run(fork=True)
+    workers = [child.pid or 0 for child in multiprocessing.active_children()]
+    assert len(workers) == 2
+    records.close()
+    assert gone(workers, within=2)
