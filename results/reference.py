@@ -43,7 +43,7 @@ def command(name: str, seeds: int = 10) -> list[str]:
 
 def make(names: Sequence[str]) -> None:
     for name in names:
-        run = subprocess.run([sys.executable, "-m", "clbench", *command(name), "--out", str(FOLDER / name)])
+        run = subprocess.run([sys.executable, "-P", "-m", "clbench", *command(name), "--out", str(FOLDER / name)])
         if run.returncode == 2:
             sys.exit(2)
     describe()
@@ -62,7 +62,7 @@ def check(names: Sequence[str]) -> None:
         if not recorded:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            run = [sys.executable, "-m", "clbench", *command(name, seeds=1), "--out", folder, "--quiet"]
+            run = [sys.executable, "-P", "-m", "clbench", *command(name, seeds=1), "--out", folder, "--quiet"]
             subprocess.run(run, stdout=subprocess.DEVNULL)
             again = Store(Path(folder)).read()[0]
         for key, new in again.items():

@@ -115,7 +115,7 @@ def sweep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
     words = ["run", "--methods", "finetune,si", "--seeds", "50", "--jobs", "2", "--out", str(tmp_path / "records")]
-    command = [sys.executable, "-m", "clbench", *words]
+    command = [sys.executable, "-P", "-m", "clbench", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "records").glob("*.json")) and time.monotonic() < deadline:

@@ -1,6 +1,7 @@
 """How fast clbench is, as ratios: beside hand-written loops, its own matrix products, and Avalanche, in turn.
 
 python tests/benchmarks/ratios.py [NAME…] [--rounds 5]     measure, and write results/performance.json
+python tests/benchmarks/ratios.py describe                 write README's table and figure from that file
 
 Absolute times drift on shared machines; what is compared here is measured in turn, and the ratio is that of medians.
 Real MNIST is needed, in CLBENCH_DATA_ROOT.
@@ -31,7 +32,10 @@ from clbench.runner import _processor
 from clbench.sequences import PermutedMNIST, SplitMNIST, Task
 from clbench.training import Training, make_optimizer, run_sequence
 
-RESULTS = Path(__file__).parents[2] / "results" / "performance.json"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results" / "performance.json"
+FIGURE = ROOT / "results" / "performance.png"
+BEGIN, END = "<!-- ratios: written by tests/benchmarks/ratios.py describe -->", "<!-- end of ratios -->"
 TRAINING = Training(epochs=1, batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)
 SWEEP = "run --sequence split-mnist --methods core --set mlp.dropout=0.5 --quiet --seeds"
 Measured = dict[str, list[float]]  # seconds of each contender, by round
@@ -131,7 +135,7 @@ def sweeps(rounds: int) -> dict[str, Measured]:
 
     def clbench(seeds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            _call("-m", "clbench", *SWEEP.split(), str(seeds), "--out", folder)
+            _call("-P", "-m", "clbench", *SWEEP.split(), str(seeds), "--out", folder)
 
     def avalanche(seeds: int) -> None:
         _call(str(Path(__file__).parent / "avalanche_side.py"), str(seeds))
@@ -145,15 +149,15 @@ def sweeps(rounds: int) -> dict[str, Measured]:
 def start(rounds: int) -> dict[str, Measured]:
     """The default command, and what it spends before and after the runs: the same, with nothing left to do."""
     with tempfile.TemporaryDirectory() as kept:
-        _call("-m", "clbench", "run", "--quiet", "--out", kept)
+        _call("-P", "-m", "clbench", "run", "--quiet", "--out", kept)
 
         def default() -> None:
             with tempfile.TemporaryDirectory() as folder:
-                _call("-m", "clbench", "run", "--quiet", "--out", folder)
+                _call("-P", "-m", "clbench", "run", "--quiet", "--out", folder)
 
         return {
             "default command": in_turn(
-                rounds, clbench=default, nothing_to_do=lambda: _call("-m", "clbench", "run", "--quiet", "--out", kept)
+                rounds, clbench=default, nothing_to_do=lambda: _call("-P", "-m", "clbench", "run", "--quiet", "--out", kept)
             )
         }
 
@@ -210,11 +214,84 @@ def ratio(measured: Measured) -> float:
     return statistics.median(second) / statistics.median(first)
 
 
+# What is said of it
+
+
+def table(content: dict[str, Any]) -> list[str]:
+    """Return README's table: medians in seconds, and the ratio of the other's median to clbench's."""
+    says = {
+        "runs": "one run of {}, all imported, one process: Avalanche",
+        "sweeps": "five methods × {}, from the command to the table: Avalanche, one run after another",
+        "steps": "an epoch of {}: a hand-written loop",
+        "products": "training, {}: its matrix products alone",
+        "start": "the default command: the same with nothing left to do",
+    }
+    lines = ["| what, and beside what | clbench | other | ratio |", "| --- | ---: | ---: | ---: |"]
+    for name, text in says.items():
+        for what, measured in content.get(name, {}).get("seconds", {}).items():
+            ours, other = (statistics.median(values) for values in measured.values())
+            lines.append(f"| {text.format(what)} | {ours:.2f} s | {other:.2f} s | {other / ours:.2f} |")
+    return lines
+
+
+def described(content: dict[str, Any]) -> str:
+    rounds = sorted({part["rounds"] for part in content.values()})
+    machines = sorted({part["machine"] for part in content.values()})
+    return "\n".join(
+        [
+            BEGIN,
+            f"Medians of {' or '.join(map(str, rounds))} rounds in turn, on {'; '.join(machines)}:",
+            "",
+            *table(content),
+            "",
+            "![Seconds against number of runs, clbench and Avalanche](results/performance.png)",
+            END,
+        ]
+    )
+
+
+def draw(seconds: dict[str, Measured]) -> None:
+    """Draw seconds against the number of runs, clbench and Avalanche, as medians with the range of the rounds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    numbers = [5 * int(what.split()[0]) for what in seconds]
+    for (who, name), style in zip({"avalanche": "Avalanche", "clbench": "clbench"}.items(), ("s--", "o-"), strict=True):
+        values = [measured[who] for measured in seconds.values()]
+        medians = [statistics.median(some) for some in values]
+        spread = [[m - min(v) for m, v in zip(medians, values, strict=True)]]
+        spread += [[max(v) - m for m, v in zip(medians, values, strict=True)]]
+        axes.errorbar(numbers, medians, yerr=spread, fmt=style, capsize=3, label=name)
+        axes.annotate(
+            f"{medians[-1]:.0f} s", (numbers[-1], medians[-1]), (6, 0), textcoords="offset points", va="center"
+        )
+    axes.set(xlabel="runs (five methods, split-mnist, one epoch)", ylabel="seconds, from command to end", yscale="log")
+    axes.set_xticks(numbers)
+    axes.margins(x=0.12)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(FIGURE, dpi=150)
+
+
+def describe() -> None:
+    content = json.loads(RESULTS.read_text())
+    draw(content["sweeps"]["seconds"])
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    readme.write_text(before + described(content) + rest.split(END)[1], encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(MEASUREMENTS)}, or describe")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if options.names == ["describe"]:
+        describe()
+        return
     if unknown := set(options.names) - set(MEASUREMENTS):
         parser.error(f"no measurement {min(unknown)}: choose from {', '.join(MEASUREMENTS)}")
     torch.set_num_threads(1)
@@ -225,7 +302,7 @@ def main() -> None:
             times = "  ".join(f"{who} {statistics.median(values):.3f} s" for who, values in measured.items())
             print(f"{name}: {what}: {times}" + (f"  ratio {ratio(measured):.2f}" if len(measured) == 2 else ""))
         content[name] = {"machine": machine(), "rounds": options.rounds, "seconds": found}
-        RESULTS.write_text(re.sub(r"(\d\.\d{5})\d+", r"\1", json.dumps(content, indent=1)) + "\n")
+        RESULTS.write_text(re.sub(r"(\d\.\d{4})\d+", r"\1", json.dumps(content, indent=1)) + "\n")
 
 
 if __name__ == "__main__":

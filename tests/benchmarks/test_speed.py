@@ -100,7 +100,7 @@ def test_one_short_run(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
 
 
 def call(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "clbench", *words], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-P", "-m", "clbench", *words], check=True, capture_output=True)
 
 
 def test_a_small_sweep(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
