@@ -149,17 +149,16 @@ def sweeps(rounds: int) -> dict[str, Measured]:
 def start(rounds: int) -> dict[str, Measured]:
     """The default command, and what it spends before and after the runs: the same, with nothing left to do."""
     with tempfile.TemporaryDirectory() as kept:
-        _call("-P", "-m", "clbench", "run", "--quiet", "--out", kept)
+
+        def again() -> None:
+            _call("-P", "-m", "clbench", "run", "--quiet", "--out", kept)
 
         def default() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 _call("-P", "-m", "clbench", "run", "--quiet", "--out", folder)
 
-        return {
-            "default command": in_turn(
-                rounds, clbench=default, nothing_to_do=lambda: _call("-P", "-m", "clbench", "run", "--quiet", "--out", kept)
-            )
-        }
+        again()
+        return {"default command": in_turn(rounds, clbench=default, nothing_to_do=again)}
 
 
 def growth(rounds: int) -> dict[str, Measured]:
