@@ -80,11 +80,13 @@ class LwF(Method):
         if task.index == 0 or self.old_weight == 0:
             return
         self.old_widths = model.widths[: model.seen]
+        images = task.train.unnormalised() if self.teacher == "unnormalised" else task.train
+        live = self.teacher in ("live", "train-mode") or images.augment
         self.teaching = OldNetwork(
             model,
-            self.responses,
-            task.train.unnormalised() if self.teacher == "unnormalised" else task.train,
-            live=self.teacher == "live",
+            self.live_responses if live else self.responses,
+            images,
+            live=live,
             train_mode=self.teacher == "train-mode",
             reuse=self.run.reuse,
         )
@@ -110,6 +112,10 @@ class LwF(Method):
     def responses(self, network: ExpandingHeadModel, x: Tensor) -> Tensor:
         """Return y'_o of images [n, *input_shape]: [n, old classes]."""
         return self.soften(network.logits(network.features(x), range(len(self.old_widths))), torch.softmax)
+
+    def live_responses(self, network: ExpandingHeadModel, x: Tensor) -> Tensor:
+        """Return the same from the whole head's outputs, blocks still to come included, which round differently."""
+        return self.soften(network(x)[:, : sum(self.old_widths)], torch.softmax)
 
     def distillation(self, model: ExpandingHeadModel, features: Tensor, targets: Tensor) -> Tensor:
         """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch: features [n, d], targets [n, old classes]."""
