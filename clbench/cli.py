@@ -169,8 +169,6 @@ def _go(sweep: Sweep, out: str, quiet: bool) -> Progress:
     progress = Progress(sweep, quiet)
     try:
         with contextlib.closing(sweep.run(fork=True)) as records, _ending_on_signals(), progress:
-            import clbench.report  # noqa: F401  while the workers are busy: it takes a second
-
             for record in records:
                 progress.landed(record)
     except KeyboardInterrupt:

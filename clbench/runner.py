@@ -239,14 +239,14 @@ def executing(jobs: Sequence[Job], workers: int, fork: bool = False) -> Iterator
     if workers == 1 or len(jobs) <= 1:
         yield map(run_one, jobs)
     elif fork:
-        context = multiprocessing.get_context("fork")
+        context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker, (os.getpid(),))
         try:
             yield _as_completed([pool.submit(run_one, job) for job in jobs])
             pool.shutdown()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
+            for worker in set(multiprocessing.active_children()) - others:
                 worker.kill()
             raise
     else:

@@ -1,6 +1,7 @@
 """Precision: kernels are chosen by a probe, settings are left as found, and records say what was in force."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,17 @@ from clbench.precision import choose_kernels, computing, linear_shapes
 from clbench.runner import RunSpec
 from clbench.store import Store
 
-SHAPES = [(128, 784, 256), (128, 256, 10)]
+SHAPES = ((128, 784, 256), (128, 256, 10))
 PLAIN = "MKL" if torch.backends.mkl.is_available() else "BLAS"
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
 
 @pytest.fixture(autouse=True)
-def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("CLBENCH_KERNELS", raising=False)
+    choose_kernels.cache_clear()
+    yield
+    choose_kernels.cache_clear()
 
 
 @needs_onednn
@@ -67,7 +71,7 @@ def test_the_question_can_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_linear_layers_are_found_largest_first() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Linear(5, 7), nn.Sequential(nn.Linear(7, 30), nn.Linear(5, 7)))
-    assert linear_shapes(model, 16) == [(16, 7, 30), (16, 5, 7)]
+    assert linear_shapes(model, 16) == ((16, 7, 30), (16, 5, 7))
     assert choose_kernels("fp32", "cpu", linear_shapes(nn.Conv2d(1, 8, 3), 16))["kernels"] == PLAIN
 
 

