@@ -153,6 +153,6 @@ def test_closing_before_anything_landed_stops_the_workers(tmp_path: Path) -> Non
     others = set(multiprocessing.active_children())
     records = sweep.run(fork=True)
     workers = [child.pid or 0 for child in set(multiprocessing.active_children()) - others]
-    assert len(workers) == 2
     records.close()
+    assert len(workers) == 2
     assert gone(workers, within=2)
