@@ -109,6 +109,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def heed_signals() -> None:
+    """Undo what a process in the background inherits: it ignores Ctrl-C, and after nohup the terminal's end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A long sweep in a process of its own, that has two workers and some records already."""
@@ -116,7 +122,8 @@ def sweep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     (tmp_path / "temporary").mkdir()
     words = ["run", "--methods", "finetune,si", "--seeds", "50", "--jobs", "2", "--out", str(tmp_path / "records")]
     command = [sys.executable, "-P", "-m", "clbench", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    options: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "env": environment, "preexec_fn": heed_signals}
+    with subprocess.Popen(command, **options) as process:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "records").glob("*.json")) and time.monotonic() < deadline:
             time.sleep(0.05)
