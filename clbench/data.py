@@ -115,7 +115,7 @@ def scaled(
 ) -> DataSet | None:
     """Return a data set with its images scaled and padded, float32, materialised; None if over SCALED_LIMIT or no room.
 
-    A batch is gathered from it in a third of the time that it takes to scale bytes. All processes share the one copy.
+    Gathering a batch from it takes less time than scaling bytes does. All processes share the one copy.
     """
     shape = (found.train_images.shape[1], *(size + 2 * padding for size in found.train_images.shape[2:]))
     if 4 * math.prod(shape) * (len(found.train_images) + len(found.test_images)) > SCALED_LIMIT:
