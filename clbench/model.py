@@ -59,7 +59,7 @@ class MLP(Backbone):
         width = int(torch.Size(input_shape).numel())
         for _ in range(self.depth):
             layers += [nn.Linear(width, self.width), nn.ReLU()]
-            layers += [nn.Dropout(self.dropout)] if self.dropout else []
+            layers += [Dropout(self.dropout)] if self.dropout else []
             width = self.width
         return nn.Sequential(*layers)
 
@@ -89,7 +89,7 @@ class CNN(Backbone):
             nn.Linear(flat, self.width),
             nn.ReLU(),
         ]
-        layers += [nn.Dropout(self.dropout)] if self.dropout else []
+        layers += [Dropout(self.dropout)] if self.dropout else []
         return nn.Sequential(*layers)
 
 
@@ -139,6 +139,22 @@ class _ResidualBlock(nn.Module):
 class _GlobalAverage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))  # unlike adaptive pooling, deterministic on CUDA
+
+
+class Dropout(nn.Dropout):
+    """PyTorch's dropout, its masks drawn as 16 random bits per element on the CPU, where PyTorch draws doubles.
+
+    The probability is rounded to a multiple of 2⁻¹⁶, and what is kept is scaled by that of being kept, so that the
+    expectation stays exact.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        mask = torch.ge(bits[: x.numel()].view(x.shape), dropped - 2**15, out=torch.empty_like(x))
+        return x * mask.mul_(2**16 / (2**16 - dropped))
 
 
 class ExpandingHeadModel(nn.Module):
@@ -193,7 +209,7 @@ class ExpandingHeadModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Map images [n, *input_shape] to features [n, d]."""
-        self.images_forwarded += len(x)
+        self.images_forwarded += x.shape[0]
         return _full(self.backbone(x))
 
     def logits(self, features: Tensor, blocks: Sequence[int], reached: Sequence[int] | None = None) -> Tensor:

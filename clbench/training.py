@@ -298,8 +298,7 @@ class _Sequence:
                 if training.untouched != "skip":
                     self._zero_gradients()
                 method.after_backward(model)
-                optimizer.step()
-                optimizer.zero_grad()
+                take_step(optimizer)
                 method.after_step(model)
                 tally.add(loss, batch)
             updates += len(steps)
@@ -346,7 +345,7 @@ class _Sequence:
         known = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         if new := [parameter for parameter in parameters if id(parameter) not in known]:
             self.optimizer.add_param_group({"params": new})
-            _start_momentum(self.optimizer, training)
+            start_state(self.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return self.optimizer
@@ -489,21 +488,55 @@ def _rounds(size: int, count: int, generator: torch.Generator) -> Tensor:
 def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """Make the optimiser that the training settings name; one that gets no gradient leaves a parameter alone."""
     common: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
+    if training.optimizer == "adagrad":
+        return torch.optim.Adagrad(parameters, **common)
+    optimizer: torch.optim.Optimizer
     if training.optimizer == "sgd":
-        sgd = torch.optim.SGD(parameters, momentum=training.momentum, fused=True, **common)
-        _start_momentum(sgd, training)
-        return sgd
-    if training.optimizer == "adam":
-        return torch.optim.Adam(parameters, fused=True, **common)
-    return torch.optim.Adagrad(parameters, **common)
+        optimizer = torch.optim.SGD(parameters, momentum=training.momentum, fused=True, **common)
+    else:
+        optimizer = torch.optim.Adam(parameters, fused=True, **common)
+    start_state(optimizer)
+    return optimizer
 
 
-def _start_momentum(optimizer: torch.optim.Optimizer, training: Training) -> None:
-    """Give each parameter a momentum of zero to start from: the fused kernel wants all or none to have one."""
-    if training.optimizer == "sgd" and training.momentum:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+def start_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter the state of zeros that its first gradient would start from; the fused kernels want it."""
+    for group in optimizer.param_groups:
+        names = ("exp_avg", "exp_avg_sq") if "betas" in group else ("momentum_buffer",) if group.get("momentum") else ()
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            for name in names:
+                state.setdefault(name, torch.zeros_like(parameter))
+            if "betas" in group:
+                state.setdefault("step", torch.zeros((), device=parameter.device))
+
+
+@torch.no_grad()
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """Do what `optimizer.step()` and `zero_grad()` do, by the same kernels without PyTorch's hooks and checks."""
+    if isinstance(optimizer, torch.optim.Adagrad):
+        optimizer.step()
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not trained:
+            continue
+        gradients = [parameter.grad for parameter in trained]
+        states = [optimizer.state[parameter] for parameter in trained]
+        common = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
+        if "betas" in group:
+            steps, first, second = ([s[name] for s in states] for name in ("step", "exp_avg", "exp_avg_sq"))
+            torch._foreach_add_(steps, 1)
+            beta1, beta2 = group["betas"]
+            common |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
+            torch._fused_adam_(trained, gradients, first, second, [], steps, **common)
+        else:
+            momentum = [state["momentum_buffer"] for state in states] if group["momentum"] else []
+            common |= {"momentum": group["momentum"], "dampening": 0.0, "nesterov": False, "is_first_step": False}
+            torch._fused_sgd_(trained, gradients, momentum, **common)
+        for parameter in trained:
+            parameter.grad = None
 
 
 class Tally:

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from clbench.model import CNN, MLP, ExpandingHeadModel, ResNet18
+from clbench.model import CNN, MLP, Dropout, ExpandingHeadModel, ResNet18
 
 
 def test_growth_keeps_old_blocks_bit_for_bit() -> None:
@@ -102,3 +104,26 @@ def test_dropout_acts_in_training_only() -> None:
     x = torch.randn(100, 1, 4, 4)
     kept = (model.train().features(x) != 0).float().mean() / (model.eval().features(x) != 0).float().mean()
     assert kept.item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.001, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(400, 501), (3, 7, 11, 13)])
+def test_dropout_drops_each_element_with_its_probability_and_scales_the_rest(p: float, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(shape, requires_grad=True)
+    y = Dropout(p)(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y)  # what was dropped has no gradient, the rest the gradient of its scale
+    dropped = int((y == 0).sum())
+    assert scipy.stats.binomtest(dropped, x.numel(), p).pvalue > 0.001
+    assert y.unique().tolist() == pytest.approx([0.0] * (p > 0 and dropped > 0) + [1 / (1 - p)], rel=2**-16 / (1 - p))
+
+
+def test_dropout_is_independent_between_elements_and_between_calls() -> None:
+    torch.manual_seed(0)
+    masks = torch.stack([Dropout(0.3)(torch.ones(64)) != 0 for _ in range(4000)]).double().numpy()
+    correlation = np.corrcoef(masks.T)[np.triu_indices(64, 1)] * math.sqrt(4000)  # N(0, 1) each, if independent
+    assert scipy.stats.kstest(correlation, "norm").pvalue > 0.001
+    in_time = [np.corrcoef(column[1:], column[:-1])[0, 1] * math.sqrt(3999) for column in masks.T]
+    assert scipy.stats.kstest(in_time, "norm").pvalue > 0.001

@@ -16,7 +16,7 @@ from clbench.methods.joint import Joint
 from clbench.model import MLP, ExpandingHeadModel, ResNet18
 from clbench.sequences import Task
 from clbench.testing import tiny_tasks
-from clbench.training import Outcome, Plan, Training, run_sequence, weights_hash
+from clbench.training import Outcome, Plan, Training, make_optimizer, run_sequence, start_state, take_step, weights_hash
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=0.1)
 
@@ -60,6 +60,39 @@ def test_one_task_equals_a_plain_pytorch_loop() -> None:
     for name, value in model.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-7)
     assert go(tasks=1).history[0]["loss"] == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"momentum": 0.9, "weight_decay": 0.1},
+        {"optimizer": "adam"},
+        {"optimizer": "adam", "weight_decay": 0.1},
+        {"optimizer": "adagrad"},
+    ],
+    ids=str,
+)
+def test_a_step_equals_pytorchs_bit_for_bit(settings: dict[str, Any]) -> None:
+    """Where gradients are missing too, now and then, and with a rate that changes."""
+    training = Training(lr=0.1, **settings)
+    both = []
+    for take in (take_step, lambda optimizer: (optimizer.step(), optimizer.zero_grad())):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(*size, generator=generator)) for size in ((7, 5), (7,), (3, 7))]
+        optimizer = make_optimizer(training, parameters[:2])
+        optimizer.add_param_group({"params": parameters[2:]})
+        start_state(optimizer)
+        for step in range(6):
+            for index, parameter in enumerate(parameters):
+                if (step + index) % 4:
+                    parameter.grad = torch.randn(parameter.shape, generator=generator)
+            if step == 3:
+                optimizer.param_groups[0]["lr"] /= 10
+            take(optimizer)
+            assert all(parameter.grad is None for parameter in parameters)
+        both.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    assert torch.equal(*both)
 
 
 @pytest.mark.parametrize("scenario", ["task", "class", "domain"])
