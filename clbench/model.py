@@ -80,11 +80,11 @@ class CNN(Backbone):
             raise ClbenchError(f"cnn needs images of at least 4×4 pixels, these are {height}×{width}: use mlp")
         layers: list[nn.Module] = [
             nn.Conv2d(channels, self.channels, 3, padding=1),
+            nn.MaxPool2d(2),  # before the ReLU: the same numbers, from a quarter of the work
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Conv2d(self.channels, 2 * self.channels, 3, padding=1),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Flatten(),
             nn.Linear(flat, self.width),
             nn.ReLU(),

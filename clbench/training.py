@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clbench.errors import DivergedError, UsageError
 from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.model import Backbone, ExpandingHeadModel
+from clbench.optimizer import SGD, Adagrad, Adam, Optimizer
 from clbench.sequences import Split, Task, concat
 from clbench.sharing import FirstTask
 from clbench.store import Matrix
@@ -132,7 +133,7 @@ class _Sequence:
         torch.manual_seed(stream_seed(seed, "begin"))
         method.begin(Run(scenario, len(tasks), seed, device, training, reuse))
         self.model = self._new_model(0, "weights")
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Optimizer | None = None
         self.reached: set[int] = set()  # ids of the parameters that a loss has reached
         self.kept_bytes = 0  # of earlier tasks' images that the method trains on again
 
@@ -188,6 +189,8 @@ class _Sequence:
     def _new_model(self, seen: int, *purpose: str | int) -> ExpandingHeadModel:
         """Draw a network with the blocks of `seen` tasks, or of all of them if the head doesn't grow."""
         model = ExpandingHeadModel(self.backbone, self.tasks[0].train.shape, self.seed, *purpose).to(self.device)
+        if self.device.type == "cpu":
+            model.to(memory_format=torch.channels_last)  # convolutions are quicker so
         if self.scenario == "domain":
             model.expand(len(self.tasks[0].classes))
         else:
@@ -266,7 +269,7 @@ class _Sequence:
         owners = torch.repeat_interleave(torch.tensor([one.index for one in used]), torch.tensor(sizes))
         task_ids = owners.to(self.device)
         mixed = len(used) > 1 and self.scenario == "task"
-        optimizer = self._optimizer(task)
+        optimizer, parameters = self._optimizer(task), list(model.parameters())
         plan = Plan(sizes, training, method.equal_shares, method.beside(training.batch_size))
         plateau = Plateau(training.patience, warming=task.index > 0 and training.warmup_epochs > 0)
         recorded: Tensor | None = None
@@ -296,9 +299,9 @@ class _Sequence:
                 loss = method.loss(model, batch, self.criterion)
                 loss.backward()
                 if training.untouched != "skip":
-                    self._zero_gradients()
+                    self._zero_gradients(parameters)
                 method.after_backward(model)
-                take_step(optimizer)
+                optimizer.step()
                 method.after_step(model)
                 tally.add(loss, batch)
             updates += len(steps)
@@ -309,8 +312,7 @@ class _Sequence:
                 if action == "stop":
                     break
                 if action == "lower":
-                    for group in optimizer.param_groups:
-                        group["lr"] /= 10
+                    optimizer.lr /= 10
         outcome.updates.append(updates)
         images = sum(tally.images for tally in tallies)
         outcome.images.append(images)
@@ -328,26 +330,21 @@ class _Sequence:
         if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
             raise DivergedError(f"a weight is not finite after task {task.index + 1}: it diverged; try a smaller lr")
 
-    def _zero_gradients(self) -> None:
+    def _zero_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give parameters that the loss did not reach a gradient of zero, as `untouched` says."""
-        for parameter in self.model.parameters():
+        for parameter in parameters:
             if parameter.grad is not None:
                 self.reached.add(id(parameter))
             elif parameter.requires_grad and (self.training.untouched == "zero" or id(parameter) in self.reached):
                 parameter.grad = torch.zeros_like(parameter)
 
-    def _optimizer(self, task: Task) -> torch.optim.Optimizer:
+    def _optimizer(self, task: Task) -> Optimizer:
         """Return the optimiser for a task: a new one, or the kept one with the new block's parameters joined."""
         training, parameters = self.training, list(self.model.parameters())
-        lr = training.lr * (training.later_lr_factor if task.index > 0 else 1)
         if self.optimizer is None or not training.keep_optimizer:
             self.optimizer = make_optimizer(training, parameters)
-        known = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        if new := [parameter for parameter in parameters if id(parameter) not in known]:
-            self.optimizer.add_param_group({"params": new})
-            start_state(self.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.optimizer.add(parameters)
+        self.optimizer.lr = training.lr * (training.later_lr_factor if task.index > 0 else 1)
         return self.optimizer
 
     @torch.no_grad()
@@ -485,58 +482,11 @@ def _rounds(size: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.cat(rounds)[:count]
 
 
-def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """Make the optimiser that the training settings name; one that gets no gradient leaves a parameter alone."""
-    common: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
-    if training.optimizer == "adagrad":
-        return torch.optim.Adagrad(parameters, **common)
-    optimizer: torch.optim.Optimizer
+def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> Optimizer:
+    """Make the optimiser that the training settings name; it leaves a parameter without a gradient alone."""
     if training.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, momentum=training.momentum, fused=True, **common)
-    else:
-        optimizer = torch.optim.Adam(parameters, fused=True, **common)
-    start_state(optimizer)
-    return optimizer
-
-
-def start_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give each parameter the state of zeros that its first gradient would start from; the fused kernels want it."""
-    for group in optimizer.param_groups:
-        names = ("exp_avg", "exp_avg_sq") if "betas" in group else ("momentum_buffer",) if group.get("momentum") else ()
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            for name in names:
-                state.setdefault(name, torch.zeros_like(parameter))
-            if "betas" in group:
-                state.setdefault("step", torch.zeros((), device=parameter.device))
-
-
-@torch.no_grad()
-def take_step(optimizer: torch.optim.Optimizer) -> None:
-    """Do what `optimizer.step()` and `zero_grad()` do, by the same kernels without PyTorch's hooks and checks."""
-    if isinstance(optimizer, torch.optim.Adagrad):
-        optimizer.step()
-        optimizer.zero_grad()
-        return
-    for group in optimizer.param_groups:
-        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-        if not trained:
-            continue
-        gradients = [parameter.grad for parameter in trained]
-        states = [optimizer.state[parameter] for parameter in trained]
-        common = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
-        if "betas" in group:
-            steps, first, second = ([s[name] for s in states] for name in ("step", "exp_avg", "exp_avg_sq"))
-            torch._foreach_add_(steps, 1)
-            beta1, beta2 = group["betas"]
-            common |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
-            torch._fused_adam_(trained, gradients, first, second, [], steps, **common)
-        else:
-            momentum = [state["momentum_buffer"] for state in states] if group["momentum"] else []
-            common |= {"momentum": group["momentum"], "dampening": 0.0, "nesterov": False, "is_first_step": False}
-            torch._fused_sgd_(trained, gradients, momentum, **common)
-        for parameter in trained:
-            parameter.grad = None
+        return SGD(parameters, training.lr, training.weight_decay, training.momentum)
+    return {"adam": Adam, "adagrad": Adagrad}[training.optimizer](parameters, training.lr, training.weight_decay)
 
 
 class Tally:

@@ -98,6 +98,21 @@ def test_settings_are_in_force_inside_and_as_found_outside(kind: precision.Preci
     assert settings() == before
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_subnormal_numbers_are_zero_inside_and_as_found_outside(before: bool) -> None:
+    def tiny() -> float:
+        return (torch.full((1,), 1e-30) * 1e-10).item()
+
+    torch.set_flush_denormal(before)
+    try:
+        with computing("fp32", "cpu", PLAIN):
+            assert tiny() == 0
+            assert (torch.full((1,), 1e-30) * 1e-7).item() > 0
+        assert (tiny() == 0) == before
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_tf32_is_a_matter_of_cuda(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="precision tf32 is a mode of CUDA devices, and this run is on the CPU"):
         plan("finetune", precision="tf32", device="cpu", out=tmp_path)

@@ -16,7 +16,7 @@ from clbench.methods.joint import Joint
 from clbench.model import MLP, ExpandingHeadModel, ResNet18
 from clbench.sequences import Task
 from clbench.testing import tiny_tasks
-from clbench.training import Outcome, Plan, Training, make_optimizer, run_sequence, start_state, take_step, weights_hash
+from clbench.training import Outcome, Plan, Training, make_optimizer, run_sequence, weights_hash
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=0.1)
 
@@ -73,26 +73,33 @@ def test_one_task_equals_a_plain_pytorch_loop() -> None:
     ],
     ids=str,
 )
-def test_a_step_equals_pytorchs_bit_for_bit(settings: dict[str, Any]) -> None:
-    """Where gradients are missing too, now and then, and with a rate that changes."""
-    training = Training(lr=0.1, **settings)
-    both = []
-    for take in (take_step, lambda optimizer: (optimizer.step(), optimizer.zero_grad())):
-        generator = torch.Generator().manual_seed(0)
-        parameters = [nn.Parameter(torch.randn(*size, generator=generator)) for size in ((7, 5), (7,), (3, 7))]
-        optimizer = make_optimizer(training, parameters[:2])
-        optimizer.add_param_group({"params": parameters[2:]})
-        start_state(optimizer)
-        for step in range(6):
-            for index, parameter in enumerate(parameters):
-                if (step + index) % 4:
-                    parameter.grad = torch.randn(parameter.shape, generator=generator)
-            if step == 3:
-                optimizer.param_groups[0]["lr"] /= 10
-            take(optimizer)
-            assert all(parameter.grad is None for parameter in parameters)
-        both.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
-    assert torch.equal(*both)
+def test_the_optimisers_equal_pytorchs_bit_for_bit(settings: dict[str, Any]) -> None:
+    """Where gradients are missing too, now and then, with a rate that changes, and a parameter that comes later."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ([nn.Parameter(torch.ones(*size)) for size in ((7, 5), (7,), (3, 7))] for _ in range(2))
+    optimizer = make_optimizer(Training(lr=0.1, **settings), ours[:2])
+    class_ = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
+    options = {name: value for name, value in settings.items() if name != "optimizer"}
+    options |= {"lr": 0.1} if settings.get("optimizer") == "adagrad" else {"lr": 0.1, "fused": True}
+    others = [class_[settings.get("optimizer", "sgd")]([parameter], **options) for parameter in theirs]
+    for step in range(12):
+        if step == 4:
+            optimizer.add(ours)
+        if step == 6:
+            optimizer.lr /= 10
+            for other in others:
+                other.param_groups[0]["lr"] /= 10
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            if (step + index) % 4 and (index < 2 or step >= 4):
+                gradient = torch.randn(pair[0].shape, generator=generator)
+                for parameter in pair:
+                    parameter.grad = gradient.clone()
+        optimizer.step()
+        for other in others:
+            other.step()
+            other.zero_grad()
+        assert all(parameter.grad is None for parameter in ours)
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("scenario", ["task", "class", "domain"])

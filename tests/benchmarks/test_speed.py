@@ -59,7 +59,6 @@ def test_one_training_step_of_the_second_task(benchmark: BenchmarkFixture, metho
         method.loss(model, batch, criterion).backward()
         method.after_backward(model)
         optimizer.step()
-        optimizer.zero_grad()
         method.after_step(model)
 
     benchmark(step)
