@@ -7,7 +7,7 @@ compiler, a second in every process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ State = dict[str, Tensor]  # what an optimiser remembers of one parameter
 class Optimizer:
     """Base of the optimisers: the rate, which may be changed at any time, and the state of each parameter."""
 
-    moments: ClassVar[tuple[str, ...]] = ()  # names of the states that are shaped like the parameter, and start at zero
-    counts: ClassVar[bool] = False  # whether the steps of each parameter are counted, as `step`
+    moments: tuple[str, ...] = ()  # names of the states that are shaped like the parameter, and start at zero
+    counts: bool = False  # whether the steps of each parameter are counted, as `step`
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0):
         self.lr, self.weight_decay = lr, weight_decay
@@ -33,7 +33,7 @@ class Optimizer:
                 state = {name: torch.zeros_like(parameter) for name in self.moments}
                 if self.counts:
                     state["step"] = torch.zeros((), device=parameter.device)
-                self.state[parameter] = {name: tensor.detach() for name, tensor in state.items()}
+                self.state[parameter] = state
 
     @torch.no_grad()
     def step(self) -> None:
@@ -66,11 +66,8 @@ class SGD(Optimizer):
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.0):
         self.momentum = momentum
+        self.moments = ("momentum_buffer",) if momentum else ()
         super().__init__(parameters, lr, weight_decay)
-
-    @property
-    def moments(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("momentum_buffer",) if self.momentum else ()
 
     def move(self, parameters: list[Tensor], gradients: list[Tensor], states: list[State]) -> None:
         torch._fused_sgd_(
@@ -90,7 +87,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015) with β = (0.9, 0.999) and ε = 10⁻⁸."""
 
-    moments, counts = ("exp_avg", "exp_avg_sq"), True
+    moments = ("exp_avg", "exp_avg_sq")
+    counts = True
 
     def move(self, parameters: list[Tensor], gradients: list[Tensor], states: list[State]) -> None:
         first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))

@@ -1,5 +1,7 @@
 """The README keeps its word: its commands are those of CI, and its method does what it says."""
 
+import importlib
+import json
 import re
 from pathlib import Path
 
@@ -23,6 +25,12 @@ def code_blocks(language: str = "") -> list[str]:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     (command,) = [block.strip() for block in code_blocks() if "tox" in block]
     assert command in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_ratios_in_the_readme_are_those_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
+    ratios = importlib.import_module("ratios")
+    assert ratios.described(json.loads(ratios.RESULTS.read_text())) in README
 
 
 def test_the_python_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
-"""How fast clbench is, as ratios: beside hand-written loops, its own matrix products, and Avalanche, in turn.
+"""How fast clbench is, as ratios: beside hand-written loops, its own matrix products, Avalanche and others' code.
 
 python tests/benchmarks/ratios.py [NAME…] [--rounds 5]     measure, and write results/performance.json
 python tests/benchmarks/ratios.py describe                 write README's table and figure from that file
 
 Absolute times drift on shared machines; what is compared here is measured in turn, and the ratio is that of medians.
-Real MNIST is needed, in CLBENCH_DATA_ROOT.
+Real MNIST is needed, in CLBENCH_DATA_ROOT; for `authors` also a checkout of github.com/GMvandeVen/continual-learning,
+in CLBENCH_AUTHORS, with MNIST in its store/datasets/MNIST.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import bare
 import torch
 from torch import nn
 
+import clbench
 from clbench import registry
 from clbench.runner import _processor
 from clbench.sequences import PermutedMNIST, SplitMNIST, Task
@@ -38,13 +41,14 @@ FIGURE = ROOT / "results" / "performance.png"
 BEGIN, END = "<!-- ratios: written by tests/benchmarks/ratios.py describe -->", "<!-- end of ratios -->"
 TRAINING = Training(epochs=1, batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)
 SWEEP = "run --sequence split-mnist --methods core --set mlp.dropout=0.5 --quiet --seeds"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 Measured = dict[str, list[float]]  # seconds of each contender, by round
 
 
-def in_turn(rounds: int, **contenders: Callable[[], float | None]) -> Measured:
-    """Call each contender once per round, after one that doesn't count; a contender may return its own seconds."""
+def in_turn(rounds: int, first_counts: bool = False, **contenders: Callable[[], float | None]) -> Measured:
+    """Call each contender once per round, after one round that doesn't count; it may return its own seconds."""
     seconds: Measured = {name: [] for name in contenders}
-    for number in range(rounds + 1):
+    for number in range(first_counts, rounds + 1):
         for name, contender in contenders.items():
             start = time.perf_counter()
             own = contender()
@@ -97,18 +101,20 @@ def steps(rounds: int) -> dict[str, Measured]:
 
 
 def products(rounds: int) -> dict[str, Measured]:
-    """A fine-tuning run's training, and the matrix products in it alone."""
+    """A fine-tuning run's training, and the matrix products in it alone, of the same images."""
     tasks = SplitMNIST().load(None, 0, None)
-    count = sum(-(-len(task.train) // 128) for task in tasks)
-    x, w, g = torch.randn(128, 784), torch.randn(256, 784), torch.randn(128, 256)
-    v, h = torch.randn(2, 256), torch.randn(128, 2)
+    batches = [
+        batch for task in tasks for batch in task.train.batch(torch.arange(len(task.train))).flatten(1).split(128)
+    ]
+    w, g, v, h = torch.randn(256, 784), torch.randn(128, 256), torch.randn(2, 256), torch.randn(128, 2)
 
     def alone() -> None:
-        for _ in range(count):
-            x @ w.T, g.T @ x, g @ v.T, h.T @ g, h @ v
+        for x in batches:
+            n = len(x)
+            x @ w.T, g[:n].T @ x, g[:n] @ v.T, h[:n].T @ g[:n], h[:n] @ v
 
     def training() -> float:
-        backbone = registry.find("model", "mlp")(dropout=0.5)
+        backbone = registry.find("model", "mlp")()
         outcome = run_sequence(tasks, registry.find("method", "finetune")(), backbone, TRAINING, "task", 0)
         return sum(outcome.train_seconds)
 
@@ -132,18 +138,39 @@ def runs(rounds: int) -> dict[str, Measured]:
 
 def sweeps(rounds: int) -> dict[str, Measured]:
     """Five methods, from typing the command to the table; Avalanche's counterparts one after the other."""
+    numbers = (1, 2, 5)
+    found: dict[str, Measured] = {f"{seeds} seeds": {"clbench": [], "avalanche": []} for seeds in numbers}
+    for _ in range(rounds):
+        for seeds in numbers:
+            start = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                _call("-P", "-m", "clbench", *SWEEP.split(), str(seeds), "--out", folder)
+            found[f"{seeds} seeds"]["clbench"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        command = [sys.executable, str(Path(__file__).parent / "avalanche_side.py"), str(max(numbers))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+            assert process.stdout is not None
+            landed = [time.perf_counter() - start for _ in process.stdout]  # a line per run
+        assert process.returncode == 0
+        for seeds in numbers:
+            found[f"{seeds} seeds"]["avalanche"].append(landed[5 * seeds - 1])
+    return found
 
-    def clbench(seeds: int) -> None:
+
+def authors(rounds: int) -> dict[str, Measured]:
+    """The LwF run of van de Ven & Tolias 2018, from the command to the result: their public code beside the preset."""
+    checkout = Path(os.environ["CLBENCH_AUTHORS"])
+
+    def clbench() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            _call("-P", "-m", "clbench", *SWEEP.split(), str(seeds), "--out", folder)
+            ours = "run --preset vandeven2018-split-mnist --rows LwF --scenario task --seeds 1 --quiet --out"
+            _call("-P", "-m", "clbench", *ours.split(), folder)
 
-    def avalanche(seeds: int) -> None:
-        _call(str(Path(__file__).parent / "avalanche_side.py"), str(seeds))
+    def theirs() -> None:
+        command = "main.py --experiment=splitMNIST --scenario=task --contexts=5 --iters=2000 --lwf --no-gpus"
+        _call(*command.split(), folder=checkout)
 
-    return {
-        f"{seeds} seeds": in_turn(rounds, clbench=lambda n=seeds: clbench(n), avalanche=lambda n=seeds: avalanche(n))
-        for seeds in (1, 2, 5)
-    }
+    return {"lwf, 5 × 2,000 steps": in_turn(rounds, first_counts=True, clbench=clbench, authors=theirs)}
 
 
 def start(rounds: int) -> dict[str, Measured]:
@@ -162,7 +189,7 @@ def start(rounds: int) -> dict[str, Measured]:
 
 
 def growth(rounds: int) -> dict[str, Measured]:
-    """Seconds of training per task with more tasks and more images: the first and the last of a sequence."""
+    """Seconds of training: the second task of a sequence beside its last; some images beside more of them."""
     found: dict[str, Measured] = {}
     for count in (5, 20, 50):
         tasks = _fewer(PermutedMNIST(tasks=count).load(None, 0, None), 6000)
@@ -171,26 +198,42 @@ def growth(rounds: int) -> dict[str, Measured]:
             for _ in range(rounds):
                 backbone = registry.find("model", "mlp")()
                 outcome = run_sequence(tasks, registry.find("method", method)(), backbone, TRAINING, "domain", 0)
-                measured["second"].append(outcome.train_seconds[1])
-                measured["last"].append(outcome.train_seconds[-1])
-            found[f"{method}, {count} tasks"] = measured
-    for images in (3750, 15000, 60000):
-        tasks = _fewer(PermutedMNIST(tasks=2).load(None, 0, None), images)
-        found[f"lwf, {images} images"] = in_turn(rounds, seconds=lambda t=tasks: our_run(t, "lwf"))
+                measured["second"].append(statistics.median(outcome.train_seconds[1:4]))
+                measured["last"].append(statistics.median(outcome.train_seconds[-3:]))
+            found[f"{method}, tasks 2 to 4 and the last 3 of {count}"] = measured
+    several = {images: _fewer(PermutedMNIST(tasks=2).load(None, 0, None), images) for images in (3750, 15000, 60000)}
+    for images in (15000, 60000):
+        found[f"lwf, 3,750 and {images:,} images a task"] = in_turn(
+            rounds,
+            some=lambda: our_run(several[3750], "lwf"),
+            more=lambda n=images: our_run(several[n], "lwf"),
+        )
+    return found
+
+
+def memory(rounds: int) -> dict[str, Measured]:
+    """The most memory of a run's own, in MiB, over a shorter and a longer sequence; one round tells."""
+    found: dict[str, Measured] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for method in ("finetune", "lwf"):
+            for what, count in (("shorter", 5), ("longer", 50)):
+                sequence = f"permuted-mnist@tasks={count}"
+                results = clbench.run(method, sequence=sequence, seeds=1, iterations=20, out=folder, jobs=1, quiet=True)
+                peak = next(r.peak_memory_bytes for r in results.records if r.spec["method"] == method)
+                found.setdefault(f"{method}, 5 and 50 tasks", {})[what] = [(peak or 0) / 2**20]
     return found
 
 
 def _fewer(tasks: list[Task], images: int) -> list[Task]:
     """Keep some of each task's training images, and few to test on."""
-    from dataclasses import replace
-
     rows = torch.arange(images)
     return [replace(t, train=t.train.subset(rows), test=t.test.subset(torch.arange(256))) for t in tasks]
 
 
-def _call(*arguments: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
+def _call(*arguments: str, folder: Path | None = None) -> None:
+    command = [sys.executable, *arguments]
+    quiet = subprocess.DEVNULL
+    subprocess.run(command, check=True, stdout=quiet, stderr=quiet if folder else None, env=ENVIRONMENT, cwd=folder)
 
 
 MEASUREMENTS: dict[str, Callable[[int], dict[str, Measured]]] = {
@@ -199,7 +242,9 @@ MEASUREMENTS: dict[str, Callable[[int], dict[str, Measured]]] = {
     "runs": runs,
     "sweeps": sweeps,
     "start": start,
+    "authors": authors,
     "growth": growth,
+    "memory": memory,
 }
 
 
@@ -221,15 +266,26 @@ def table(content: dict[str, Any]) -> list[str]:
     says = {
         "runs": "one run of {}, all imported, one process: Avalanche",
         "sweeps": "five methods × {}, from the command to the table: Avalanche, one run after another",
+        "authors": "{} of van de Ven & Tolias, from the command to the result: the authors' public code",
         "steps": "an epoch of {}: a hand-written loop",
         "products": "training, {}: its matrix products alone",
         "start": "the default command: the same with nothing left to do",
     }
     lines = ["| what, and beside what | clbench | other | ratio |", "| --- | ---: | ---: | ---: |"]
     for name, text in says.items():
-        for what, measured in content.get(name, {}).get("seconds", {}).items():
+        for what, measured in content.get(name, {}).get("measured", {}).items():
             ours, other = (statistics.median(values) for values in measured.values())
             lines.append(f"| {text.format(what)} | {ours:.2f} s | {other:.2f} s | {other / ours:.2f} |")
+    return lines
+
+
+def growth_table(content: dict[str, Any]) -> list[str]:
+    """Return README's second table: seconds of a task, and memory of a run, as tasks and images become more."""
+    lines = ["| what grows | fewer | more | ratio |", "| --- | ---: | ---: | ---: |"]
+    for name, text, unit in (("growth", "seconds of training: {}", "s"), ("memory", "a run's own memory: {}", "MiB")):
+        for what, measured in content.get(name, {}).get("measured", {}).items():
+            few, many = (statistics.median(values) for values in measured.values())
+            lines.append(f"| {text.format(what)} | {few:.3g} {unit} | {many:.3g} {unit} | {many / few:.2f} |")
     return lines
 
 
@@ -242,6 +298,8 @@ def described(content: dict[str, Any]) -> str:
             f"Medians of {' or '.join(map(str, rounds))} rounds in turn, on {'; '.join(machines)}:",
             "",
             *table(content),
+            "",
+            *growth_table(content),
             "",
             "![Seconds against number of runs, clbench and Avalanche](results/performance.png)",
             END,
@@ -277,7 +335,7 @@ def draw(seconds: dict[str, Measured]) -> None:
 
 def describe() -> None:
     content = json.loads(RESULTS.read_text())
-    draw(content["sweeps"]["seconds"])
+    draw(content["sweeps"]["measured"])
     readme = ROOT / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     readme.write_text(before + described(content) + rest.split(END)[1], encoding="utf-8")
@@ -298,9 +356,9 @@ def main() -> None:
     for name in options.names or MEASUREMENTS:
         found = MEASUREMENTS[name](options.rounds)
         for what, measured in found.items():
-            times = "  ".join(f"{who} {statistics.median(values):.3f} s" for who, values in measured.items())
+            times = "  ".join(f"{who} {statistics.median(values):.3f}" for who, values in measured.items())
             print(f"{name}: {what}: {times}" + (f"  ratio {ratio(measured):.2f}" if len(measured) == 2 else ""))
-        content[name] = {"machine": machine(), "rounds": options.rounds, "seconds": found}
+        content[name] = {"machine": machine(), "rounds": options.rounds, "measured": found}
         RESULTS.write_text(re.sub(r"(\d\.\d{4})\d+", r"\1", json.dumps(content, indent=1)) + "\n")
 
 
