@@ -51,14 +51,19 @@ def run(
     save_models: bool = False,
     force: bool = False,
     reuse: bool = True,
+    checkpoint: bool = False,
+    timeout: float | None = None,
+    backend: str = "local",
+    scheduler: str | None = None,
     quiet: bool = False,
 ) -> Results:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
     `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are "core", `sequence`
     is split-digits and `seeds` are 0 to 4, or what the preset says. Without `reuse`, what runs or steps share is
-    computed again; numbers stay the same. Raises UsageError, before any training, for anything that cannot be done; a
-    run that fails is in the results' `failed`.
+    computed again; with `checkpoint`, a run that was stopped goes on after its last finished task; neither changes a
+    number. A run that takes longer than `timeout` seconds has failed. Raises UsageError, before any training, for
+    anything that cannot be done; a run that fails is in the results' `failed`.
     """
     from clbench.planning import plan
     from clbench.progress import Progress
@@ -91,6 +96,10 @@ def run(
         save_models=save_models,
         force=force,
         reuse=reuse,
+        checkpoint=checkpoint,
+        timeout=timeout,
+        backend=backend,
+        scheduler=scheduler,
         jobs=jobs,
     )
     with Progress(sweep, quiet) as progress:

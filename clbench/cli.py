@@ -114,6 +114,14 @@ def run(
     no_reuse: Annotated[
         bool, typer.Option("--no-reuse", help="Compute again what runs or steps share; numbers stay the same.")
     ] = False,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Keep each run's state after every task, and go on from there.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="A run that takes longer has failed.")
+    ] = None,
+    backend: Annotated[str, typer.Option(metavar="local|dask|ray", help="Where the runs go.")] = "local",
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of the Dask or Ray cluster.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
@@ -147,6 +155,10 @@ def run(
         save_models=save_models,
         force=force,
         reuse=not no_reuse,
+        checkpoint=checkpoint,
+        timeout=timeout,
+        backend=backend,
+        scheduler=scheduler,
         jobs=jobs,
     )
     if dry_run:
@@ -295,6 +307,27 @@ def report(
     paths = write_report(results, out)
     print_tables(results)
     print(f"clbench: {len(paths)} files are in {out}; begin with {out / 'summary.md'}", file=sys.stderr)
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="RECORDS_DIR…", help="Folders of records, of any machines.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for all of them; it may have records already.")],
+) -> None:
+    """Join folders of records; refuse if finished records of the same run disagree."""
+    from clbench.store import Store
+    from clbench.store import merge as join
+
+    for folder in folders:
+        if not any(Store(folder).paths()):
+            raise UsageError(f"no records in {folder}: name the folders that 'clbench run --out' wrote to")
+    try:
+        count, problems = join(folders, out)
+    except OSError as error:
+        raise ClbenchError(f"cannot write to {out}: {error.strerror or error}") from None
+    for problem in problems:
+        print(f"clbench: skipped {problem}", file=sys.stderr)
+    print(f"clbench: {count} records were added to {out}", file=sys.stderr)
 
 
 @app.command("list")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clbench.errors import ClbenchError
 from clbench.model import ExpandingHeadModel
 from clbench.streams import stream
 
@@ -199,8 +200,13 @@ class Method:
         return model(x)
 
     def state(self) -> dict[str, Any]:
-        """Return what is kept between tasks, as tensors and plain values."""
+        """Return what is kept between tasks, as tensors and plain values in lists and dicts."""
         return {}
+
+    def load_state(self, state: dict[str, Any], model: ExpandingHeadModel) -> None:
+        """Take over what `state` returned after some task, in another process, with the network as it was then."""
+        if state:
+            raise ClbenchError(f"{self.name} has a state but no load_state: it cannot go on from a checkpoint")
 
 
 BEFORE_FINISH = (  # what acts on a task before its `finish_task`

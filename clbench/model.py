@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -221,6 +222,15 @@ class ExpandingHeadModel(nn.Module):
         weight = torch.cat([b.weight if on else b.weight.detach() for b, on in zip(chosen, live, strict=True)])
         bias = torch.cat([b.bias if on else b.bias.detach() for b, on in zip(chosen, live, strict=True)])
         return _full(F.linear(features, weight, bias))
+
+    def restored(self, state: Mapping[str, Tensor]) -> ExpandingHeadModel:
+        """Return a copy that has these weights, and as many blocks as they are for, at most its own."""
+        other = copy.deepcopy(self)
+        blocks = len({name.split(".")[1] for name in state if name.startswith("head.")})
+        other.head, other.widths = other.head[:blocks], other.widths[:blocks]
+        other.owners = other.owners[: sum(other.widths)]
+        other.load_state_dict(state)
+        return other
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, *input_shape] to the outputs of every block there is [n, classes]."""

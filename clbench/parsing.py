@@ -120,6 +120,12 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"the output folder {str(folder)[:80]} cannot be used: {error.strerror or error}") from None
 
 
+def check_timeout(timeout: float | None) -> None:
+    """Raise UsageError unless it is a number of seconds."""
+    if timeout is not None and not 0 < timeout < 1e8:
+        raise UsageError(f"timeout={timeout}: a run needs some seconds, fewer than three years of them")
+
+
 def check_workers(jobs: int | None, device: str) -> int:
     """Return how many runs go side by side: one per core, or one on a GPU, unless told."""
     if jobs is None:

@@ -78,6 +78,9 @@ class QuadraticPenalty(Method):
     def state(self) -> dict[str, Any]:
         return {} if self.quadratic is None else dict(vars(self.quadratic))
 
+    def load_state(self, state: dict[str, Any], model: ExpandingHeadModel) -> None:
+        self.quadratic = Quadratic(**state) if state else None
+
 
 class _WeightedSquares(torch.autograd.Function):
     """Σ_i Ω_i (θ_i − θ*_i)², whose gradient is 2 Ω (θ − θ*): three passes over the weights instead of eight."""

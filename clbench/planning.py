@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clbench import NUMBERS, presets, registry
+from clbench.cluster import check_backend
 from clbench.errors import ClbenchError, UsageError
+from clbench.job import Job, RunSpec, checkout_commit, one_thread
 from clbench.method import SCENARIOS, Scenario, shares_first_task
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.parsing import (
     check_device,
     check_folder,
+    check_timeout,
     check_workers,
     parse_class_order,
     parse_seeds,
@@ -27,7 +30,7 @@ from clbench.parsing import (
 from clbench.precision import check_precision, choose_kernels, linear_shapes
 from clbench.presets import Preset, Row
 from clbench.registry import Kind, did_you_mean
-from clbench.runner import Job, RunSpec, Sweep, checkout_commit, one_thread
+from clbench.runner import Sweep
 from clbench.sequences import Task, TaskSequence
 from clbench.store import Store
 from clbench.training import Plan, Training, n_held_out
@@ -55,6 +58,10 @@ def plan(
     save_models: bool = False,
     force: bool = False,
     reuse: bool = True,
+    checkpoint: bool = False,
+    timeout: float | None = None,
+    backend: str = "local",
+    scheduler: str | None = None,
     jobs: int | None = None,
 ) -> Sweep:
     """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained.
@@ -100,10 +107,20 @@ def plan(
             + did_you_mean(unused[0], [*sorted(request.used), "training"])
         )
     root = None if data_root is None else Path(data_root)
-    sweep = Sweep(_jobs(points, place, precision, root, folder, save_models, reuse), Store(folder), workers, notes)
+    check_timeout(timeout)
+    check_backend(backend, scheduler)
+    planned = [
+        dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
+        for job in _jobs(points, place, precision, root, folder, save_models, reuse)
+    ]
+    sweep = Sweep(planned, Store(folder), workers, notes, backend=backend, scheduler=scheduler)  # type: ignore[arg-type]
     if not force:
         _resume(sweep, save_models)
     return sweep
+
+
+def _checkpoint(job: Job, folder: Path) -> str:
+    return str(folder.absolute() / ".checkpoints" / f"{job.spec.key}.pt")
 
 
 @dataclass

@@ -1,129 +1,32 @@
-"""The runner: jobs → workers → records. Jobs are made in `clbench.planning`."""
+"""The runner: jobs → workers → records. What a worker does is in `clbench.job`."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import dataclasses
-import hashlib
-import importlib.metadata
-import json
 import multiprocessing
 import os
-import platform
-import re
 import signal
-import subprocess
 import sys
 import tempfile
-import traceback
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import joblib
-import torch
 
-from clbench import registry
+from clbench.cluster import Cluster, connected
 from clbench.errors import ClbenchError, UsageError
-from clbench.method import Method, Scenario
-from clbench.model import MLP, ExpandingHeadModel
-from clbench.precision import Precision, computing
-from clbench.registry import Kind
-from clbench.sequences import Split, Task, to_device
-from clbench.sharing import FirstTask
+from clbench.job import Job, failed, run_one
 from clbench.store import RunRecord, Store
-from clbench.training import Training, run_sequence
 
-
-@dataclass(frozen=True)
-class RunSpec:
-    """All that can change a run's numbers, and the names people know it by.
-
-    Labels are names plus the fields that differ from their defaults; `params` and its like hold every field.
-    """
-
-    sequence: str
-    sequence_label: str
-    sequence_params: Mapping[str, Any]
-    scenario: Scenario
-    method: str
-    label: str
-    params: Mapping[str, Any]
-    model: str
-    model_label: str
-    model_params: Mapping[str, Any]
-    seed: int
-    class_order_rule: str  # "seed" | "fixed" | "given"
-    class_order: Sequence[int] | None  # in full; None where a sequence has no notion of it
-    training: Mapping[str, Any]
-    device: str  # "cpu" | "cuda"
-    data: str  # SHA-256 of the data set, after "seed:" if each seed has its own
-    numbers: int  # version of the built-in code that computes numbers
-    code: Mapping[str, str]  # hashes of methods, sequences and models from outside
-    precision: Precision = "fp32"
-    preset: Mapping[str, Any] | None = None  # name, row, and what was overridden; how it was asked for, not what
-
-    @cached_property
-    def key(self) -> str:
-        """The record's name: a hash of everything here but the labels and the preset."""
-        return self._hash("preset")
-
-    @cached_property
-    def first_task_key(self) -> str:
-        """What names the first task, where the method does nothing special to it: everything but the method."""
-        code = {kind: code for kind, code in self.code.items() if kind != "method"}
-        return dataclasses.replace(self, code=code)._hash("preset", "method", "params")
-
-    def _hash(self, *but: str) -> str:
-        content = {k: v for k, v in dataclasses.asdict(self).items() if not k.endswith("label") and k not in but}
-        if self.precision == "fp32":
-            del content["precision"]  # as in the keys of records from before there was a choice
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the spec as the plain values that JSON gives back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run for a worker: plain data that means the same in any process on the machine."""
-
-    spec: RunSpec
-    references: Mapping[Kind, str]  # names, or absolute paths of files
-    device: str  # "cpu" | "cuda:0"
-    data_root: str | None
-    models_folder: str | None  # where to save the network after each task
-    commit: str | None
-
-    reuse: bool = True  # whether what was computed once may serve again
-    kernels: Mapping[str, Any] = field(default_factory=dict)  # of matrix products, see `choose_kernels`
-    plain_first_task: bool = False  # whether another method may train its first task, see `shares_first_task`
-    memory: bool = False  # whether the method trains on old data again
-    first_task: str | None = None  # the file in which runs of the sweep share their first task
-
-    @property
-    def root(self) -> Path | None:
-        return None if self.data_root is None else Path(self.data_root)
-
-    def instance(self, kind: Kind) -> Any:
-        """Make the run's method, sequence or model."""
-        spec = self.spec
-        params = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[kind]
-        cls = registry.find(kind, self.references[kind])
-        if registry.code_hash(cls) != spec.code.get(kind):
-            raise ClbenchError(f"the code of {self.references[kind]} was changed while the sweep ran: run it again")
-        return registry.configure(self.references[kind], cls, params)
-
-    def load_tasks(self) -> list[Task]:
-        """Return the run's tasks, on the CPU."""
-        order = None if self.spec.class_order is None else tuple(self.spec.class_order)
-        return self.instance("sequence").load(self.root, self.spec.seed, order)
+Backend = Literal["fork", "loky"]
+DIED = "its worker process died, and died again when it was run alone, perhaps for want of memory"
 
 
 @dataclass
@@ -135,6 +38,8 @@ class Sweep:
     workers: int
     notes: list[str] = field(default_factory=list)
     done: dict[str, RunRecord] = field(default_factory=dict)
+    backend: Literal["local", "dask", "ray"] = "local"
+    scheduler: str | None = None  # the cluster's address
 
     @property
     def missing(self) -> list[Job]:
@@ -155,34 +60,70 @@ class Sweep:
         """Start what is missing, and yield each record as it lands, after it is written; `close` stops the workers.
 
         `fork` starts workers as copies of this process, at once, where that is safe: on Linux, for runs on the CPU of
-        built-in code, in a process that has computed nothing in several threads.
+        built-in code, in a process that has computed nothing in several threads. A worker that dies takes only its own
+        run; that one is run again alone, and has failed if its worker dies once more.
         """
         fork = fork and sys.platform == "linux"
         fork = fork and all(job.device == "cpu" and not job.spec.code for job in self.missing)
-        records = self._run(fork)
+        records = self._run("fork" if fork else "loky")
         next(records)  # so that workers are there before the caller goes on
         return records  # type: ignore[return-value]
 
-    def _run(self, fork: bool) -> Generator[RunRecord | None, None, None]:
+    def _run(self, backend: Backend) -> Generator[RunRecord | None, None, None]:
         create_folder(self.store.folder)
-        with _temporary_folder() as folder:
-            jobs = in_good_order(self.missing, self.workers, folder)
-            first_tasks = {job.spec.key: job.first_task for job in jobs}
-            try:
-                with executing(jobs, self.workers, fork) as landing:
-                    yield None
-                    for record in landing:
-                        self._write(record)
-                        self.done[record.key] = record
-                        first_task = first_tasks.pop(record.key)
-                        if first_task is not None and first_task not in first_tasks.values():
-                            Path(first_task).unlink(missing_ok=True)
-                        yield record
-            except BrokenProcessPool:
-                raise ClbenchError(
-                    "a worker process died, perhaps for want of memory; finished records are kept: "
-                    "run the same command again to go on, with fewer --jobs if it happens again"
-                ) from None
+        for job in self.missing:
+            self.store.set_aside(job.spec.key)
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(_temporary_folder()))
+            cluster = None
+            if self.backend != "local" and self.missing:
+                cluster = stack.enter_context(connected(self.backend, self.scheduler))
+                self.workers = cluster.workers
+            jobs = in_good_order(self.missing, self.workers, str(folder))
+            left = {job.spec.key: dataclasses.replace(job, mark=str(folder / job.spec.key)) for job in jobs}
+            if cluster is not None:  # on other machines the folder is none of this sweep's
+                left = {key: dataclasses.replace(job, first_task=None) for key, job in left.items()}
+            deaths: Counter[str] = Counter()  # of workers, by the run that was under way
+            in_vain, begun, few, most = 0, False, False, len(left)
+            if cluster is not None and not cluster.streams:
+                most = 2 * self.workers
+            while left or not begun:
+                suspects = [job for key, job in left.items() if deaths[key]]
+                some = suspects[:1] or list(left.values())[:most]
+                try:
+                    with executing(some, 1 if suspects else self.workers, backend, bool(suspects), cluster) as landing:
+                        if not begun:
+                            begun = True
+                            yield None
+                        for record in landing:
+                            in_vain = 0
+                            self._land(left.pop(record.key), record, left)
+                            yield record
+                except BrokenProcessPool:
+                    lost = [job for job in some if job.spec.key in left and Path(str(job.mark)).exists()]
+                    if cluster is not None and not lost:  # marks on other machines are not seen: fewer at a time
+                        lost = [job for job in some if job.spec.key in left and few]
+                        few, most = True, self.workers
+                    in_vain += 1
+                    if in_vain > 2 and not lost:
+                        message = "workers die before they have begun a run; finished records are kept"
+                        raise ClbenchError(message) from None
+                    for job in lost:
+                        Path(str(job.mark)).unlink(missing_ok=True)
+                        deaths[job.spec.key] += 1
+                        if deaths[job.spec.key] == 2:
+                            record = failed(job, DIED)
+                            self._land(left.pop(record.key), record, left)
+                            yield record
+
+    def _land(self, job: Job, record: RunRecord, left: Mapping[str, Job]) -> None:
+        """Write a record, and take away the files that only its run needed."""
+        self._write(record)
+        self.done[record.key] = record
+        if job.checkpoint is not None and record.ok:
+            Path(job.checkpoint).unlink(missing_ok=True)
+        if job.first_task is not None and all(other.first_task != job.first_task for other in left.values()):
+            Path(job.first_task).unlink(missing_ok=True)
 
     def _write(self, record: RunRecord) -> None:
         try:
@@ -231,16 +172,27 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
 
 
 @contextlib.contextmanager
-def executing(jobs: Sequence[Job], workers: int, fork: bool = False) -> Iterator[Iterator[RunRecord]]:
-    """Start jobs in `workers` processes (1: in this one); give their records as they are finished, in any order.
+def executing(
+    jobs: Sequence[Job],
+    workers: int,
+    backend: Backend = "loky",
+    apart: bool = False,
+    cluster: Cluster | None = None,
+) -> Iterator[Iterator[RunRecord]]:
+    """Start jobs in `workers` processes, or on a cluster; give their records as they are finished, in any order.
 
-    Whatever is still running when the context is left is stopped.
+    Whatever is still running when the context is left is stopped. One job, or one worker that need not be forked, is
+    this process, unless `apart`. Raises BrokenProcessPool when a worker has died, after the records there are.
     """
-    if workers == 1 or len(jobs) <= 1:
+    workers = min(workers, len(jobs))
+    if cluster is not None:
+        with contextlib.closing(cluster.run(jobs)) as landing:
+            yield landing
+    elif not jobs or (not apart and (len(jobs) == 1 or (workers == 1 and backend != "fork"))):
         yield map(run_one, jobs)
-    elif fork:
+    elif backend == "fork":
         context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker, (os.getpid(),))
+        pool = ProcessPoolExecutor(workers, context, _begin_worker, (os.getpid(),))
         try:
             yield _as_completed([pool.submit(run_one, job) for job in jobs])
             pool.shutdown()
@@ -251,7 +203,7 @@ def executing(jobs: Sequence[Job], workers: int, fork: bool = False) -> Iterator
             raise
     else:
         with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-            parallel = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
+            parallel = joblib.Parallel(n_jobs=max(2, workers), return_as="generator_unordered", batch_size=1)
             landing = parallel(joblib.delayed(run_one)(job) for job in jobs)
         with contextlib.closing(landing):
             yield landing
@@ -274,177 +226,3 @@ def _as_completed(futures: Sequence[Future[RunRecord]]) -> Iterator[RunRecord]:
             yield future.result()
     if broken is not None:
         raise broken
-
-
-def run_one(job: Job) -> RunRecord:
-    """Run one job in this process, with one thread; an exception becomes a failed record."""
-    spec = job.spec
-    kernels = job.kernels.get("kernels", "")
-    with one_thread(), _deterministic(job.device), computing(spec.precision, job.device, kernels):
-        environment: dict[str, Any] = {}
-        try:
-            _warm_up(job.device)
-            environment = _environment(job)
-            tasks = to_device(job.load_tasks(), torch.device(job.device))
-            method: Method = job.instance("method")
-            with _PeakMemory(job.device) as peak:
-                outcome = run_sequence(
-                    tasks,
-                    method,
-                    job.instance("model"),
-                    Training(**spec.training),
-                    spec.scenario,
-                    spec.seed,
-                    job.device,
-                    None if job.models_folder is None else _model_saver(Path(job.models_folder)),
-                    None if job.first_task is None else FirstTask(Path(job.first_task)),
-                    job.reuse,
-                )
-        except (Exception, SystemExit) as error:
-            text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-            details = traceback.format_exc()
-            return RunRecord(spec.key, spec.as_json(), "failed", f"{text}\n\n{details}", environment=environment)
-    return RunRecord(
-        spec.key,
-        spec.as_json(),
-        "ok",
-        accuracy={"task_aware": outcome.task_aware, "task_agnostic": outcome.task_agnostic},
-        seconds={"train": outcome.train_seconds, "evaluate": outcome.evaluate_seconds},
-        updates=outcome.updates,
-        images=outcome.images,
-        forward_passes=outcome.forward_passes,
-        backward_passes=outcome.backward_passes,
-        parameters=outcome.parameters,
-        peak_memory_bytes=peak.bytes,
-        stored_bytes=outcome.stored_bytes,
-        weights_hash=outcome.weights_hash,
-        history=outcome.history,
-        shared_first_task=outcome.shared_first_task,
-        environment=environment,
-    )
-
-
-@cache
-def _warm_up(device: str) -> None:
-    """Take a few steps in a new process before anything is timed: PyTorch loads much of itself at the first ones."""
-    y = torch.arange(8) % 2
-    split = Split(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8), y)
-    tasks = to_device([Task(index, (0, 1), split, split) for index in range(2)], torch.device(device))
-    run_sequence(tasks, Method(), MLP(width=8), Training(batch_size=4, momentum=0.9), "task", 0, device)
-
-
-def _model_saver(folder: Path) -> Any:
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def save(model: ExpandingHeadModel, task: Task) -> None:
-        path = folder / f"task-{task.index + 1}.pt"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save({"widths": model.widths, "state_dict": model.state_dict()}, temporary)
-        temporary.replace(path)
-
-    return save
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _deterministic(device: str) -> Iterator[None]:
-    """Ask for deterministic kernels on CUDA; the CPU's are with one thread."""
-    if device == "cpu":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-class _PeakMemory:
-    """The run's own peak: on CUDA what PyTorch allocated, on Linux the growth of private memory; None elsewhere."""
-
-    bytes: int | None = None
-
-    def __init__(self, device: str):
-        self.device = device
-
-    def __enter__(self) -> _PeakMemory:
-        self.start: dict[str, int] = {}
-        if self.device != "cpu":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)  # so that memory left over from the run before is not hidden growth
-                Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark afresh
-                self.start = _memory()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device != "cpu":
-            self.bytes = torch.cuda.max_memory_allocated(self.device)
-        elif self.start:
-            end = _memory()
-            mapped = max(0, end["RssFile"] - self.start["RssFile"])  # pages of the shared data set are nobody's own
-            self.bytes = max(0, end["VmHWM"] - self.start["VmRSS"] - mapped)
-
-
-def _memory() -> dict[str, int]:
-    """Return this process's memory figures in bytes, as Linux names them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    pairs = (line.split() for line in lines if line.startswith(("VmHWM", "VmRSS", "RssFile")))
-    return {name.rstrip(":"): int(value) * 1024 for name, value, _ in pairs}
-
-
-def _environment(job: Job) -> dict[str, Any]:
-    cuda = job.device != "cpu"
-    return {
-        "clbench": importlib.metadata.version("clbench"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": importlib.metadata.version("numpy"),
-        "joblib": joblib.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(job.device) if cuda else _processor(),
-        "threads": torch.get_num_threads(),
-        "precision": job.spec.precision,
-        **job.kernels,
-        "deterministic": not cuda or torch.are_deterministic_algorithms_enabled(),
-        "commit": job.commit,
-    }
-
-
-@cache
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def checkout_commit() -> str | None:
-    """Return the commit of the checkout that clbench is imported from, marked if code changed; None outside of one."""
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str | None:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            command = ["git", "-C", str(here.parent), *arguments]
-            return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-        return None
-
-    if git("ls-files", "--error-unmatch", here.name) is None:
-        return None
-    commit = git("rev-parse", "HEAD")
-    code = (":/clbench", ":/methods", ":/pyproject.toml")  # results lie in a checkout too, and change
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
-    return f"{commit} (changed)" if commit and changed else commit

@@ -7,16 +7,17 @@ This module needs neither torch nor pandas.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, UsageError
 
 SCHEMA = 1
 Matrix = list[list[float | None]]
@@ -88,10 +89,55 @@ class Store:
                 records[record.key] = record
         return records, problems
 
+    def set_aside(self, key: str) -> None:
+        """Keep a file under another name if it stands in a record's place and cannot be read as one."""
+        path = self.folder / f"{key}.json"
+        try:
+            parse_record(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ClbenchError):
+            names = (path.with_name(f"{path.name}.damaged{f'-{n}' if n else ''}") for n in itertools.count())
+            path.rename(next(name for name in names if not name.exists()))
+
     def paths(self) -> Iterator[Path]:
         """Yield the files of finished records, sorted by name."""
         if self.folder.is_dir():
             yield from sorted(path for path in self.folder.glob("*.json") if not path.name.startswith("."))
+
+
+SAME = ("accuracy", "updates", "images", "weights_hash")  # what is equal in two runs that are 'equal bit for bit'
+
+
+def merge(folders: Sequence[Path], out: Path) -> tuple[int, list[str]]:
+    """Join the records of several folders in another, which may have some; return how many came in, and problems.
+
+    Of a run that failed in one folder and finished in another the finished record is taken. Raises UsageError, and
+    writes nothing, if finished records of the same run disagree in what is equal on like hardware.
+    """
+    merged: dict[str, tuple[Path, RunRecord]] = {}
+    problems, conflicts = [], []
+    for folder in [out, *folders]:
+        records, damaged = Store(folder).read()
+        problems += [f"{folder / problem}" for problem in damaged]
+        for key, record in records.items():
+            where, other = merged.setdefault(key, (folder, record))
+            if record.ok and not other.ok:
+                merged[key] = (folder, record)
+            elif record.ok and (differing := [name for name in SAME if getattr(record, name) != getattr(other, name)]):
+                spec = record.spec
+                run = f"{spec['label']} on {spec['sequence_label']}, {spec['scenario']}, seed {spec['seed']}"
+                conflicts.append(f"{key} ({run}) in {where} and {folder}: {', '.join(differing)}")
+    if conflicts:
+        count = "1 record disagrees" if len(conflicts) == 1 else f"{len(conflicts)} records disagree"
+        raise UsageError(f"{count}, nothing was merged: {'; '.join(conflicts)}")
+    new = [record for folder, record in merged.values() if folder != out]
+    out.mkdir(parents=True, exist_ok=True)
+    store = Store(out)
+    for record in new:
+        store.set_aside(record.key)
+        store.write(record)
+    return len(new), problems
 
 
 def parse_record(data: bytes) -> RunRecord:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from clbench.errors import DivergedError
 from clbench.method import SCENARIOS, Method, Run, Scenario, shares_first_task
 from clbench.model import ExpandingHeadModel
 from clbench.sequences import Split, Task
+from clbench.sharing import Checkpoint
 from clbench.training import Outcome, Training, run_sequence, weights_hash
 
 SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 4}}
@@ -47,9 +51,9 @@ def check_method(
     """Run a method on tiny tasks with every backbone and scenario; raise AssertionError where it breaks the contract.
 
     It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance;
-    leave the network alone outside of the loop's steps; train its first task as fine-tuning does if it says so; and,
-    unless it declares `memory`, not change when the tensors of earlier tasks are filled with NaN (copies that it keeps
-    are not found).
+    leave the network alone outside of the loop's steps; train its first task as fine-tuning does if it says so; go on
+    from a checkpoint as if nothing had happened; and, unless it declares `memory`, not change when the tensors of
+    earlier tasks are filled with NaN (copies that it keeps are not found).
     """
     cls = method if inspect.isclass(method) else type(method)
     assert isinstance(cls, type), f"{cls} is no class"
@@ -103,11 +107,28 @@ def _check(
         for terms in (training, replace(training, epochs=3, iterations=None, held_out=0.25, patience=1)):
             own, plain = (run_sequence(tiny_tasks(1), m, backbone, terms, scenario, seed=1) for m in (new(), Method()))
             assert own.updates == [0] or (own.weights_hash, own.history) == (plain.weights_hash, plain.history), message
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Checkpoint(Path(folder) / "run.pt")
+
+        def stop(_: ExpandingHeadModel, task: Task) -> None:
+            if task.index == tasks - 1:
+                raise _Stopped
+
+        with contextlib.suppress(_Stopped):
+            run_sequence(
+                tiny_tasks(tasks), new(), backbone, training, scenario, 1, after_task=stop, checkpoint=checkpoint
+            )
+        again = run_sequence(tiny_tasks(tasks), new(), backbone, training, scenario, 1, checkpoint=checkpoint)
+        _same(first, again, "a run that goes on from its checkpoint differs: `state` must return all that it keeps")
     for matrix in (first.task_aware, first.task_agnostic):
         cells = [cell for row in matrix for cell in row if cell is not None]
         assert all(0 <= cell <= 1 for cell in cells), "an accuracy lies outside [0, 1]"
     last = first.task_aware[-1] + first.task_agnostic[-1]
     assert any(cell is not None for cell in last), "nothing was measured after the last task"
+
+
+class _Stopped(Exception):
+    pass
 
 
 def _same(one: Outcome, other: Outcome, message: str) -> None:

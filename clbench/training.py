@@ -19,7 +19,7 @@ from clbench.method import Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.optimizer import SGD, Adagrad, Adam, Optimizer
 from clbench.sequences import Split, Task, concat
-from clbench.sharing import FirstTask
+from clbench.sharing import Checkpoint, FirstTask
 from clbench.store import Matrix
 from clbench.streams import stream, stream_seed
 
@@ -98,17 +98,25 @@ def run_sequence(
     after_task: Callable[[ExpandingHeadModel, Task], None] | None = None,
     first_task: FirstTask | None = None,
     reuse: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train a method on one task after another and evaluate all tasks before the first and after each.
 
     `tasks` lie on `device`. `first_task` is where the first is taken from, if another run has trained it, or else left
-    for others; without `reuse`, what could be computed once is computed in each step. Neither changes a number. Raises
-    DivergedError when the loss is not finite. The global random state is left as found.
+    for others; without `reuse`, what could be computed once is computed in each step; `checkpoint` is where the run is
+    kept after each task, and goes on from. None of them changes a number. Raises DivergedError when the loss is not
+    finite. The global random state is left as found.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         sequence = _Sequence(tasks, method, backbone, training, scenario, seed, device, reuse)
-        return sequence.train(after_task, first_task)
+        try:
+            return sequence.train(after_task, first_task, checkpoint)
+        except DivergedError:  # it says where
+            raise
+        except BaseException as error:
+            error.add_note(f"at task {sequence.at + 1} of {len(tasks)}")
+            raise
 
 
 class _Sequence:
@@ -134,13 +142,17 @@ class _Sequence:
         method.begin(Run(scenario, len(tasks), seed, device, training, reuse))
         self.model = self._new_model(0, "weights")
         self.optimizer: Optimizer | None = None
+        self.at = 0  # index of the task under way
         self.reached: set[int] = set()  # ids of the parameters that a loss has reached
         self.kept_bytes = 0  # of earlier tasks' images that the method trains on again
 
     def train(
-        self, after_task: Callable[[ExpandingHeadModel, Task], None] | None, first_task: FirstTask | None
+        self,
+        after_task: Callable[[ExpandingHeadModel, Task], None] | None,
+        first_task: FirstTask | None,
+        checkpoint: Checkpoint | None,
     ) -> Outcome:
-        outcome, method = self.outcome, self.method
+        method = self.method
         mark = time.perf_counter()
 
         def lap() -> float:
@@ -150,9 +162,16 @@ class _Sequence:
             previous, mark = mark, time.perf_counter()
             return mark - previous
 
-        self._evaluate()
-        outcome.evaluate_seconds.append(lap())
-        for task in self.tasks:
+        kept = None if checkpoint is None else checkpoint.load()
+        if kept is not None:
+            self._restore(kept)
+        outcome = self.outcome
+        lap()
+        if kept is None:
+            self._evaluate()
+            outcome.evaluate_seconds.append(lap())
+        for task in self.tasks[len(outcome.updates) :]:
+            self.at = task.index
             forwarded = self._start(task)
             seconds = lap()
             used = method.training_tasks(self.tasks[: task.index + 1])
@@ -182,6 +201,9 @@ class _Sequence:
             if after_task is not None:
                 after_task(self.model, task)
             outcome.evaluate_seconds.append(lap())
+            if checkpoint is not None:
+                checkpoint.keep(self._state())
+                lap()  # keeping is not a cost of the method
         outcome.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         outcome.weights_hash = weights_hash(self.model)
         return outcome
@@ -218,6 +240,30 @@ class _Sequence:
                 self.model.expand(len(task.classes))
             self.model.seen = task.index + 1
         return forwarded
+
+    def _state(self) -> dict[str, Any]:
+        """Return all that the tasks so far have left behind, as tensors and plain values."""
+        return {
+            "outcome": vars(self.outcome),
+            "model": self.model.state_dict(),
+            "forwarded": self.model.images_forwarded,
+            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "reached": [index for index, p in enumerate(self.model.parameters()) if id(p) in self.reached],
+            "method": self.method.state(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `_state` returned."""
+        self.outcome = Outcome(**state["outcome"])
+        self.model = self._new_model(len(self.outcome.updates), "weights")
+        self.model.load_state_dict(state["model"])
+        self.model.images_forwarded = state["forwarded"]
+        parameters = list(self.model.parameters())
+        if state["optimizer"] is not None:
+            self.optimizer = make_optimizer(self.training, parameters)
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.reached = {id(parameters[index]) for index in state["reached"]}
+        self.method.load_state(state["method"], self.model.eval())
 
     def _snapshot(self, seconds: float, forwarded: int) -> dict[str, Any]:
         """Return all that the first task has left behind, as tensors and plain values."""

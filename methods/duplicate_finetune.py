@@ -40,4 +40,8 @@ class DuplicateFinetune(Method):
         return self.kept[task.index](x) if task.index < len(self.kept) else model(x)
 
     def state(self) -> dict[str, Any]:
-        return {"networks": self.kept[:-1]}  # the last one is the run's own
+        return {"networks": [network.state_dict() for network in self.kept[:-1]]}  # the last one is the run's own
+
+    def load_state(self, state: dict[str, Any], model: ExpandingHeadModel) -> None:
+        networks = [*state["networks"], model.state_dict()]
+        self.kept = [model.restored(weights).requires_grad_(False) for weights in networks]

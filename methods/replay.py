@@ -104,3 +104,6 @@ class Replay(Method):
 
     def state(self) -> dict[str, Any]:
         return {"stored": self.stored, "passed": self.passed}
+
+    def load_state(self, state: dict[str, Any], model: ExpandingHeadModel) -> None:
+        self.stored, self.passed = state["stored"], state["passed"]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from clbench.results import Results, average_accuracy, load
-from clbench.store import RunRecord, Store
+from clbench.store import SAME, RunRecord, Store
 
 FOLDER = Path(__file__).parent / "reference"
 README = Path(__file__).parent / "README.md"
@@ -33,7 +33,6 @@ SETS = {
     "split-mnist": f"{CORE} split-mnist",
     "split-fashion-mnist": f"{CORE} split-fashion-mnist",
 }
-SAME = ("weights_hash", "accuracy", "updates", "images")  # what 'equal bit for bit' means
 
 
 def command(name: str, seeds: int = 10) -> list[str]:

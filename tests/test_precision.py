@@ -11,9 +11,9 @@ from torch import nn
 import clbench
 from clbench import precision
 from clbench.errors import UsageError
+from clbench.job import RunSpec
 from clbench.planning import plan
 from clbench.precision import choose_kernels, computing, linear_shapes
-from clbench.runner import RunSpec
 from clbench.store import Store
 
 SHAPES = ((128, 784, 256), (128, 256, 10))

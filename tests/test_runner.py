@@ -10,11 +10,12 @@ import torch
 
 from clbench import registry
 from clbench.errors import UsageError
+from clbench.job import checkout_commit
 from clbench.method import Batch, Criterion, Method
 from clbench.model import ExpandingHeadModel
 from clbench.parsing import parse_class_order, parse_seeds, parse_settings
 from clbench.planning import plan
-from clbench.runner import Sweep, checkout_commit
+from clbench.runner import Sweep
 from clbench.store import RunRecord, Store
 
 QUICK = {"training": {"epochs": 1}, "seeds": 2}
@@ -349,10 +350,10 @@ def test_the_commit_is_marked_where_code_has_changed(tmp_path: Path, monkeypatch
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    for name in ("clbench/runner.py", "methods/lwf.py", "results/README.md", "pyproject.toml"):
+    for name in ("clbench/job.py", "methods/lwf.py", "results/README.md", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
-    monkeypatch.setattr("clbench.runner.__file__", str(tmp_path / "clbench" / "runner.py"))
+    monkeypatch.setattr("clbench.job.__file__", str(tmp_path / "clbench" / "job.py"))
     git("init", "-q")
     assert checkout_commit() is None  # no file of a checkout, but one that lies in it
     git("add", ".")

@@ -45,7 +45,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> Forked:
 
     def start(work: Callable[[int], Any], count: int) -> AbstractContextManager[Iterator[Any]]:
         monkeypatch.setattr(runner, "run_one", work)
-        return executing(range(count), 2, fork=True)  # type: ignore[arg-type]
+        return executing(range(count), 2, "fork")  # type: ignore[arg-type]
 
     return start
 

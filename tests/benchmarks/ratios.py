@@ -31,7 +31,7 @@ from torch import nn
 
 import clbench
 from clbench import registry
-from clbench.runner import _processor
+from clbench.job import _processor
 from clbench.sequences import PermutedMNIST, SplitMNIST, Task
 from clbench.training import Training, run_sequence
 

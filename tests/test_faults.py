@@ -1,0 +1,353 @@
+"""What nights bring: workers and sweeps that are killed, runs that hang, damaged records, folders to be joined."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import clbench
+from clbench import runner
+from clbench.cli import app
+from clbench.errors import UsageError
+from clbench.job import Job, TimeIsUp, run_one, time_limit
+from clbench.model import ExpandingHeadModel
+from clbench.planning import plan
+from clbench.sequences import Task
+from clbench.sharing import Checkpoint
+from clbench.store import SAME, RunRecord, Store, merge
+from clbench.testing import tiny_tasks
+from clbench.training import Training, run_sequence
+
+WORDS = ["run", "--methods", "finetune,si,replay", "--seeds", "3", "--jobs", "2", "--out"]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+
+
+def same(one: RunRecord, other: RunRecord) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in SAME)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return {record.key: record for record in clbench.run("finetune,si,replay", seeds=3, out=folder, jobs=1).records}
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "clbench", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def equal_to(undisturbed: dict[str, RunRecord], folder: Path) -> None:
+    records, problems = Store(folder).read()
+    assert problems == []
+    assert set(records) == set(undisturbed)
+    assert all(same(records[key], record) for key, record in undisturbed.items())
+
+
+@linux
+def test_a_worker_that_is_killed_takes_no_other_run_and_its_own_is_run_again(
+    undisturbed: dict[str, RunRecord], tmp_path: Path
+) -> None:
+    with start(*WORDS, str(tmp_path)) as process:
+        for number in (1, 3):
+            while len(list(tmp_path.glob("*.json"))) < number:
+                time.sleep(0.01)
+            os.kill(workers(process)[0], signal.SIGKILL)
+            time.sleep(1)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    equal_to(undisturbed, tmp_path)
+
+
+@linux
+def test_a_sweep_that_is_killed_goes_on_with_what_is_missing(undisturbed: dict[str, RunRecord], tmp_path: Path) -> None:
+    with start(*WORDS, str(tmp_path)) as process:
+        wait_for(tmp_path, "*.json", process)
+        process.kill()
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert 0 < len(there) < 9
+    result = CliRunner().invoke(app, [*WORDS, str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    equal_to(undisturbed, tmp_path)
+    assert all(path.stat().st_mtime_ns == moment for path, moment in there.items())
+
+
+def killing(job: Job) -> RunRecord:
+    """Run a job in a worker that dies whenever it comes to SI's second seed."""
+    assert job.mark is not None
+    Path(job.mark).touch()
+    if (job.spec.method, job.spec.seed) == ("si", 1):
+        os._exit(9)
+    return run_one(job)
+
+
+@linux
+def test_a_run_that_kills_its_worker_twice_has_failed_and_the_sweep_ends(
+    undisturbed: dict[str, RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "run_one", killing)
+    records = {
+        record.key: record for record in plan("finetune,si,replay", seeds=3, jobs=2, out=tmp_path).run(fork=True)
+    }
+    assert set(records) == set(undisturbed)
+    (bad,) = [record for record in records.values() if not record.ok]
+    assert (bad.spec["method"], bad.spec["seed"]) == ("si", 1)
+    assert bad.error == runner.DIED
+    assert all(same(record, undisturbed[key]) for key, record in records.items() if record.ok)
+    monkeypatch.undo()
+    again = clbench.run("finetune,si,replay", seeds=3, jobs=1, out=tmp_path, quiet=True)  # failed runs are tried again
+    assert again.failed == []
+    equal_to(undisturbed, tmp_path)
+
+
+def dying_idle(job: Job) -> RunRecord:
+    os._exit(9)
+
+
+@linux
+def test_workers_that_die_before_a_run_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "run_one", dying_idle)
+    with pytest.raises(clbench.errors.ClbenchError, match="die before they have begun a run"):
+        list(plan("finetune,si", seeds=2, jobs=2, out=tmp_path).run(fork=True))
+
+
+HANGS = """
+import signal, time
+from dataclasses import dataclass
+from clbench.method import Method
+
+@dataclass
+class Busy(Method):
+    '''Computes for ever in its second task'''
+    name = "busy"
+    def start_task(self, model, task):
+        while task.index == 1:
+            pass
+
+class Asleep(Method):
+    '''Sleeps for ever, and heeds no exception'''
+    name = "asleep"
+    def start_task(self, model, task):
+        try:
+            time.sleep(1000)
+        except Exception:
+            pass
+"""
+
+
+@pytest.mark.parametrize(("jobs", "seeds"), [(1, 1), (2, 2)])
+def test_a_run_that_takes_too_long_has_failed(jobs: int, seeds: int, tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    methods = [f"{tmp_path}/hangs.py:Busy", f"{tmp_path}/hangs.py:Asleep", "finetune"]
+    results = clbench.run(methods, seeds=seeds, timeout=2, epochs=1, jobs=jobs, out=tmp_path / "runs", quiet=True)
+    errors = {record.spec["method"].split(":")[-1]: record.error for record in results.records}
+    assert errors["finetune"] is None
+    assert (errors["Busy"] or "").startswith("it took longer than the time limit of 2 s, at task 2 of 5\n")
+    assert (errors["Asleep"] or "").startswith("it took longer than the time limit of 2 s, at task 1 of 5\n")
+    assert len(results.failed) == 2 * seeds
+
+
+def test_a_time_limit_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with time_limit(0.2):
+        pass
+    time.sleep(0.4)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_a_time_limit_holds_in_a_thread_too() -> None:
+    import threading
+
+    found: list[str] = []
+
+    def work() -> None:
+        try:
+            with time_limit(0.2):
+                while True:
+                    time.sleep(0.01)
+        except TimeIsUp as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(timeout=20)
+    assert found == ["it took longer than the time limit of 0.2 s"]
+
+
+RAISES = """
+from clbench.method import Method
+
+class Raises(Method):
+    '''Raises in its third task'''
+    name = "raises"
+    def after_step(self, model):
+        if model.seen == 3:
+            raise ZeroDivisionError("a bug")
+"""
+
+
+def test_an_exception_is_a_record_that_says_where(tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    results = clbench.run(f"{tmp_path}/raises.py:Raises,finetune", seeds=1, epochs=1, jobs=1, out=tmp_path, quiet=True)
+    (failed,) = results.failed
+    assert failed.error is not None
+    assert failed.error.startswith("ZeroDivisionError: a bug, at task 3 of 5\n")
+    assert "raises.py" in failed.error  # the traceback
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 2])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"keep_optimizer": True, "optimizer": "adam", "full_head": True, "untouched": "zero-once-reached"}],
+    ids=["plain", "kept optimiser"],
+)
+@pytest.mark.parametrize("method", ["finetune", "scratch", "lwf", "online-ewc", "si", "replay", "duplicate-finetune"])
+def test_a_run_goes_on_from_its_last_finished_task(
+    method: str, settings: dict[str, Any], stop_at: int, tmp_path: Path
+) -> None:
+    from clbench import registry
+    from clbench.model import MLP
+
+    def go(checkpoint: Checkpoint | None = None, stop: int | None = None) -> Any:
+        def after(model: ExpandingHeadModel, task: Task) -> None:
+            trained.append(task.index)
+            if task.index == stop:
+                raise KeyboardInterrupt
+
+        backbone, training = MLP(width=16, dropout=0.2), Training(batch_size=8, **settings)
+        instance = registry.find("method", method)()
+        return run_sequence(
+            tiny_tasks(4), instance, backbone, training, "task", 3, after_task=after, checkpoint=checkpoint
+        )
+
+    trained: list[int] = []
+    whole = dataclasses.asdict(go())
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
+    with pytest.raises(KeyboardInterrupt):
+        go(checkpoint, stop_at + 1)
+    trained.clear()
+    again = dataclasses.asdict(go(checkpoint))
+    assert trained == list(range(stop_at + 1, 4))
+    times = ("train_seconds", "evaluate_seconds")
+    assert all(again[name] == value for name, value in whole.items() if name not in times)
+    assert all(len(again[name]) == len(whole[name]) for name in times)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut"])
+def test_a_checkpoint_that_cannot_be_read_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    assert Checkpoint(tmp_path / "checkpoint.pt").load() is None
+    assert Checkpoint(tmp_path / "missing.pt").load() is None
+
+
+def test_a_checkpoint_is_read_as_data_only(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"outcome": Evil()}, tmp_path / "checkpoint.pt")
+    assert Checkpoint(tmp_path / "checkpoint.pt").load() is None
+    assert not (tmp_path / "made").exists()
+
+
+@linux
+def test_a_sweep_with_checkpoints_that_is_killed_repeats_no_finished_task(tmp_path: Path) -> None:
+    words = ["run", "--methods", "si", "--seeds", "1", "--epochs", "40", "--checkpoint", "--out"]
+    with start(*words, str(tmp_path / "killed")) as process:
+        wait_for(tmp_path / "killed" / ".checkpoints", "*.pt", process)
+        process.kill()
+    (checkpoint,) = (tmp_path / "killed" / ".checkpoints").glob("*.pt")
+    kept = Checkpoint(checkpoint).load()
+    assert kept is not None
+    seconds = kept["outcome"]["train_seconds"]
+    for folder in ("killed", "whole"):
+        assert CliRunner().invoke(app, [*words, str(tmp_path / folder)]).exit_code == 0
+    (one,), (other,) = (Store(tmp_path / folder).read()[0].values() for folder in ("killed", "whole"))
+    assert same(one, other)
+    assert one.seconds is not None
+    assert one.seconds["train"][: len(seconds)] == seconds  # as they were measured before
+    assert not checkpoint.exists()
+
+
+# The store
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 99}', b"\x00\xff"])
+def test_a_damaged_record_is_kept_aside_and_run_again(content: bytes, tmp_path: Path) -> None:
+    (key,) = [record.key for record in clbench.run("finetune", seeds=1, epochs=1, out=tmp_path, quiet=True).records]
+    path = tmp_path / f"{key}.json"
+    good = Store(tmp_path).read()[0][key]
+    for number, name in enumerate(("damaged", "damaged-1")):
+        path.write_bytes(content)
+        results = CliRunner().invoke(
+            app, ["run", "--methods", "finetune", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path)]
+        )
+        assert results.exit_code == 0
+        assert f"damaged record, run again if it is part of this sweep: {path.name}" in results.stderr
+        assert path.with_name(f"{path.name}.{name}").read_bytes() == content
+        assert same(Store(tmp_path).read()[0][key], good)
+        assert len(list(tmp_path.glob("*.damaged*"))) == number + 1
+
+
+def folder_of(tmp_path: Path, name: str, *records: RunRecord) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    for record in records:
+        Store(folder).write(record)
+    return folder
+
+
+def test_folders_are_joined(undisturbed: dict[str, RunRecord], tmp_path: Path) -> None:
+    records = list(undisturbed.values())
+    failed = RunRecord(records[0].key, records[0].spec, "failed", "out of memory")
+    one = folder_of(tmp_path, "one", failed, *records[1:5])
+    two = folder_of(tmp_path, "two", *records[:1], *records[4:])
+    (one / "cut.json").write_text("{")
+    result = CliRunner().invoke(app, ["merge", str(one), str(two), "--out", str(tmp_path / "all")])
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1] == f"clbench: 9 records were added to {tmp_path / 'all'}"
+    assert f"clbench: skipped {one / 'cut.json'}: not JSON" in result.stderr
+    equal_to(undisturbed, tmp_path / "all")
+    assert merge([one, two], tmp_path / "all")[0] == 0  # all there already
+
+
+def test_records_that_disagree_are_not_joined(undisturbed: dict[str, RunRecord], tmp_path: Path) -> None:
+    record, *others = undisturbed.values()
+    one = folder_of(tmp_path, "one", record)
+    two = folder_of(tmp_path, "two", dataclasses.replace(record, weights_hash="0" * 64), *others)
+    run = f"{record.spec['label']} on split-digits, task, seed 0"
+    with pytest.raises(UsageError, match=rf"1 record disagrees.*{record.key} \({run}\).*: weights_hash"):
+        merge([one, two], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+    result = CliRunner().invoke(app, ["merge", str(one), str(tmp_path / "nowhere"), "--out", str(tmp_path / "all")])
+    assert isinstance(result.exception, UsageError)
+
+
+def test_nothing_but_records_is_left_and_they_are_plain_json(undisturbed: dict[str, RunRecord], tmp_path: Path) -> None:
+    clbench.run("finetune", seeds=1, epochs=1, out=tmp_path, checkpoint=True, quiet=True)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.suffix for path in left] == [".json"]
+    assert json.loads(left[0].read_text())["status"] == "ok"
