@@ -16,6 +16,7 @@ from clbench.job import Job, run_one
 from clbench.store import RunRecord
 
 ClusterName = Literal["dask", "ray"]
+PATIENCE = "10s"  # of the wait for a scheduler
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _module(name: str, extra: str) -> Any:
 def _dask(scheduler: str) -> Iterator[Cluster]:
     distributed = _module("distributed", "dask")
     try:
-        client = distributed.Client(scheduler, timeout="10s", set_as_default=False)
+        client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"no Dask scheduler answers at {scheduler}: {' '.join(str(error).split())}") from None
     with client:
