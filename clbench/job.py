@@ -32,10 +32,11 @@ from clbench.method import Method, Scenario
 from clbench.model import MLP, ExpandingHeadModel
 from clbench.precision import Precision, computing
 from clbench.registry import Kind
+from clbench.schedule import Training
 from clbench.sequences import Split, Task, to_device
 from clbench.sharing import Checkpoint, FirstTask
 from clbench.store import RunRecord
-from clbench.training import Training, run_sequence
+from clbench.training import run_sequence
 
 _ONE_AT_A_TIME = threading.Lock()
 PATIENCE = 10  # seconds that a run has to end after its time is up, before its worker process ends

@@ -17,8 +17,8 @@ from clbench.model import ExpandingHeadModel
 from clbench.streams import stream
 
 if TYPE_CHECKING:
+    from clbench.schedule import Training
     from clbench.sequences import Split, Task
-    from clbench.training import Training
 
 Scenario = Literal["task", "class", "domain"]
 SCENARIOS: tuple[Scenario, ...] = ("task", "class", "domain")

@@ -31,9 +31,9 @@ from clbench.precision import check_precision, choose_kernels, linear_shapes
 from clbench.presets import Preset, Row
 from clbench.registry import Kind, did_you_mean
 from clbench.runner import Sweep
+from clbench.schedule import Plan, Training, n_held_out
 from clbench.sequences import Task, TaskSequence
 from clbench.store import Store
-from clbench.training import Plan, Training, n_held_out
 
 DEFAULT_LR = {"adam": 1e-3, "adagrad": 1e-2}  # PyTorch's own; sgd has the sequence's
 

@@ -7,18 +7,23 @@ import ctypes
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import joblib
+from filelock import FileLock, Timeout
 
 from clbench.cluster import Cluster, connected
 from clbench.errors import ClbenchError, UsageError
@@ -26,6 +31,7 @@ from clbench.job import Job, failed, run_one
 from clbench.store import RunRecord, Store
 
 Backend = Literal["fork", "loky"]
+PREFIX = "clbench-sweep-"  # of temporary folders
 DIED = "its worker process died, and died again when it was run alone, perhaps for want of memory"
 
 
@@ -71,59 +77,33 @@ class Sweep:
 
     def _run(self, backend: Backend) -> Generator[RunRecord | None, None, None]:
         create_folder(self.store.folder)
+        self.store.tidy()
         for job in self.missing:
             self.store.set_aside(job.spec.key)
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(_temporary_folder()))
+            folder = stack.enter_context(_temporary_folder())
             cluster = None
             if self.backend != "local" and self.missing:
                 cluster = stack.enter_context(connected(self.backend, self.scheduler))
                 self.workers = cluster.workers
-            jobs = in_good_order(self.missing, self.workers, str(folder))
-            left = {job.spec.key: dataclasses.replace(job, mark=str(folder / job.spec.key)) for job in jobs}
-            if cluster is not None:  # on other machines the folder is none of this sweep's
-                left = {key: dataclasses.replace(job, first_task=None) for key, job in left.items()}
-            deaths: Counter[str] = Counter()  # of workers, by the run that was under way
-            in_vain, begun, few, most = 0, False, False, len(left)
-            if cluster is not None and not cluster.streams:
-                most = 2 * self.workers
-            while left or not begun:
-                suspects = [job for key, job in left.items() if deaths[key]]
-                some = suspects[:1] or list(left.values())[:most]
-                try:
-                    with executing(some, 1 if suspects else self.workers, backend, bool(suspects), cluster) as landing:
-                        if not begun:
-                            begun = True
-                            yield None
-                        for record in landing:
-                            in_vain = 0
-                            self._land(left.pop(record.key), record, left)
-                            yield record
-                except BrokenProcessPool:
-                    lost = [job for job in some if job.spec.key in left and Path(str(job.mark)).exists()]
-                    if cluster is not None and not lost:  # marks on other machines are not seen: fewer at a time
-                        lost = [job for job in some if job.spec.key in left and few]
-                        few, most = True, self.workers
-                    in_vain += 1
-                    if in_vain > 2 and not lost:
-                        message = "workers die before they have begun a run; finished records are kept"
-                        raise ClbenchError(message) from None
-                    for job in lost:
-                        Path(str(job.mark)).unlink(missing_ok=True)
-                        deaths[job.spec.key] += 1
-                        if deaths[job.spec.key] == 2:
-                            record = failed(job, DIED)
-                            self._land(left.pop(record.key), record, left)
-                            yield record
-
-    def _land(self, job: Job, record: RunRecord, left: Mapping[str, Job]) -> None:
-        """Write a record, and take away the files that only its run needed."""
-        self._write(record)
-        self.done[record.key] = record
-        if job.checkpoint is not None and record.ok:
-            Path(job.checkpoint).unlink(missing_ok=True)
-        if job.first_task is not None and all(other.first_task != job.first_task for other in left.values()):
-            Path(job.first_task).unlink(missing_ok=True)
+            jobs = in_good_order(self.missing, self.workers, folder)
+            jobs = [dataclasses.replace(job, mark=str(Path(folder) / f"{job.spec.key}.mark")) for job in jobs]
+            if cluster is not None:  # on other machines the folder is not this sweep's
+                jobs = [dataclasses.replace(job, first_task=None) for job in jobs]
+            by_key = {job.spec.key: job for job in jobs}
+            sharers = Counter(job.first_task for job in jobs)
+            for record in surviving(jobs, self.workers, backend, cluster):
+                if record is not None:
+                    job = by_key[record.key]
+                    self._write(record)
+                    self.done[record.key] = record
+                    sharers[job.first_task] -= 1
+                    if job.first_task is not None and sharers[job.first_task] == 0:
+                        Path(job.first_task).unlink(missing_ok=True)
+                    if job.checkpoint is not None and record.ok:
+                        for path in Path(job.checkpoint).parent.glob(f"{record.key}.*"):
+                            path.unlink(missing_ok=True)
+                yield record
 
     def _write(self, record: RunRecord) -> None:
         try:
@@ -164,11 +144,64 @@ def in_good_order(jobs: Sequence[Job], workers: int, folder: str) -> list[Job]:
     return ordered
 
 
-def _temporary_folder() -> tempfile.TemporaryDirectory:
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """Give a folder that goes with this context, and remove those that killed processes have left."""
     try:
-        return tempfile.TemporaryDirectory(prefix="clbench-")
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX)
     except OSError as error:
         raise UsageError(f"no temporary folder can be made ({error.strerror}): set TMPDIR to one") from None
+    with folder as name, FileLock(Path(name) / ".lock"):
+        for other in Path(name).parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError, Timeout):
+                if time.time() - other.stat().st_mtime > 60:  # a younger one may not be locked yet
+                    with FileLock(other / ".lock", timeout=0):
+                        shutil.rmtree(other)
+        yield name
+
+
+def surviving(
+    jobs: Sequence[Job], workers: int, backend: Backend, cluster: Cluster | None = None
+) -> Generator[RunRecord | None, None, None]:
+    """Yield None when workers have been started, then a record for every job, whatever becomes of the workers.
+
+    A run that is under way when a worker dies is a suspect: suspects are run again, each alone, and one that is under
+    way when its worker dies once more has failed. Elsewhere than on this machine it is not seen which runs are under
+    way: there all of a small round are suspects.
+    """
+    left = {job.spec.key: job for job in jobs}
+    deaths: Counter[str] = Counter()  # by the run that was under way
+    at_once = 2 * workers if cluster is not None and not cluster.streams else len(jobs)
+    started, small_rounds, in_vain = False, False, 0
+    while left or not started:
+        suspects = [job for key, job in left.items() if deaths[key]]
+        some = suspects[:1] or list(left.values())[:at_once]
+        try:
+            with executing(some, 1 if suspects else workers, backend, bool(suspects), cluster) as landing:
+                if not started:
+                    started = True
+                    yield None
+                for record in landing:
+                    in_vain = 0
+                    del left[record.key]
+                    yield record
+        except BrokenProcessPool:
+            unfinished = [job for job in some if job.spec.key in left]
+            lost = [job for job in unfinished if Path(str(job.mark)).exists()]
+            if cluster is not None and not lost:
+                lost = unfinished if small_rounds else []
+                small_rounds, at_once = True, workers
+            in_vain += 1
+            if in_vain > 2 and not lost:
+                message = "workers die before they have begun a run; finished records are kept"
+                raise ClbenchError(message) from None
+            for job in lost:
+                Path(str(job.mark)).unlink(missing_ok=True)
+                deaths[job.spec.key] += 1
+                if deaths[job.spec.key] == 2:
+                    del left[job.spec.key]
+                    limit = "" if job.timeout is None else f", or deaf to its time limit of {job.timeout:g} s"
+                    yield failed(job, DIED + limit)
 
 
 @contextlib.contextmanager
@@ -204,7 +237,7 @@ def executing(
     else:
         with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
             parallel = joblib.Parallel(n_jobs=max(2, workers), return_as="generator_unordered", batch_size=1)
-            landing = parallel(joblib.delayed(run_one)(job) for job in jobs)
+            landing = parallel(joblib.delayed(_run_in_loky)(job, os.getpid()) for job in jobs)
         with contextlib.closing(landing):
             yield landing
 
@@ -215,6 +248,23 @@ def _begin_worker(parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _run_in_loky(job: Job, parent: int) -> RunRecord:
+    _end_with(parent)
+    return run_one(job)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Watch from a thread whether the parent lives; end this process when it doesn't."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_completed(futures: Sequence[Future[RunRecord]]) -> Iterator[RunRecord]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ class Checkpoint:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two sweeps may write the same file
     try:
         torch.save(content, temporary)
         temporary.replace(path)

@@ -6,12 +6,15 @@ This module needs neither torch nor pandas.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +65,9 @@ class Store:
 
     def write(self, record: RunRecord) -> Path:
         """Write one record atomically and return its path."""
-        text = json.dumps(dataclasses.asdict(record), indent=None, allow_nan=False, separators=(",", ":"))
+        content = dataclasses.asdict(record)
+        content = {**content, "checksum": _checksum(content)}
+        text = json.dumps(content, indent=None, allow_nan=False, separators=(",", ":"))
         path = self.folder / f"{record.key}.json"
         handle, temporary = tempfile.mkstemp(prefix=f".{record.key}-", suffix=".tmp", dir=self.folder)
         try:
@@ -83,17 +88,27 @@ class Store:
         for path in self.paths():
             try:
                 record = parse_record(path.read_bytes())
+                if record.key != path.stem:
+                    raise ClbenchError(f"it is the record of another run, {record.key}")
             except (OSError, ClbenchError) as error:
                 problems.append(f"{path.name}: {error}")
             else:
                 records[record.key] = record
         return records, problems
 
+    def tidy(self) -> None:
+        """Remove half-written files that a killed process left; younger than an hour, they may be of one that lives."""
+        for path in self.folder.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    path.unlink()
+
     def set_aside(self, key: str) -> None:
         """Keep a file under another name if it stands in a record's place and cannot be read as one."""
         path = self.folder / f"{key}.json"
         try:
-            parse_record(path.read_bytes())
+            if parse_record(path.read_bytes()).key != key:
+                raise ClbenchError("the record of another run")
         except FileNotFoundError:
             return
         except (OSError, ClbenchError):
@@ -157,6 +172,7 @@ def parse_record(data: bytes) -> RunRecord:
         raise ClbenchError("not a record: it has no schema number")
     if schema > SCHEMA:
         raise ClbenchError(f"made by a newer clbench (schema {schema}, this one reads {SCHEMA})")
+    checksum = content.pop("checksum", None)
     names = {field.name for field in dataclasses.fields(RunRecord)}
     if unknown := sorted(set(content) - names):
         raise ClbenchError(f"unknown entries: {', '.join(unknown)}")
@@ -165,7 +181,14 @@ def parse_record(data: bytes) -> RunRecord:
         raise ClbenchError(f"missing entries: {', '.join(sorted(missing))}")
     record = RunRecord(**content)
     _check(record)
+    if checksum not in (None, _checksum(content)):  # records from before there was one have none
+        raise ClbenchError("it was changed after it had been written: its checksum does not fit")
     return record
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of a record's content, as JSON with sorted names."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 MEASURED = (

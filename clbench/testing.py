@@ -16,9 +16,10 @@ from clbench import registry
 from clbench.errors import DivergedError
 from clbench.method import SCENARIOS, Method, Run, Scenario, shares_first_task
 from clbench.model import ExpandingHeadModel
+from clbench.schedule import Training
 from clbench.sequences import Split, Task
 from clbench.sharing import Checkpoint
-from clbench.training import Outcome, Training, run_sequence, weights_hash
+from clbench.training import Outcome, run_sequence, weights_hash
 
 SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 4}}
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from clbench.errors import UsageError
 from clbench.method import Batch, Criterion, Method, OldNetwork, Run, Scenario
 from clbench.model import ExpandingHeadModel
+from clbench.schedule import Training
 from clbench.sequences import Task
-from clbench.training import Training
 
 
 @dataclass

@@ -17,8 +17,8 @@ from torch import Tensor
 from clbench.errors import UsageError
 from clbench.method import Batch, Criterion, Method, Run, Scenario
 from clbench.model import ExpandingHeadModel
+from clbench.schedule import Training
 from clbench.sequences import Task
-from clbench.training import Training
 
 
 @dataclass

@@ -152,7 +152,41 @@ BAD = """
 --data-root nowhere --sequence split-mnist | nowhere
 --out taken/runs | is a file
 --colour red | No such option
+--timeout 0 | a run needs some seconds
+--timeout -3 | a run needs some seconds
+--timeout nan | a run needs some seconds
+--timeout soon | valid float
+--backend slurm | choose from local, dask, ray
+--backend dask | needs --scheduler ADDRESS
+--scheduler tcp://10.0.0.1:8786 | give --backend dask or ray
+--precision fp64 | choose from fp32, tf32, bf16
+--precision tf32 --device cpu | a mode of CUDA devices
+--preset hsu2018 | hsu2018-split-mnist
+--preset none.toml | none.toml
+--rows LwF | give --preset, or --methods
+--preset hsu2018-split-mnist --methods lwf | are its rows
+--preset hsu2018-split-mnist --rows LfW | LfW
+--methods ./taken:Mine | taken
 """
+# a file's name and content, and what is asked of it
+FILES = {
+    "a plug-in that is no Python": ("mine.py", "class Mine(", "--methods ./mine.py:Mine", "SyntaxError"),
+    "a plug-in that raises": ("mine.py", "1 / 0", "--methods ./mine.py:Mine", "ZeroDivisionError"),
+    "a plug-in without the name": ("mine.py", "x = 1", "--methods ./mine.py:Mine", "Mine"),
+    "a plug-in that is no method": ("mine.py", "class Mine: pass", "--methods ./mine.py:Mine", "Method"),
+    "a plug-in that ends the program": ("mine.py", "raise SystemExit(0)", "--methods ./mine.py:Mine", "SystemExit"),
+    "a preset that is no TOML": ("mine.toml", "title = ", "--preset ./mine.toml", "mine.toml"),
+    "a preset without rows": ("mine.toml", 'title = "Mine"', "--preset ./mine.toml", "mine.toml"),
+    "a preset that is empty": ("mine.toml", "", "--preset ./mine.toml", "mine.toml"),
+    "a preset that is binary": ("mine.toml", "\0\1", "--preset ./mine.toml", "mine.toml"),
+    "data that are none": ("MNIST/raw/train-images-idx3-ubyte", "", "--sequence split-mnist --data-root .", "train"),
+    "data that are cut": (
+        "MNIST/raw/train-images-idx3-ubyte",
+        "\0\0\x08\x03\0\0\0\x09",
+        "--sequence split-mnist --data-root .",
+        "train",
+    ),
+}
 
 
 @pytest.mark.parametrize("line", BAD.strip().splitlines())
@@ -174,6 +208,20 @@ def test_bad_input_is_one_clear_line(line: str, tmp_path: Path, monkeypatch: pyt
         text = result.output.strip().splitlines()[-1]
     assert message in text
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_bad_file_is_one_clear_line(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, content, arguments, message = FILES[what]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLBENCH_DATA_ROOT", raising=False)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode("latin-1"))
+    result: Result = CliRunner().invoke(app, ["run", *arguments.split(), "--seeds", "1"])
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "results").exists()
 
 
 def test_bad_input_ends_with_exit_code_2_and_no_traceback(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clbench import penalty, registry
 from clbench.method import SCENARIOS, Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.model import ExpandingHeadModel
+from clbench.schedule import Training
 from clbench.sequences import Task, to_device
 from clbench.testing import tiny_tasks
-from clbench.training import Training, run_sequence, set_trainable
+from clbench.training import run_sequence, set_trainable
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda:0")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from typer.testing import CliRunner
 
 import clbench
@@ -21,11 +22,12 @@ from clbench.errors import UsageError
 from clbench.job import Job, TimeIsUp, run_one, time_limit
 from clbench.model import ExpandingHeadModel
 from clbench.planning import plan
+from clbench.schedule import Training
 from clbench.sequences import Task
 from clbench.sharing import Checkpoint
 from clbench.store import SAME, RunRecord, Store, merge
 from clbench.testing import tiny_tasks
-from clbench.training import Training, run_sequence
+from clbench.training import run_sequence
 
 WORDS = ["run", "--methods", "finetune,si,replay", "--seeds", "3", "--jobs", "2", "--out"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
@@ -90,6 +92,39 @@ def test_a_sweep_that_is_killed_goes_on_with_what_is_missing(undisturbed: dict[s
     assert result.exit_code == 0, result.output
     equal_to(undisturbed, tmp_path)
     assert all(path.stat().st_mtime_ns == moment for path, moment in there.items())
+
+
+@linux
+def test_what_a_killed_sweep_left_behind_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("dead", "young", "alive"):
+        folder = tmp_path / f"{runner.PREFIX}{name}"
+        folder.mkdir()
+        (folder / "first-task.pt").write_bytes(b"")
+    with FileLock(tmp_path / f"{runner.PREFIX}alive" / ".lock"):
+        for name, age in (("dead", 100), ("young", 10), ("alive", 100)):
+            os.utime(tmp_path / f"{runner.PREFIX}{name}", (time.time() - age,) * 2)
+        clbench.run("finetune", seeds=1, epochs=1, out=tmp_path / "runs", quiet=True)
+    left = sorted(path.name for path in tmp_path.glob(f"{runner.PREFIX}*"))
+    assert left == [f"{runner.PREFIX}alive", f"{runner.PREFIX}young"]
+
+
+@linux
+def test_workers_of_code_from_outside_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    words = ["run", "--methods", f"{tmp_path}/hangs.py:Busy", "--seeds", "2", "--epochs", "1", "--jobs", "2"]
+    with start(*words, "--out", str(tmp_path / "runs")) as process:
+        deadline = time.monotonic() + 60
+        while len(started := workers(process)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(5)  # until they have a run each
+        started = workers(process)
+        process.kill()
+    assert len(started) >= 2
+    deadline = time.monotonic() + 10
+    while (living := [pid for pid in started if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert living == []
 
 
 def killing(job: Job) -> RunRecord:

@@ -13,9 +13,10 @@ from clbench.errors import UsageError
 from clbench.method import Batch, Criterion, Run, Scenario
 from clbench.methods.lwf import LwF
 from clbench.model import MLP, Backbone, ExpandingHeadModel
+from clbench.schedule import Training
 from clbench.sequences import Task
 from clbench.testing import tiny_tasks
-from clbench.training import Training, run_sequence
+from clbench.training import run_sequence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,10 @@ from clbench.methods.finetune import Finetune
 from clbench.methods.finetune_fc import FinetuneFC
 from clbench.methods.lfl import LFL
 from clbench.model import CNN, MLP, Backbone, ExpandingHeadModel, ResNet18
+from clbench.schedule import Training
 from clbench.sequences import Split, Task
 from clbench.testing import tiny_tasks
-from clbench.training import Outcome, Training, run_sequence
+from clbench.training import Outcome, run_sequence
 
 SGD = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
 ADAM = Training(epochs=2, batch_size=8, lr=0.01, optimizer="adam", keep_optimizer=True)

@@ -15,9 +15,10 @@ from clbench.methods.joint import Joint
 from clbench.methods.lwf import LwF
 from clbench.methods.scratch import Scratch
 from clbench.model import MLP, ExpandingHeadModel, ResNet18
+from clbench.schedule import Training
 from clbench.sequences import Task
 from clbench.testing import TRAINING, check_method, tiny_tasks
-from clbench.training import Outcome, Training, run_sequence
+from clbench.training import Outcome, run_sequence
 
 BATCHES = Training(epochs=3, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
 

@@ -20,10 +20,11 @@ from clbench.methods.online_ewc import OnlineEWC
 from clbench.methods.si import SI
 from clbench.model import CNN, MLP, Backbone, ExpandingHeadModel, ResNet18
 from clbench.penalty import Quadratic, QuadraticPenalty, Weights, _WeightedSquares
+from clbench.schedule import Training
 from clbench.sequences import Split, Task
 from clbench.streams import stream
 from clbench.testing import tiny_tasks
-from clbench.training import Outcome, Training, run_sequence
+from clbench.training import Outcome, run_sequence
 
 SEED = 5
 PLAIN = Training(epochs=2, batch_size=8, lr=0.05)

@@ -17,9 +17,10 @@ from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
 from clbench.methods.replay import Replay
 from clbench.model import MLP, ExpandingHeadModel
+from clbench.schedule import Training
 from clbench.sequences import Split, Task, concat
 from clbench.testing import check_method, tiny_tasks
-from clbench.training import Outcome, Training, run_sequence
+from clbench.training import Outcome, run_sequence
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05)
 IMAGE = 64 * 4  # bytes of an image of tiny_tasks

@@ -20,11 +20,12 @@ from clbench.model import MLP, ExpandingHeadModel
 from clbench.planning import plan
 from clbench.report import _markdown
 from clbench.runner import in_good_order
+from clbench.schedule import Training
 from clbench.sequences import Task
 from clbench.sharing import FirstTask
 from clbench.store import RunRecord, Store
 from clbench.testing import check_method, tiny_tasks
-from clbench.training import Outcome, Training, run_sequence
+from clbench.training import Outcome, run_sequence
 
 SHARING = ["duplicate-finetune", "ewc", "feature-extraction", "finetune", "finetune-fc", "joint", "l2", "lfl", "lwf"]
 SHARING += ["mas", "online-ewc", "replay", "scratch"]

@@ -1,6 +1,8 @@
 """The store: whole records or none, and damaged files named."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,15 @@ def test_damage_is_named(data: bytes, reason: str, tmp_path: Path) -> None:
     assert list(records) == ["abc123"]
     assert len(problems) == 1
     assert problems[0].startswith("bad.json: ")
+
+
+def test_old_half_written_files_are_removed(tmp_path: Path) -> None:
+    for name, age in (("old", 4000), ("young", 10)):
+        path = tmp_path / f".abc123-{name}.tmp"
+        path.write_bytes(b"{")
+        os.utime(path, (time.time() - age,) * 2)
+    Store(tmp_path).tidy()
+    assert [path.name for path in tmp_path.iterdir()] == [".abc123-young.tmp"]
 
 
 def test_half_written_files_are_not_records(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from clbench.methods.feature_extraction import FeatureExtraction
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
 from clbench.model import MLP, ExpandingHeadModel, ResNet18
+from clbench.schedule import Plan, Training
 from clbench.sequences import Task
 from clbench.testing import tiny_tasks
-from clbench.training import Outcome, Plan, Training, make_optimizer, run_sequence, weights_hash
+from clbench.training import Outcome, make_optimizer, run_sequence, weights_hash
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=0.1)
 

@@ -15,10 +15,11 @@ from clbench.methods.joint import Joint
 from clbench.methods.lwf import LwF
 from clbench.methods.replay import Replay
 from clbench.model import MLP, ExpandingHeadModel
+from clbench.schedule import Plateau, Training, n_held_out
 from clbench.sequences import Task
 from clbench.streams import stream
 from clbench.testing import tiny_tasks
-from clbench.training import Outcome, Plateau, Training, n_held_out, run_sequence
+from clbench.training import Outcome, run_sequence
 
 SEED = 3
 Weights = dict[str, Tensor]

@@ -20,10 +20,11 @@ from clbench.method import Scenario
 from clbench.model import MLP, ExpandingHeadModel
 from clbench.planning import resolve_training
 from clbench.presets import Preset, Row
+from clbench.schedule import Training
 from clbench.sequences import Task
 from clbench.streams import stream
 from clbench.testing import tiny_tasks
-from clbench.training import Training, run_sequence
+from clbench.training import run_sequence
 
 SEED = 3
 TASKS = 3
