@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NUMBERS", "__version__", "load", "run", "verify"]
 __version__ = version("clbench")
-NUMBERS = 1  # raised with every 'Changed numbers' entry in the changelog; part of every record's key
+NUMBERS = 1  # raised from 0.1.0 on with every 'Changed numbers' entry in the changelog; part of every record's key
 
 
 def run(
@@ -53,8 +53,6 @@ def run(
     reuse: bool = True,
     checkpoint: bool = False,
     timeout: float | None = None,
-    backend: str = "local",
-    scheduler: str | None = None,
     quiet: bool = False,
 ) -> Results:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
@@ -98,8 +96,6 @@ def run(
         reuse=reuse,
         checkpoint=checkpoint,
         timeout=timeout,
-        backend=backend,
-        scheduler=scheduler,
         jobs=jobs,
     )
     with Progress(sweep, quiet) as progress:

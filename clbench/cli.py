@@ -120,8 +120,6 @@ def run(
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="A run that takes longer has failed.")
     ] = None,
-    backend: Annotated[str, typer.Option(metavar="local|dask|ray", help="Where the runs go.")] = "local",
-    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of the Dask or Ray cluster.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
@@ -157,8 +155,6 @@ def run(
         reuse=not no_reuse,
         checkpoint=checkpoint,
         timeout=timeout,
-        backend=backend,
-        scheduler=scheduler,
         jobs=jobs,
     )
     if dry_run:

@@ -149,6 +149,8 @@ def _run(job: Job) -> RunRecord:
             environment = _environment(job)
             if spec.numbers != NUMBERS:
                 raise ClbenchError("this worker has another version of clbench than the sweep was planned with")
+            checkpoint = _checkpoint(job, environment)
+            went_on = checkpoint is not None and checkpoint.path.exists()
             tasks = to_device(job.load_tasks(), torch.device(job.device))
             method: Method = job.instance("method")
             with _PeakMemory(job.device) as peak, time_limit(job.timeout):
@@ -163,7 +165,7 @@ def _run(job: Job) -> RunRecord:
                     None if job.models_folder is None else _model_saver(Path(job.models_folder)),
                     None if job.first_task is None else FirstTask(Path(job.first_task)),
                     job.reuse,
-                    None if job.checkpoint is None else Checkpoint(Path(job.checkpoint), job.device),
+                    checkpoint,
                 )
         except (Exception, SystemExit, TimeIsUp) as error:
             text = str(error) if isinstance(error, (ClbenchError, TimeIsUp)) else f"{type(error).__name__}: {error}"
@@ -180,13 +182,23 @@ def _run(job: Job) -> RunRecord:
         forward_passes=outcome.forward_passes,
         backward_passes=outcome.backward_passes,
         parameters=outcome.parameters,
-        peak_memory_bytes=peak.bytes,
+        peak_memory_bytes=None if went_on else peak.bytes,  # of the whole run
         stored_bytes=outcome.stored_bytes,
         weights_hash=outcome.weights_hash,
         history=outcome.history,
         shared_first_task=outcome.shared_first_task,
         environment=environment,
     )
+
+
+def _checkpoint(job: Job, environment: Mapping[str, Any]) -> Checkpoint | None:
+    if job.checkpoint is None:
+        return None
+    made_by = {name: environment.get(name) for name in ("kernels", "torch", "device", "clbench")}
+    path = Path(job.checkpoint)
+    if job.models_folder is not None and not Path(job.models_folder).is_dir():
+        path.unlink(missing_ok=True)  # the networks after its first tasks are asked for too
+    return Checkpoint(path, job.device, made_by)
 
 
 def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> RunRecord:
@@ -201,7 +213,7 @@ def _marked(mark: str | None) -> Iterator[None]:
         yield
         return
     path = Path(mark)
-    with contextlib.suppress(OSError):  # on another machine
+    with contextlib.suppress(OSError):  # a run needs no mark
         path.touch()
     yield
     with contextlib.suppress(OSError):
@@ -231,8 +243,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     in_worker = multiprocessing.parent_process() is not None
     if in_worker:
         faulthandler.dump_traceback_later(seconds + PATIENCE, exit=True, file=_nowhere())
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again, should it be swallowed
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -262,8 +274,9 @@ def _limit_of_thread(seconds: float, message: str) -> Iterator[None]:
     timer.start()
     try:
         yield
-    except TimeIsUp:
-        raise TimeIsUp(message) from None
+    except TimeIsUp as error:
+        error.args = (message,)
+        raise
     finally:
         timer.cancel()
         with over:
@@ -356,7 +369,7 @@ def _environment(job: Job) -> dict[str, Any]:
     return {
         "clbench": importlib.metadata.version("clbench"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": importlib.metadata.version("numpy"),
         "joblib": joblib.__version__,
         "system": f"{platform.system()} {platform.machine()}",

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clbench import NUMBERS, presets, registry
-from clbench.cluster import check_backend
 from clbench.errors import ClbenchError, UsageError
 from clbench.job import Job, RunSpec, checkout_commit, one_thread
-from clbench.method import SCENARIOS, Scenario, shares_first_task
+from clbench.method import SCENARIOS, Method, Scenario, shares_first_task
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.parsing import (
     check_device,
@@ -60,8 +59,6 @@ def plan(
     reuse: bool = True,
     checkpoint: bool = False,
     timeout: float | None = None,
-    backend: str = "local",
-    scheduler: str | None = None,
     jobs: int | None = None,
 ) -> Sweep:
     """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained.
@@ -108,15 +105,21 @@ def plan(
         )
     root = None if data_root is None else Path(data_root)
     check_timeout(timeout)
-    check_backend(backend, scheduler)
+    if checkpoint and (deaf := [point.method for point in points if not _can_go_on(point.method.instance)]):
+        raise UsageError(f"{deaf[0].label} has a state but no load_state: it cannot go on from a checkpoint")
     planned = [
         dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
         for job in _jobs(points, place, precision, root, folder, save_models, reuse)
     ]
-    sweep = Sweep(planned, Store(folder), workers, notes, backend=backend, scheduler=scheduler)  # type: ignore[arg-type]
+    sweep = Sweep(planned, Store(folder), workers, notes, fresh=force)
     if not force:
         _resume(sweep, save_models)
     return sweep
+
+
+def _can_go_on(method: Method) -> bool:
+    cls = type(method)
+    return cls.load_state is not Method.load_state or cls.state is Method.state
 
 
 def _checkpoint(job: Job, folder: Path) -> str:
@@ -442,7 +445,8 @@ def _jobs(
             with _speaking_of(chosen_sequence):
                 tasks = sequence.load(data_root, point.seed, None if classes is None else tuple(classes))
             model = _check_fit(spec, tasks, point.model.instance, cell.training)
-            kernels[kind] = choose_kernels(precision, device, linear_shapes(model, cell.training.batch_size))
+            images = min(cell.training.batch_size, max(len(task.train) for task in tasks))
+            kernels[kind] = choose_kernels(precision, device, linear_shapes(model, images))
         twin = jobs.get(spec.key)
         if twin is not None and point.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")

@@ -25,7 +25,6 @@ from typing import Literal
 import joblib
 from filelock import FileLock, Timeout
 
-from clbench.cluster import Cluster, connected
 from clbench.errors import ClbenchError, UsageError
 from clbench.job import Job, failed, run_one
 from clbench.store import RunRecord, Store
@@ -44,8 +43,7 @@ class Sweep:
     workers: int
     notes: list[str] = field(default_factory=list)
     done: dict[str, RunRecord] = field(default_factory=dict)
-    backend: Literal["local", "dask", "ray"] = "local"
-    scheduler: str | None = None  # the cluster's address
+    fresh: bool = False  # whether runs begin at their first task, whatever checkpoints there are
 
     @property
     def missing(self) -> list[Job]:
@@ -78,31 +76,28 @@ class Sweep:
     def _run(self, backend: Backend) -> Generator[RunRecord | None, None, None]:
         create_folder(self.store.folder)
         self.store.tidy()
+        for job in self.missing if self.fresh else ():
+            if job.checkpoint is not None:
+                Path(job.checkpoint).unlink(missing_ok=True)
         for job in self.missing:
             self.store.set_aside(job.spec.key)
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(_temporary_folder())
-            cluster = None
-            if self.backend != "local" and self.missing:
-                cluster = stack.enter_context(connected(self.backend, self.scheduler))
-                self.workers = cluster.workers
             jobs = in_good_order(self.missing, self.workers, folder)
             jobs = [dataclasses.replace(job, mark=str(Path(folder) / f"{job.spec.key}.mark")) for job in jobs]
-            if cluster is not None:  # on other machines the folder is not this sweep's
-                jobs = [dataclasses.replace(job, first_task=None) for job in jobs]
             by_key = {job.spec.key: job for job in jobs}
             sharers = Counter(job.first_task for job in jobs)
-            for record in surviving(jobs, self.workers, backend, cluster):
+            for record in surviving(jobs, self.workers, backend):
                 if record is not None:
                     job = by_key[record.key]
-                    self._write(record)
+                    if record.ok or not self.store.has_finished(record.key):  # by another sweep, or before --force
+                        self._write(record)
                     self.done[record.key] = record
                     sharers[job.first_task] -= 1
                     if job.first_task is not None and sharers[job.first_task] == 0:
                         Path(job.first_task).unlink(missing_ok=True)
                     if job.checkpoint is not None and record.ok:
-                        for path in Path(job.checkpoint).parent.glob(f"{record.key}.*"):
-                            path.unlink(missing_ok=True)
+                        Path(job.checkpoint).unlink(missing_ok=True)
                 yield record
 
     def _write(self, record: RunRecord) -> None:
@@ -160,24 +155,21 @@ def _temporary_folder() -> Iterator[str]:
         yield name
 
 
-def surviving(
-    jobs: Sequence[Job], workers: int, backend: Backend, cluster: Cluster | None = None
-) -> Generator[RunRecord | None, None, None]:
+def surviving(jobs: Sequence[Job], workers: int, backend: Backend) -> Generator[RunRecord | None, None, None]:
     """Yield None when workers have been started, then a record for every job, whatever becomes of the workers.
 
-    A run that is under way when a worker dies is a suspect: suspects are run again, each alone, and one that is under
-    way when its worker dies once more has failed. Elsewhere than on this machine it is not seen which runs are under
-    way: there all of a small round are suspects.
+    When a worker dies, the others under way end with it, and all of these are suspects: they are run again, each alone,
+    and one that is under way when its worker dies once more has failed.
     """
     left = {job.spec.key: job for job in jobs}
     deaths: Counter[str] = Counter()  # by the run that was under way
-    at_once = 2 * workers if cluster is not None and not cluster.streams else len(jobs)
-    started, small_rounds, in_vain = False, False, 0
+    started, in_vain = False, 0
+    apart = any(job.timeout is not None for job in jobs)  # only a worker can be ended if it does not heed the limit
     while left or not started:
         suspects = [job for key, job in left.items() if deaths[key]]
-        some = suspects[:1] or list(left.values())[:at_once]
+        some = suspects[:1] or list(left.values())
         try:
-            with executing(some, 1 if suspects else workers, backend, bool(suspects), cluster) as landing:
+            with executing(some, 1 if suspects else workers, backend, apart or bool(deaths)) as landing:
                 if not started:
                     started = True
                     yield None
@@ -186,13 +178,9 @@ def surviving(
                     del left[record.key]
                     yield record
         except BrokenProcessPool:
-            unfinished = [job for job in some if job.spec.key in left]
-            lost = [job for job in unfinished if Path(str(job.mark)).exists()]
-            if cluster is not None and not lost:
-                lost = unfinished if small_rounds else []
-                small_rounds, at_once = True, workers
-            in_vain += 1
-            if in_vain > 2 and not lost:
+            lost = [job for job in some if job.spec.key in left and Path(str(job.mark)).exists()]
+            in_vain = 0 if lost else in_vain + 1
+            if in_vain > 2:
                 message = "workers die before they have begun a run; finished records are kept"
                 raise ClbenchError(message) from None
             for job in lost:
@@ -210,18 +198,14 @@ def executing(
     workers: int,
     backend: Backend = "loky",
     apart: bool = False,
-    cluster: Cluster | None = None,
 ) -> Iterator[Iterator[RunRecord]]:
-    """Start jobs in `workers` processes, or on a cluster; give their records as they are finished, in any order.
+    """Start jobs in `workers` processes; give their records as they are finished, in any order.
 
     Whatever is still running when the context is left is stopped. One job, or one worker that need not be forked, is
     this process, unless `apart`. Raises BrokenProcessPool when a worker has died, after the records there are.
     """
     workers = min(workers, len(jobs))
-    if cluster is not None:
-        with contextlib.closing(cluster.run(jobs)) as landing:
-            yield landing
-    elif not jobs or (not apart and (len(jobs) == 1 or (workers == 1 and backend != "fork"))):
+    if not jobs or (not apart and (len(jobs) == 1 or (workers == 1 and backend != "fork"))):
         yield map(run_one, jobs)
     elif backend == "fork":
         context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
@@ -245,6 +229,8 @@ def executing(
 def _begin_worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the parent may take them for Ctrl-C
+        signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)

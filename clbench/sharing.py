@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +40,45 @@ class FirstTask:
 
     def keep(self, snapshot: dict[str, Any]) -> None:
         """Leave a snapshot to the others; where there is no room, they train themselves."""
-        with contextlib.suppress(OSError, RuntimeError):
-            _save(snapshot, self.path)
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            torch.save(snapshot, temporary)
+            temporary.replace(self.path)
+        except (OSError, RuntimeError):
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 class Checkpoint:
-    """A run's state after its last finished task, beside the records."""
+    """A run's state after its last finished task, beside the records.
 
-    def __init__(self, path: Path, device: str = "cpu"):
-        self.path, self.device = path, device
+    `made_by` names what numbers depend on beside the run's spec: a state that something else has made is none.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu", made_by: Mapping[str, Any] | None = None):
+        self.path, self.device, self.made_by = path, device, dict(made_by or {})
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state; None if there is none that can be read: the run then begins at its first task."""
-        with contextlib.suppress(*UNREADABLE):
-            return torch.load(self.path, weights_only=True, map_location=self.device)
-        return None
+        """Return the state; None if there is none that is whole: the run then begins at its first task."""
+        try:
+            content = self.path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                return None
+            found = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location=self.device)
+        except UNREADABLE:
+            return None
+        return found["state"] if found["made_by"] == self.made_by else None
 
     def keep(self, state: dict[str, Any]) -> None:
-        """Replace what was there; raise OSError where there is no room."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _save(state, self.path)
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two sweeps may write the same file
-    try:
-        torch.save(content, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OSError(f"cannot write {path}: {error}") from None
+        """Replace what was there; where there is no room, it stays."""
+        file = io.BytesIO()
+        torch.save({"made_by": self.made_by, "state": state}, file)
+        content = file.getvalue()
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")  # two sweeps may write the same file
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            temporary.replace(self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()

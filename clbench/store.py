@@ -98,10 +98,17 @@ class Store:
 
     def tidy(self) -> None:
         """Remove half-written files that a killed process left; younger than an hour, they may be of one that lives."""
-        for path in self.folder.glob(".*.tmp"):
+        for path in (*self.folder.glob(".*.tmp"), *self.folder.glob(".checkpoints/*.tmp")):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
+
+    def has_finished(self, key: str) -> bool:
+        """Whether there is a good record of a finished run."""
+        try:
+            return parse_record((self.folder / f"{key}.json").read_bytes()).ok
+        except (OSError, ClbenchError):
+            return False
 
     def set_aside(self, key: str) -> None:
         """Keep a file under another name if it stands in a record's place and cannot be read as one."""

@@ -166,9 +166,10 @@ class _Sequence:
 
     def _new_model(self, seen: int, *purpose: str | int) -> ExpandingHeadModel:
         """Draw a network with the blocks of `seen` tasks, or of all of them if the head doesn't grow."""
+        self.purpose = purpose  # of the stream that blocks still to come are drawn from
         model = ExpandingHeadModel(self.backbone, self.tasks[0].train.shape, self.seed, *purpose).to(self.device)
-        if self.device.type == "cpu":
-            model.to(memory_format=torch.channels_last)  # convolutions are quicker so
+        if self.backbone.channels_last and self.device.type == "cpu":
+            model.to(memory_format=torch.channels_last)
         if self.scenario == "domain":
             model.expand(len(self.tasks[0].classes))
         else:
@@ -201,6 +202,7 @@ class _Sequence:
         """Return all that the tasks so far have left behind, as tensors and plain values."""
         return {
             "outcome": vars(self.outcome),
+            "purpose": list(self.purpose),
             "model": self.model.state_dict(),
             "forwarded": self.model.images_forwarded,
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
@@ -211,7 +213,7 @@ class _Sequence:
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on from what `_state` returned."""
         self.outcome = Outcome(**state["outcome"])
-        self.model = self._new_model(len(self.outcome.updates), "weights")
+        self.model = self._new_model(len(self.outcome.updates), *state["purpose"])
         self.model.load_state_dict(state["model"])
         self.model.images_forwarded = state["forwarded"]
         parameters = list(self.model.parameters())

@@ -85,9 +85,9 @@ class Deaf(Method):
 BAD = {
     "Raises": "ZeroDivisionError: a bug, at task 2 of 5",
     "ReturnsNaN": "the loss is nan at task 1, epoch 1",
-    "Hangs": "it took longer than the time limit of 5 s, at task 1 of 5",
+    "Hangs": "it took longer than the time limit of 20 s, at task 1 of 5",
     "AllocatesTooMuch": "at task 1 of 5",
-    "Deaf": "deaf to its time limit of 5 s",
+    "Deaf": "deaf to its time limit of 20 s",
 }
 
 
@@ -138,7 +138,7 @@ def kills(count: int, draws: random.Random, undisturbed: dict[str, RunRecord], p
         options = ["--checkpoint"] * (round_ % 2)
         while not ended and parents.tried + workers.tried < count:
             with start(*WORDS, str(folder), *options) as process:
-                while True:
+                while parents.tried + workers.tried < count:
                     time.sleep(draws.uniform(0, 2.5))
                     if process.poll() is not None:
                         ended = True
@@ -156,6 +156,8 @@ def kills(count: int, draws: random.Random, undisturbed: dict[str, RunRecord], p
                     tried.lost += len(there - good(folder))
                     if parent:
                         break
+                else:
+                    process.communicate()
         finish(folder)
         (parents if parents.tried else workers).judge(folder, undisturbed)
         shutil.rmtree(folder)
@@ -254,7 +256,7 @@ def bad_methods(undisturbed: dict[str, RunRecord], place: Path, bad: dict[str, s
     def less_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
 
-    with start(*words, str(folder), "--timeout", "5", preexec_fn=less_memory) as process:
+    with start(*words, str(folder), "--timeout", "20", preexec_fn=less_memory) as process:
         process.communicate()
     records, problems = Store(folder).read()
     found = []

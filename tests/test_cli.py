@@ -155,10 +155,7 @@ BAD = """
 --timeout 0 | a run needs some seconds
 --timeout -3 | a run needs some seconds
 --timeout nan | a run needs some seconds
---timeout soon | valid float
---backend slurm | choose from local, dask, ray
---backend dask | needs --scheduler ADDRESS
---scheduler tcp://10.0.0.1:8786 | give --backend dask or ray
+--timeout soon | valid number
 --precision fp64 | choose from fp32, tf32, bf16
 --precision tf32 --device cpu | a mode of CUDA devices
 --preset hsu2018 | hsu2018-split-mnist

@@ -1,18 +1,22 @@
 """What nights bring: workers and sweeps that are killed, runs that hang, damaged records, folders to be joined."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
+from test_workers import gone
 from typer.testing import CliRunner
 
 import clbench
@@ -43,14 +47,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord
     return {record.key: record for record in clbench.run("finetune,si,replay", seeds=3, out=folder, jobs=1).records}
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def start(*words: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-P", "-m", "clbench", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -70,21 +79,24 @@ def equal_to(undisturbed: dict[str, RunRecord], folder: Path) -> None:
 def test_a_worker_that_is_killed_takes_no_other_run_and_its_own_is_run_again(
     undisturbed: dict[str, RunRecord], tmp_path: Path
 ) -> None:
+    killed = 0
     with start(*WORDS, str(tmp_path)) as process:
         for number in (1, 3):
-            while len(list(tmp_path.glob("*.json"))) < number:
-                time.sleep(0.01)
-            os.kill(workers(process)[0], signal.SIGKILL)
-            time.sleep(1)
+            until(lambda n=number: len(list(tmp_path.glob("*.json"))) >= n and bool(workers(process)), process)
+            for worker in workers(process)[:1]:
+                os.kill(worker, signal.SIGKILL)
+                killed += 1
+            time.sleep(0.5)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
+    assert killed >= 1
     equal_to(undisturbed, tmp_path)
 
 
 @linux
 def test_a_sweep_that_is_killed_goes_on_with_what_is_missing(undisturbed: dict[str, RunRecord], tmp_path: Path) -> None:
     with start(*WORDS, str(tmp_path)) as process:
-        wait_for(tmp_path, "*.json", process)
+        until(lambda: any(tmp_path.glob("*.json")), process)
         process.kill()
     there = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert 0 < len(there) < 9
@@ -113,18 +125,13 @@ def test_what_a_killed_sweep_left_behind_is_removed(tmp_path: Path, monkeypatch:
 def test_workers_of_code_from_outside_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
     words = ["run", "--methods", f"{tmp_path}/hangs.py:Busy", "--seeds", "2", "--epochs", "1", "--jobs", "2"]
-    with start(*words, "--out", str(tmp_path / "runs")) as process:
-        deadline = time.monotonic() + 60
-        while len(started := workers(process)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(5)  # until they have a run each
+    with start(*words, "--checkpoint", "--out", str(tmp_path / "runs")) as process:
+        # both hang in their second task, with a checkpoint of the first
+        until(lambda: len(list((tmp_path / "runs" / ".checkpoints").glob("*.pt"))) == 2, process)
         started = workers(process)
         process.kill()
     assert len(started) >= 2
-    deadline = time.monotonic() + 10
-    while (living := [pid for pid in started if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert living == []
+    assert gone(started, within=10)
 
 
 def killing(job: Job) -> RunRecord:
@@ -153,6 +160,31 @@ def test_a_run_that_kills_its_worker_twice_has_failed_and_the_sweep_ends(
     again = clbench.run("finetune,si,replay", seeds=3, jobs=1, out=tmp_path, quiet=True)  # failed runs are tried again
     assert again.failed == []
     equal_to(undisturbed, tmp_path)
+
+
+KILLS = """
+import os
+from clbench.method import Method
+
+class Kills(Method):
+    '''Ends its process'''
+    name = "kills"
+    def start_task(self, model, task):
+        os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_runs_that_all_kill_their_workers_never_kill_the_sweep(seeds: int, tmp_path: Path) -> None:
+    (tmp_path / "kills.py").write_text(KILLS)
+    words = ["run", "--methods", f"finetune,{tmp_path}/kills.py:Kills", "--seeds", str(seeds), "--epochs", "1"]
+    with start(*words, "--jobs", "2", "--out", str(tmp_path / "runs")) as process:
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    records = Store(tmp_path / "runs").read()[0].values()
+    assert [record.error for record in records if not record.ok] == [runner.DIED] * seeds
+    assert len(records) == 2 * seeds
 
 
 def dying_idle(job: Job) -> RunRecord:
@@ -291,33 +323,73 @@ def test_a_run_goes_on_from_its_last_finished_task(
     assert all(len(again[name]) == len(whole[name]) for name in times)
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut"])
-def test_a_checkpoint_that_cannot_be_read_is_none(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(content)
-    assert Checkpoint(tmp_path / "checkpoint.pt").load() is None
-    assert Checkpoint(tmp_path / "missing.pt").load() is None
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "replaced"])
+def test_a_checkpoint_that_is_not_whole_is_none(damage: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
+    checkpoint.keep({"weights": torch.arange(1000.0)})
+    assert torch.equal((checkpoint.load() or {})["weights"], torch.arange(1000.0))
+    data = checkpoint.path.read_bytes()
+    flipped = data[:2000] + bytes([data[2000] ^ 1]) + data[2001:]
+    content = {"empty": b"", "cut": data[:-10], "flipped": flipped, "replaced": b"no checkpoint"}
+    if damage == "missing":
+        checkpoint.path.unlink()
+    else:
+        checkpoint.path.write_bytes(content[damage])
+    assert checkpoint.load() is None
 
 
-def test_a_checkpoint_is_read_as_data_only(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(tmp_path / "made"),)
+def test_a_checkpoint_that_something_else_has_made_is_none(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "checkpoint.pt", made_by={"kernels": "oneDNN"}).keep({})
+    assert Checkpoint(tmp_path / "checkpoint.pt", made_by={"kernels": "MKL"}).load() is None
+    assert Checkpoint(tmp_path / "checkpoint.pt", made_by={"kernels": "oneDNN"}).load() == {}
 
-    torch.save({"outcome": Evil()}, tmp_path / "checkpoint.pt")
-    assert Checkpoint(tmp_path / "checkpoint.pt").load() is None
-    assert not (tmp_path / "made").exists()
+
+def test_a_checkpoint_that_cannot_be_kept_stops_no_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    Checkpoint(tmp_path / "file" / "checkpoint.pt").keep({})
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("made",)
+
+
+def test_a_checkpoint_is_read_as_data_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
+    checkpoint.keep({"outcome": Evil()})
+    assert checkpoint.path.exists()
+    assert checkpoint.load() is None
+    assert not Path("made").exists()
+
+
+STATEFUL = """
+from clbench.method import Method
+
+class Stateful(Method):
+    '''Has a state'''
+    name = "stateful"
+    def state(self):
+        return {"a": 1}
+"""
+
+
+def test_a_method_that_cannot_take_its_state_over_is_refused_with_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "stateful.py").write_text(STATEFUL)
+    with pytest.raises(UsageError, match="Stateful has a state but no load_state"):
+        clbench.run(f"{tmp_path}/stateful.py:Stateful", seeds=1, checkpoint=True, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 @linux
 def test_a_sweep_with_checkpoints_that_is_killed_repeats_no_finished_task(tmp_path: Path) -> None:
     words = ["run", "--methods", "si", "--seeds", "1", "--epochs", "40", "--checkpoint", "--out"]
     with start(*words, str(tmp_path / "killed")) as process:
-        wait_for(tmp_path / "killed" / ".checkpoints", "*.pt", process)
+        until(lambda: any((tmp_path / "killed" / ".checkpoints").glob("*.pt")), process)
         process.kill()
     (checkpoint,) = (tmp_path / "killed" / ".checkpoints").glob("*.pt")
-    kept = Checkpoint(checkpoint).load()
-    assert kept is not None
-    seconds = kept["outcome"]["train_seconds"]
+    kept = torch.load(io.BytesIO(checkpoint.read_bytes()[32:]), weights_only=True)
+    seconds = kept["state"]["outcome"]["train_seconds"]
     for folder in ("killed", "whole"):
         assert CliRunner().invoke(app, [*words, str(tmp_path / folder)]).exit_code == 0
     (one,), (other,) = (Store(tmp_path / folder).read()[0].values() for folder in ("killed", "whole"))
@@ -345,6 +417,14 @@ def test_a_damaged_record_is_kept_aside_and_run_again(content: bytes, tmp_path: 
         assert path.with_name(f"{path.name}.{name}").read_bytes() == content
         assert same(Store(tmp_path).read()[0][key], good)
         assert len(list(tmp_path.glob("*.damaged*"))) == number + 1
+
+
+def test_a_failure_takes_no_finished_record_away(tmp_path: Path) -> None:
+    words: dict[str, Any] = {"seeds": 1, "epochs": 1, "out": tmp_path, "jobs": 1, "quiet": True}
+    (good,) = clbench.run("finetune", **words).records
+    results = clbench.run("finetune", force=True, timeout=0.001, **words)
+    assert len(results.failed) == 1
+    assert Store(tmp_path).read()[0][good.key] == good
 
 
 def folder_of(tmp_path: Path, name: str, *records: RunRecord) -> Path:

@@ -22,6 +22,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return Store(tmp_path_factory.mktemp("records")).write(GOOD).read_bytes()
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, 10**6), byte=st.integers(1, 255))
 def test_no_change_of_a_byte_goes_unnoticed(written: bytes, place: int, byte: int) -> None:
     changed = bytearray(written)
@@ -40,6 +41,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from([field.name for field in dataclasses.fields(RunRecord)]), json_values)
 def test_any_entry_is_a_record_or_a_reason(name: str, value: object) -> None:
     content = dataclasses.asdict(GOOD) | {name: value}
@@ -47,6 +49,7 @@ def test_any_entry_is_a_record_or_a_reason(name: str, value: object) -> None:
         parse_record(json.dumps(content).encode())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_file_is_a_record_or_a_reason(data: bytes) -> None:
     with pytest.raises(ClbenchError):
@@ -64,7 +67,7 @@ VALUES = st.one_of(
 OPTIONS = [
     *("--methods", "--seeds", "--sequence", "--scenario", "--class-order", "--model", "--epochs", "--iterations"),
     *("--batch-size", "--optimizer", "--lr", "--momentum", "--weight-decay", "--later-lr-factor", "--set", "--jobs"),
-    *("--device", "--precision", "--timeout", "--backend", "--scheduler", "--preset", "--rows", "--data-root"),
+    *("--device", "--precision", "--timeout", "--preset", "--rows", "--data-root"),
 ]
 
 

@@ -277,7 +277,8 @@ def table(content: dict[str, Any]) -> list[str]:
     for name, text in says.items():
         for what, measured in content.get(name, {}).get("measured", {}).items():
             ours, other = (statistics.median(values) for values in measured.values())
-            lines.append(f"| {text.format(what)} | {ours:.2f} s | {other:.2f} s | {other / ours:.2f} |")
+            row = text.format(what.replace("1 seeds", "1 seed"))
+            lines.append(f"| {row} | {ours:.2f} s | {other:.2f} s | {other / ours:.2f} |")
     return lines
 
 
