@@ -26,7 +26,7 @@ from typing import IO, Any
 import joblib
 import torch
 
-from clbench import NUMBERS, registry
+from clbench import registry
 from clbench.errors import ClbenchError
 from clbench.method import Method, Scenario
 from clbench.model import MLP, ExpandingHeadModel
@@ -114,9 +114,7 @@ class Job:
 
     @property
     def root(self) -> Path | None:
-        """The folder of the data sets; None on a machine that does not have it: there the environment says where."""
-        path = None if self.data_root is None else Path(self.data_root)
-        return path if path is not None and path.is_dir() else None
+        return None if self.data_root is None else Path(self.data_root)
 
     def instance(self, kind: Kind) -> Any:
         """Make the run's method, sequence or model."""
@@ -147,8 +145,6 @@ def _run(job: Job) -> RunRecord:
         try:
             _warm_up(job.device)
             environment = _environment(job)
-            if spec.numbers != NUMBERS:
-                raise ClbenchError("this worker has another version of clbench than the sweep was planned with")
             checkpoint = _checkpoint(job, environment)
             went_on = checkpoint is not None and checkpoint.path.exists()
             tasks = to_device(job.load_tasks(), torch.device(job.device))
