@@ -105,6 +105,9 @@ def run(
     precision: Annotated[
         str, typer.Option(metavar="fp32|tf32|bf16", help="Of matrix products; tf32 on CUDA only.")
     ] = "fp32",
+    eval_every: Annotated[
+        int | None, typer.Option(metavar="N", help="Evaluate the tasks seen so far every N updates too: curves.")
+    ] = None,
     data_root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
     ] = None,
@@ -148,6 +151,7 @@ def run(
         rows=rows,
         device=device,
         precision=precision,
+        eval_every=eval_every,
         data_root=data_root,
         out=out,
         save_models=save_models,
