@@ -1,4 +1,4 @@
-"""Intervals over seeds, paired differences, ratios, ranks, and p values of several tests. SciPy's, where it has them."""
+"""Intervals over seeds, paired differences, ratios, ranks, and p values of several tests."""
 
 from __future__ import annotations
 
