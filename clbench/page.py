@@ -45,7 +45,7 @@ WORDS = (
     ),
     (
         "bold, underlined",
-        "bold is a column's best mean; underlined is what a paired test over seeds cannot tell from it (Holm, 5 %)",
+        "bold: a column's best mean, joint training aside; underlined: a paired test cannot tell it from that (5 %)",
     ),
 )
 
@@ -129,7 +129,8 @@ def _overview(results: Results, tables: Tables) -> Table | None:
         "training (s)",
     ]
     caption = (
-        "What is best in each comparison: mean over seeds ± half-width of its 95 % interval, the paired difference to "
+        "What is best in each comparison, joint training aside: mean over seeds ± half-width of its 95 % interval, the "
+        "paired difference to "
         "the baseline, the methods that a paired test cannot tell from the best, and seconds of training a run."
     )
     return Table("overview", caption, headings, rows)

@@ -66,6 +66,25 @@ def console() -> Console:
     return output
 
 
+def html_tables(results: Results) -> str:
+    """Return every comparison's table of results in HTML, for a notebook."""
+    tables, parts = Tables(results), []
+    for comparison in results.comparisons:
+        table = tables.results_table(comparison)
+        weights = {"best": "font-weight: bold", "tie": "text-decoration: underline"}
+        rows = "".join(
+            "<tr>"
+            + "".join(f'<td style="{weights.get(cell.mark, "")}">{html.escape(cell.text)}</td>' for cell in row)
+            + "</tr>"
+            for row in table.rows
+        )
+        head = "".join(f"<th>{html.escape(heading)}</th>" for heading in table.headings)
+        caption = html.escape(f"{comparison.title}. {table.caption}")
+        parts.append(f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
+    notes = "".join(f"<li>{html.escape(line)}</li>" for line in [*results.warnings, *results.problems])
+    return "".join(parts) + (f"<ul>{notes}</ul>" if notes else "")
+
+
 def _markdown(results: Results, tables: Tables, figures: Mapping[tuple[str, str, str], Mapping[str, str]]) -> str:
     """Write the report's text; `figures` has a comparison's files by kind, relative to the report."""
     finished = len(results) - len(results.failed)
@@ -75,7 +94,7 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[tuple[str, str,
         f"{count_of(len(results.labels), 'method')}.",
         "",
         "A dash where a metric is undefined. Lower is better for forgetting and intransigence, higher for all others. "
-        "Bold: the best mean.",
+        "Bold: the best mean, joint training aside.",
         "",
     ]
     lines += _bullets("Before you compare", [*results.warnings, *results.problems, *tables.notes])
@@ -134,7 +153,9 @@ def _latex(results: Results, tables: Tables) -> str:
     lines = [r"% needs \usepackage{booktabs,graphicx}; methods.bib has the papers of the methods", ""]
     for comparison in results.comparisons:
         for table in tables.of(comparison):
-            marked = " Bold: best; underlined: not told from it by a paired test (Holm, 5 % level)."
+            marked = (
+                " Bold: best, joint training aside; underlined: not told from it by a paired test (Holm, 5 % level)."
+            )
             caption = f"{comparison.title}. {table.caption}{marked if table.name == 'results' else ''}"
             columns = "l" + "r" * (len(table.headings) - 1)
             lines += [r"\begin{table}", r"\centering", rf"\caption{{{_escape_latex(caption)}}}"]

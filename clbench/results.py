@@ -145,6 +145,12 @@ class Results:
         runs, methods = count_of(len(self), "run"), count_of(len(self.labels), "method")
         return f"<Results: {runs} of {methods}, {len(self.failed)} failed>"
 
+    def _repr_html_(self) -> str:
+        """Show the tables of results, as a notebook does."""
+        from clbench.report import html_tables
+
+        return html_tables(self)
+
     @property
     def labels(self) -> list[str]:
         """The methods' labels, in the order of the tables."""
