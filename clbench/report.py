@@ -115,13 +115,20 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[tuple[str, str,
             lines += ["", "A first task that methods have in common was trained once; its cost is counted in each."]
         for kind, file in figures.get(comparison.place, {}).items():
             lines += ["", f"![{FIGURES[kind].title}]({file})"]
-        lines += ["", "```", *commands(comparison), "```", ""] if comparison.groups else [""]
+        lines += ["", *_fenced(commands(comparison)), ""]
     lines += _bullets("Failed runs", [failure_title(record) for record in results.failed])
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
 def _bullets(title: str, items: Sequence[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {_escape_markdown(item)}" for item in items), ""] if items else []
+
+
+def _fenced(lines: Sequence[str]) -> list[str]:
+    """Show lines as they are, behind a fence that none of them can close."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *(" ".join(line.splitlines()) for line in lines), fence]
 
 
 def _shared_training(groups: Sequence[Group]) -> str:
