@@ -35,6 +35,11 @@ WORDS = (
     ("forward transfer", "accuracy on a task just before learning it minus that before any training"),
     ("intransigence", "learning accuracy of joint training minus the method's; lower is better"),
     (
+        "minimum accuracy, worst-case accuracy",
+        "lowest accuracy on a task while later ones were learnt, mean over all tasks but the last; the same with the last "
+        "task's accuracy among them (De Lange et al. 2023); from runs with --eval-every",
+    ),
+    (
         "gap recovered",
         "(method − fine-tuning) / (joint training − fine-tuning) of average accuracy in per cent, with Fieller's 95 % "
         "interval; undefined where the gap may be 0",

@@ -28,7 +28,7 @@ from clbench.store import RunRecord, Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METRIC_NAMES = (*metrics.METRICS, "intransigence")
+METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.CURVE_METRICS)
 REFERENCE = "joint"  # the label that intransigence is defined against
 PLACE = ("sequence", "scenario", "model")
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
@@ -282,7 +282,8 @@ class Results:
             references = joint.get(_circumstances(record.spec), [])
             alike = 0 < len(references) == len({bool(one.curves) for one in references})  # at most one has none
             reference = _matrix(references[0], view) if alike else None
-            measures[record.key] = metrics.measure(_matrix(record, view), reference)
+            R = _matrix(record, view)
+            measures[record.key] = metrics.measure(R, reference) | metrics.measure_curves(R, record.curves, view)
         return measures
 
     def by_seed(self, group: Group, metric: str) -> dict[int, float]:

@@ -322,3 +322,37 @@ def test_a_notebook_shows_the_tables(results: Results) -> None:
     shown = results._repr_html_()
     assert '<td style="font-weight: bold">94.50 ± ' in shown
     assert json.dumps(shown)  # plain text
+
+
+def with_curve(label: str, seed: int, lowest: float) -> RunRecord:
+    """Make a run that evaluates twice a task: task 1 falls to `lowest` in the middle of task 2, and recovers."""
+    plain = record(label, seed, [[N, N], [0.9, N], [0.8, 1.0]], eval_every=50)
+    curves = [
+        {"updates": [50, 100], "task_aware": [[0.7, N], [0.9, N]]},
+        {"updates": [50, 100], "task_aware": [[lowest, 0.6], [0.8, 1.0]]},
+    ]
+    return RunRecord(**{**vars(plain), "curves": [{**one, "task_agnostic": one["task_aware"]} for one in curves]})
+
+
+def test_curves_give_the_lowest_accuracy_on_the_way() -> None:
+    results = Results([with_curve("lwf", 0, 0.3), with_curve("lwf", 1, 0.5)])
+    means = results.summary().set_index("metric")["mean"]
+    assert means["minimum_accuracy"] == pytest.approx(0.4)
+    assert means["worst_case_accuracy"] == pytest.approx((1.0 + 0.4) / 2)
+    (group,) = results.comparisons[0].groups
+    curves = group.curves("task_aware")
+    assert curves is not None
+    assert curves.updates.tolist() == [50, 100, 150, 200]
+    assert curves.tasks.tolist() == [1, 1, 2, 2]
+    assert curves.accuracy[:, :, 0].tolist() == [[0.7, 0.9, 0.3, 0.8], [0.7, 0.9, 0.5, 0.8]]
+    assert np.isnan(curves.accuracy[:, :2, 1]).all()
+
+
+def test_runs_with_and_without_curves_are_the_same_run() -> None:
+    plain = record("lwf", 0, [[N, N], [0.9, N], [0.8, 1.0]])
+    results = Results([plain, with_curve("lwf", 0, 0.3), record("lwf", 1, [[N, N], [0.9, N], [0.8, 1.0]])])
+    assert results.warnings == []
+    (group,) = results.comparisons[0].groups
+    assert group.seeds == [0, 1]
+    assert group.runs[0].curves
+    assert group.curves("task_aware") is None  # not all have one
