@@ -36,8 +36,8 @@ WORDS = (
     ("intransigence", "learning accuracy of joint training minus the method's; lower is better"),
     (
         "minimum accuracy, worst-case accuracy",
-        "lowest accuracy on a task while later ones were learnt, mean over all tasks but the last; the same with the last "
-        "task's accuracy among them (De Lange et al. 2023); from runs with --eval-every",
+        "lowest accuracy on a task while later ones were learnt, mean over all tasks but the last; the same with the "
+        "last task's accuracy among them (De Lange et al. 2023); from runs with --eval-every",
     ),
     (
         "gap recovered",
