@@ -38,10 +38,13 @@ class Backbone:
     """Base of the backbones: a dataclass whose fields are the model's settings and whose `build` makes the network."""
 
     name: ClassVar[str]
-    # whether its convolutions may run in channels-last order on the CPU, where that is quicker
-    channels_last: ClassVar[bool] = False
     initialisation: Initialisation = "pytorch"
     head_initialisation: Initialisation = "pytorch"
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether its convolutions run in channels-last order on the CPU, where that is quicker."""
+        return False
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         """Return a module that maps [n, *input_shape] to features [n, d]."""
@@ -72,10 +75,13 @@ class CNN(Backbone):
     """Two 3×3 convolutions, each with ReLU and 2×2 max-pooling, and one hidden layer."""
 
     name: ClassVar[str] = "cnn"
-    channels_last: ClassVar[bool] = True
     channels: Annotated[int, Ge(1)] = 32  # of the first convolution; the second has twice as many
     width: Annotated[int, Ge(1)] = 256
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after the hidden layer
+
+    @property
+    def channels_last(self) -> bool:
+        return True
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         channels, height, width = input_shape
@@ -102,10 +108,15 @@ class ResNet18(Backbone):
     """Reduced ResNet-18 with batch norm and a 3×3 stem, as in Lopez-Paz & Ranzato (2017)."""
 
     name: ClassVar[str] = "resnet18"
-    channels_last: ClassVar[bool] = True
     channels: Annotated[int, Ge(1)] = (
         20  # of the first stage; doubled by each of the next three (64 is the full network)
     )
+
+    @property
+    def channels_last(self) -> bool:
+        # PyTorch 2.14's 1×1 convolutions of stride 2 write outside of their memory on processors without AVX-512 where
+        # they have fewer than 8 channels
+        return self.channels >= 8
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         widths = [self.channels * 2**stage for stage in range(4)]
