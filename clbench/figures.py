@@ -146,7 +146,7 @@ FIGURES: Mapping[str, Kind] = {
     ),
     "stability-plasticity": Kind(
         "Stability against plasticity",
-        f"faint: single seeds; {BAR}; dashed: equal mean of both; top right is best",
+        f"faint: single seeds; {BAR}; dashed: equal mean",
         "a finished run",
         layouts.lay_out_stability,
         _matrices,

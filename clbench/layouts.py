@@ -48,7 +48,7 @@ def lay_out_matrices(figure: Figure, subject: Subject) -> None:
     means = {label: R.mean(axis=0) for label, R in subject.data.items()}
     tasks = max(R.shape[1] for R in means.values())
     total = figure.get_figwidth() - 0.55  # beside the colour bar
-    few = dict(zip(("panel", "height"), (max(1.15, 0.22 * tasks + 0.3), max(0.9, 0.19 * tasks)), strict=True))
+    few = {"panel": max(1.15, 0.22 * tasks + 0.3), "height": max(0.9, 0.19 * tasks)}
     shape = few if tasks <= plots.ANNOTATED_TASKS else {"panel": 1.5, "height": 1.1}
     columns, rows = _grid(len(means), total / shape["panel"])
     if tasks > 6 and rows * (shape["height"] + 0.5) > TALLEST:
@@ -58,8 +58,7 @@ def lay_out_matrices(figure: Figure, subject: Subject) -> None:
     if len({subject.seeds[label] for label in means}) > 1:
         titles = {label: f"{title}\n{count_of(subject.seeds[label], 'seed')}" for label, title in titles.items()}
     lines = max(title.count("\n") for title in titles.values())
-    if len(means) == 1:
-        figure.set_figwidth(min(figure.get_figwidth(), max(3.4, shape["panel"] + 1.2)))
+    figure.set_figwidth(min(figure.get_figwidth(), max(WIDTHS["column"], 0.55 + columns * max(2.2, 0.4 * tasks))))
     figure.set_figheight(0.45 + rows * (shape["height"] + 0.32 + 0.13 * lines))
     lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
     low = min(np.floor(10 * lowest) / 10, 0.9)
@@ -132,13 +131,13 @@ def lay_out_forgetting(figure: Figure, subject: Subject) -> None:
             axes.set(ylabel="forgetting", xlabel="task" if row == rows - 1 else "")
     if rows > 1:
         panels[0].set_ylabel(f"forgetting\n({POINTS})")
-    _legend(figure, subject, _name_undefined(figure, panels[-1], subject))
+    _legend(figure, subject, _name_undefined(figure, panels[-1], subject), lines=False)
 
 
 def lay_out_stability(figure: Figure, subject: Subject) -> None:
     figure.set_figheight(2.8)
     axes = plots.draw_stability(subject.data, figure.subplots(), subject.styles)
-    _legend(figure, subject, _name_undefined(figure, axes, subject))
+    _legend(figure, subject, _name_undefined(figure, axes, subject), lines=False)
 
 
 def lay_out_cost(figure: Figure, subject: Subject) -> None:
@@ -158,25 +157,38 @@ def lay_out_cost(figure: Figure, subject: Subject) -> None:
         plots.draw_cost(points, axes, subject.styles)
         if beside and axes is not panels.flat[0]:
             axes.set_ylabel("")
-    _legend(figure, subject, [label for label in subject.styles if any(label in p for p in subject.data.values())])
+    drawn = [label for label in subject.styles if any(label in points for points in subject.data.values())]
+    _legend(figure, subject, drawn, lines=False)
 
 
 def lay_out_differences(figure: Figure, subject: Subject) -> None:
     beside = figure.get_figwidth() > 5
     frames = subject.data
-    rows = max(len(frame) for frame in frames)
-    lines = max(wrap(title, 34).count("\n") + 1 for title in subject.titles.values())
-    height = 0.55 + max(0.19, 0.13 * lines) * (rows + 0.5)
-    figure.set_figheight(height if beside else height * len(frames))
     together = beside and len({tuple(frame["label"]) for frame in frames}) == 1
-    shape = (1, len(frames)) if beside else (len(frames), 1)
-    panels = figure.subplots(*shape, sharey=together, squeeze=False)
+    styles = _wrapped(subject.styles, 34 if beside else 22)
+    names = [str(styles[label]["label"]) for frame in frames for label in frame["label"]]
+    beside_axes = 0.25 + 0.06 * max(len(line) for name in names for line in name.splitlines())  # inches
+    panels_beside = len(frames) if beside else 1
+    inner = (figure.get_figwidth() - beside_axes * (1 if together else panels_beside)) / panels_beside - 0.15
+    lines = max(name.count("\n") + 1 for name in names)
+    height = 0.8 + max(0.19, 0.13 * lines) * (max(len(frame) for frame in frames) + 0.5)
+    figure.set_figheight(height if beside else height * len(frames))
+    panels = figure.subplots(*((1, len(frames)) if beside else (len(frames), 1)), sharey=together, squeeze=False)
     for axes, frame in zip(panels.flat, frames, strict=True):
-        plots.draw_differences(frame, axes, subject.styles)
-        metric = frame["metric"].iloc[0].replace("_", " ")
-        baseline = subject.titles.get(frame["baseline"].iloc[0], frame["baseline"].iloc[0])
-        width = characters(figure.get_figwidth() / (len(frames) if beside else 1) - 0.9)
-        axes.set_xlabel(wrap(f"{metric} minus that of {baseline} ({POINTS})", width))
+        metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
+        plots.draw_differences(frame, axes, styles)
+        sign = "lower" if metric == "forgetting" else "higher"
+        axes.set_title(wrap(f"{metric.replace('_', ' ')} ({sign} is better)", characters(inner)))
+        name = subject.titles.get(baseline, baseline)
+        axes.set_xlabel(wrap(f"difference to {name.strip()} ({POINTS})", characters(inner)))
+
+
+def lay_out_ranks(figure: Figure, subject: Subject) -> None:
+    ranks: Ranks = subject.data
+    styles = _wrapped(subject.styles, min(34, characters((figure.get_figwidth() - 1.3) / 2, 7) - 8))
+    axes = plots.draw_ranks(ranks, figure.subplots(), styles)
+    bottom, top = axes.get_ylim()
+    figure.set_figheight(0.3 * (bottom - top) + 0.1)
 
 
 def lay_out_ranks(figure: Figure, subject: Subject) -> None:
@@ -189,11 +201,13 @@ def lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     every = subject.data
     tasks = max(curves.accuracy.shape[2] for curves in every.values())
-    columns, rows = _grid(len(every), figure.get_figwidth() / 2.2 if figure.get_figwidth() > 5 else 1)
-    figure.set_figheight(0.25 + 1.6 * rows)
+    many = len(every) > 9 or (len(every) > 4 and figure.get_figwidth() < 5)
+    columns, rows = _grid(len(every), figure.get_figwidth() / (1.65 if many else 2.3))
+    figure.set_figheight(0.25 + (1.3 if many else 1.6) * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     width = characters(figure.get_figwidth() / columns - 0.3)
     for number, axes in enumerate(panels.flat):
@@ -201,6 +215,7 @@ def lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
             axes.remove()
             continue
         label = list(every)[number]
+        axes.xaxis.set_major_locator(MaxNLocator(3 if many else 4, steps=plots.STEPS))
         plots.draw_within_tasks(every[label], axes).set_title(wrap(subject.titles[label], width))
         if number % columns:
             axes.set_ylabel("")
@@ -214,7 +229,12 @@ def lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
         _place_legend(figure, handles)
     else:
         norm = BoundaryNorm(np.arange(tasks + 1) + 0.5, tasks)
-        figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=figure.axes, label="task", pad=0.02)
+        bar = {"label": "task", "ticks": [1, *range(5, tasks + 1, 5)], "pad": 0.02, "aspect": 30}
+        figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=figure.axes, shrink=min(1, 3 / rows), **bar)
+
+
+def _wrapped(styles: Styles, width: int) -> Styles:
+    return {label: {**style, "label": wrap(str(style["label"]), width)} for label, style in styles.items()}
 
 
 def _grid(count: int, fitting: float, evenly: bool = True) -> tuple[int, int]:
@@ -224,16 +244,14 @@ def _grid(count: int, fitting: float, evenly: bool = True) -> tuple[int, int]:
     return (-(-count // rows) if evenly else columns), rows
 
 
-def _legend(figure: Figure, subject: Subject, labels: Iterable[str]) -> None:
+def _legend(figure: Figure, subject: Subject, labels: Iterable[str], lines: bool = True) -> None:
     from matplotlib.lines import Line2D
 
     width = characters(figure.get_figwidth() - 0.5, 7)
-    styles = {label: style for label, style in subject.styles.items() if label in set(labels)}
-    handles = []
-    for style in styles.values():
-        look = {**style, "label": wrap(str(style["label"]), min(40, width))}
-        handles.append(Line2D([], [], markersize=4, linewidth=1.2, **look))
-    _place_legend(figure, handles)
+    shown = set(labels)
+    styles = _wrapped({label: style for label, style in subject.styles.items() if label in shown}, min(40, width))
+    look = {} if lines else {"linestyle": "none"}
+    _place_legend(figure, [Line2D([], [], markersize=4, linewidth=1.2, **{**s, **look}) for s in styles.values()])
 
 
 def _place_legend(figure: Figure, handles: list[Any]) -> None:

@@ -34,6 +34,7 @@ COLOURS = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#8c5109", "#7f7f7f", "#332288", "#882255"),
 )  # after Okabe & Ito: told apart by the colour-blind too
 MARKERS: tuple[Any, ...] = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", "h", "d", "p", (4, 1, 0), (3, 1, 0))
+STEPS = (1, 2, 5, 10)  # of the numbers at an axis
 LINES = ("-", "--", "-.", ":")  # with a marker each: 60 pairs before one comes again, so that grey will do
 
 LOOK: Any = {  # Matplotlib's stubs want literal names
@@ -49,6 +50,7 @@ LOOK: Any = {  # Matplotlib's stubs want literal names
     "axes.titlesize": 8,
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
+    "figure.constrained_layout.wspace": 0.03,
     "figure.facecolor": "white",
     "figure.titlesize": 8,
     "font.family": ["sans-serif"],
@@ -178,12 +180,13 @@ def draw_curves(curves: Mapping[str, Array], axes: Axes, styles: Styles | None =
     Point k is at x = k.
     """
     alpha = 0.2 if len(curves) <= 3 else 0.12 if len(curves) <= 6 else 0.07  # of bands that lie over each other
+    size = 4 if len(curves) <= 6 and max(values.shape[1] for values in curves.values()) <= 12 else 2.7
     for label, style in (styles or styles_of(list(curves))).items():
         if label not in curves:
             continue
         n, mean, _, low, high = mean_interval(100 * curves[label])
         x = np.arange(len(mean))
-        axes.plot(x, mean, markersize=4 if len(x) <= 12 else 2.5, linewidth=1.2, **style)
+        axes.plot(x, mean, markersize=size, linewidth=1.2, **style)
         if n > 1:
             axes.fill_between(x, low, high, color=style["color"], alpha=alpha, linewidth=0)
             gap = np.isnan(np.pad(mean, 1, constant_values=np.nan))
@@ -201,7 +204,7 @@ def draw_average(matrices: Mapping[str, Array], axes: Axes, styles: Styles | Non
     draw_curves(curves, axes, styles)
     tasks = max(R.shape[2] for R in matrices.values())
     axes.set_xticks(range(1, tasks + 1, 1 if tasks <= 12 else 2))
-    axes.set(xlabel="tasks learnt", ylabel="mean accuracy on tasks so far (%)", xlim=(0.7, tasks + 0.3))
+    axes.set(xlabel="tasks learnt", ylabel="mean accuracy so far (%)", xlim=(0.7, tasks + 0.3))
     keep_per_cent(axes)
     return axes
 
@@ -275,7 +278,7 @@ def _iso_lines(axes: Axes) -> None:
 
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     axes.grid(False)
-    for mean in MaxNLocator(6).tick_values((left + bottom) / 2, (right + top) / 2):
+    for mean in MaxNLocator(6, steps=STEPS).tick_values((left + bottom) / 2, (right + top) / 2):
         x = np.array([max(left, 2 * mean - top), min(right, 2 * mean - bottom)])
         if x[1] - x[0] < 0.1 * (right - left):
             continue  # outside, or just a corner
@@ -348,7 +351,7 @@ def draw_differences(frame: pd.DataFrame, axes: Axes, styles: Styles | None = No
         axes.errorbar(
             difference, row, xerr=half, linestyle="none", markersize=4.5, elinewidth=1.1, markerfacecolor=fill, **look
         )
-    axes.set_yticks(range(len(labels)), [wrap(str(styles[label]["label"]), 34) for label in labels])
+    axes.set_yticks(range(len(labels)), [str(styles[label]["label"]) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
@@ -382,18 +385,19 @@ def draw_ranks(ranks: Ranks, axes: Axes, styles: Styles | None = None) -> Axes:
     for number, (low, high) in enumerate(bars):
         y = 0.45 + 0.3 * number
         axes.plot([low - 0.04, high + 0.04], [y, y], color="0.15", linewidth=2.2, solid_capstyle="butt", gid="clique")
-    below = 0.45 + 0.3 * len(bars) + 0.35
+    lines = max(str(styles[label]["label"]).count("\n") + 1 for label in ranks.labels)
+    row, below = 0.12 + 0.5 * lines, 0.8 + 0.3 * len(bars)
 
     left = (k + 1) // 2
     for place, index in enumerate(order):
         style, rank = styles[ranks.labels[index]], values[place]
         side = place < left
-        y = below + 0.62 * (place if side else k - 1 - place)
+        y = below + row * (place if side else k - 1 - place)
         edge = 1 - 0.01 * k if side else k + 0.01 * k
         axes.plot([rank, rank, edge], [0, y, y], color=style["color"], linewidth=0.9, clip_on=False, zorder=1.5)
         axes.plot([rank], [0], clip_on=False, markersize=5, zorder=3, **{**style, "linestyle": "none"})
         axes.annotate(
-            f"{wrap(str(style['label']), 34)} ({rank:.2f})",
+            f"{style['label']} ({rank:.2f})",
             (edge, y),
             (-3 if side else 3, 0),
             textcoords="offset points",
@@ -413,7 +417,7 @@ def draw_ranks(ranks: Ranks, axes: Axes, styles: Styles | None = None) -> Axes:
         size=7,
         annotation_clip=False,
     )
-    axes.set_ylim(below + 0.62 * (left - 1) + 0.4, -1.8)
+    axes.set_ylim(below + row * (left - 1) + 0.5 * row, -1.8)
     return axes
 
 
@@ -451,6 +455,9 @@ def task_colours(tasks: int) -> list[Any]:
 
 def keep_per_cent(axes: Axes) -> None:
     """Cut an axis of accuracies just beyond 100 %, and keep small noise from filling it."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     low, high = axes.get_ylim()
     high = min(high, 102)
     axes.set_ylim(max(min(low, high - 5), -2), high)
