@@ -46,6 +46,7 @@ def run(
     jobs: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    eval_every: int | None = None,
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
     save_models: bool = False,
@@ -58,10 +59,11 @@ def run(
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
     `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are "core", `sequence`
-    is split-digits and `seeds` are 0 to 4, or what the preset says. Without `reuse`, what runs or steps share is
-    computed again; with `checkpoint`, a run that was stopped goes on after its last finished task; neither changes a
-    number. A run that takes longer than `timeout` seconds has failed. Raises UsageError, before any training, for
-    anything that cannot be done; a run that fails is in the results' `failed`.
+    is split-digits and `seeds` are 0 to 4, or what the preset says. With `eval_every`, the tasks seen so far are
+    evaluated every so many updates too, and the records have `curves`. Without `reuse`, what runs or steps share is
+    computed again; with `checkpoint`, a run that was stopped goes on after its last finished task; none of these
+    changes a number. A run that takes longer than `timeout` seconds has failed. Raises UsageError, before any training,
+    for anything that cannot be done; a run that fails is in the results' `failed`.
     """
     from clbench.planning import plan
     from clbench.progress import Progress
@@ -89,6 +91,7 @@ def run(
         rows=rows,
         device=device,
         precision=precision,
+        eval_every=eval_every,
         data_root=data_root,
         out=out,
         save_models=save_models,

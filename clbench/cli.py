@@ -105,6 +105,9 @@ def run(
     precision: Annotated[
         str, typer.Option(metavar="fp32|tf32|bf16", help="Of matrix products; tf32 on CUDA only.")
     ] = "fp32",
+    eval_every: Annotated[
+        int | None, typer.Option(metavar="N", help="Evaluate the tasks seen so far every N updates too: curves.")
+    ] = None,
     data_root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
     ] = None,
@@ -148,6 +151,7 @@ def run(
         rows=rows,
         device=device,
         precision=precision,
+        eval_every=eval_every,
         data_root=data_root,
         out=out,
         save_models=save_models,
@@ -290,19 +294,61 @@ def verify(
 def report(
     records: Annotated[Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records.")] = Path("results/runs"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and figures.")] = Path("results/report"),
+    methods: Annotated[
+        str | None, typer.Option(metavar="LABEL,…", help="Only these, in this order. Default: all, by name.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="METRIC|COST,…", help="Columns of the table of results. Default: all metrics.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="What methods are compared with. Default: finetune.")
+    ] = None,
+    test: Annotated[str, typer.Option(metavar="t|wilcoxon", help="Test of paired differences.")] = "t",
+    interval: Annotated[str, typer.Option(metavar="t|bootstrap", help="95 % intervals of the tables.")] = "t",
 ) -> None:
-    """Write tables and figures from a folder of records."""
+    """Write tables, figures and a page from a folder of records."""
+    from clbench.analysis import check_labels
     from clbench.report import print_tables, write_report
     from clbench.results import load
+    from clbench.tables import Choices, Tables
 
-    results = load(records)
+    choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
+    results = load(records, methods=_list(methods))
+    check_labels(results, baseline)
     for line in [*results.problems, *results.warnings]:
         print(f"clbench: {line}", file=sys.stderr)
     if results.records and len(results.failed) == len(results.records):
         print("clbench: every run failed: there is nothing to compare", file=sys.stderr)
-    paths = write_report(results, out)
-    print_tables(results)
-    print(f"clbench: {len(paths)} files are in {out}; begin with {out / 'summary.md'}", file=sys.stderr)
+    tables = Tables(results, choices)
+    paths = write_report(results, out, tables)
+    print_tables(results, tables)
+    print(f"clbench: {len(paths)} files are in {out}; begin with {out / 'report.html'}", file=sys.stderr)
+
+
+def _list(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A method's label, as in the tables.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The label of the method that it is compared with.")],
+    metric: Annotated[str, typer.Option(metavar="METRIC", help="Any of the table of results.")] = "average_accuracy",
+    test: Annotated[str, typer.Option(metavar="t|wilcoxon", help="Test of paired differences.")] = "t",
+    interval: Annotated[str, typer.Option(metavar="t|bootstrap", help="95 % interval.")] = "t",
+    records: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results/runs"),
+) -> None:
+    """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
+    from clbench.analysis import compare as compared
+    from clbench.results import load
+    from clbench.tables import Choices
+
+    choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
+    results = load(records)
+    for line in results.problems:
+        print(f"clbench: {line}", file=sys.stderr)
+    for line in compared(results, a, b, metric, choices.test, choices.interval):
+        typer.echo(line)
 
 
 @app.command()

@@ -27,11 +27,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clbench import figures
+from clbench import figures, plots
 from clbench.errors import UsageError
 from clbench.figures import FIGURES, Subject, Width
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from clbench.results import Comparison, Results
 
 DPI = 200  # of pixel images
@@ -41,8 +43,9 @@ FORMATS: Mapping[str, Mapping[str, Any]] = {  # no dates, so that the same data 
     "svg": {"metadata": {"Date": None}},
 }
 LIGHT_FONT = "Figures Sans"
+PLACE = ("sequence", "scenario", "model")
 MANIFEST = ".made-by-clbench"
-SOURCES = ("figures", "figure_files", "plots", "metrics", "statistics", "results", "analysis", "names")
+SOURCES = ("figures", "figure_files", "plots", "metrics", "statistics", "results", "analysis", "names", "layouts")
 Place = tuple[str, ...]  # sequence, scenario and model of a comparison; or a scenario
 Task = tuple[str, Subject, Width | None, Sequence[str]]  # what a worker is given
 Progress = Callable[[int, int], None]
@@ -67,7 +70,10 @@ class _Figure:
 
 
 class FigureFolder:
-    """The figures of results in a folder that exists. `ready()` says which are there; `draw()` draws the rest."""
+    """The figures of results in a folder that exists. `ready()` says which are there; `draw()` draws the rest.
+
+    `differences` are those to show, as `analysis.differences` makes them (default: its own, to its own baseline).
+    """
 
     def __init__(
         self,
@@ -75,14 +81,16 @@ class FigureFolder:
         folder: str | Path,
         formats: Sequence[str] = ("png", "pdf"),
         width: Width | None = None,
+        differences: pd.DataFrame | None = None,
     ):
         if unknown := [name for name in formats if name not in FORMATS] or ([] if formats else ["none"]):
             raise UsageError(f"no format '{unknown[0]}': choose from {', '.join(FORMATS)}")
         if width not in (None, *figures.WIDTHS):
             raise UsageError(f"no width '{width}': choose one of {', '.join(figures.WIDTHS)}")
-        self.results, self.folder, self.width = results, Path(folder), width
+        self.folder, self.width = Path(folder), width
         self.formats = tuple(dict.fromkeys(formats))
-        self._figures = list(_planned(results, width))
+        self._source = figures.Source(results, differences)
+        self._figures = list(_planned(results, width, differences))
         self._made = _read_manifest(self.folder / MANIFEST)
 
     def ready(self) -> Figures:
@@ -124,7 +132,7 @@ class FigureFolder:
         return self.ready()
 
     def _read(self, figure: _Figure) -> Subject | None:
-        return figures.read(figure.kind, self.results, figure.subject_of)
+        return figures.read(figure.kind, self._source, figure.subject_of)
 
     def _paths(self, figure: _Figure) -> list[Path]:
         return [self.folder / f"{figure.stem}.{suffix}" for suffix in self.formats]
@@ -178,14 +186,17 @@ def write_figures(
     width: Width | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    differences: pd.DataFrame | None = None,
 ) -> Figures:
     """Draw the figures of results into a folder that exists, those that are not there yet; see `FigureFolder`."""
-    return FigureFolder(results, folder, formats, width).draw(jobs, progress)
+    return FigureFolder(results, folder, formats, width, differences).draw(jobs, progress)
 
 
-def _planned(results: Results, width: Width | None) -> Iterator[_Figure]:
+def _planned(results: Results, width: Width | None, differences: pd.DataFrame | None) -> Iterator[_Figure]:
     """Yield every figure that there may be, comparison by comparison, those of all that a scenario has last."""
-    labels = hashlib.sha256(f"{_version_of_drawing()} {width} {results.labels}".encode())
+    base = hashlib.sha256(f"{_version_of_drawing()} {width}".encode())
+    styles = plots.styles_of(results.labels)
+    by_place = {} if differences is None or differences.empty else dict(list(differences.groupby(list(PLACE))))
     hashes: dict[str, list[str]] = {}
     names = Counter[str]()
     for comparison in results.comparisons:
@@ -194,26 +205,29 @@ def _planned(results: Results, width: Width | None) -> Iterator[_Figure]:
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(comparison.place)).strip("-.")[:80]
         names[name] += 1
         stem = name if names[name] == 1 else f"{name}-{names[name]}"
-        content = labels.copy()
-        _add_content(content, comparison)
+        content = base.copy()
+        _add_content(content, comparison, styles)
         fingerprint = content.hexdigest()[:16]
         hashes.setdefault(comparison.scenario, []).append(fingerprint)
         for kind, what in FIGURES.items():
             if not what.of_all:
-                yield _Figure(kind, comparison.place, comparison, f"{stem}-{kind}", fingerprint)
+                own = fingerprint
+                if kind == "differences" and comparison.place in by_place:
+                    own += f"-{_hash(by_place[comparison.place].to_csv().encode())}"
+                yield _Figure(kind, comparison.place, comparison, f"{stem}-{kind}", own)
     for kind, what in FIGURES.items():
         for scenario in figures.places(kind, results) if what.of_all else ():
             fingerprint = hashlib.sha256("".join(hashes[scenario]).encode()).hexdigest()[:16]
             yield _Figure(kind, (scenario,), scenario, f"{scenario}-{kind}", fingerprint)
 
 
-def _add_content(content: Any, comparison: Comparison) -> None:
+def _add_content(content: Any, comparison: Comparison, styles: plots.Styles) -> None:
     """Add to a hash all that a comparison's figures can show."""
     content.update(repr(comparison.place).encode())
     for group in comparison.groups:
-        content.update(repr((group.label, getattr(group, "title", None), len(group.failed))).encode())
+        content.update(repr((group.label, group.title, styles[group.label])).encode())
         for record in group.runs:
-            shown = (record.key, record.accuracy, record.seconds, record.peak_memory_bytes, vars(record).get("curves"))
+            shown = (record.key, record.accuracy, record.seconds, record.peak_memory_bytes, record.curves)
             content.update(repr(shown).encode())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +17,15 @@ from clbench import layouts, metrics, plots
 from clbench.errors import UsageError
 from clbench.layouts import WIDTHS, Matrices, Subject, Width, count_of
 from clbench.metrics import Array
-from clbench.plots import LOOK, Curves, Ranks, Styles, characters, plain, wrap
+from clbench.plots import LOOK, Styles, characters, plain, wrap
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from clbench.results import Comparison, Group, Results
+    from clbench.analysis import Ranks
+    from clbench.results import Comparison, Curves, Group, Results
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Kind:
     note: str
     needs: str
     lay_out: Callable[[Figure, Subject], None]
-    read: Callable[[Results, Any], Any]
+    read: Callable[[Source, Any], Any]
     width: Width = "page"  # by default
     of_all: bool = False
 
@@ -47,11 +48,38 @@ class Kind:
 # What figures are drawn from
 
 
-def _matrices(results: Results, comparison: Comparison) -> Matrices | None:
+class Source:
+    """Results, and what is worked out of them once for all figures.
+
+    `differences` are those to show, as `analysis.differences` makes them (default: its own, to its own baseline).
+    """
+
+    def __init__(self, results: Results, differences: pd.DataFrame | None = None):
+        self.results = results
+        if differences is not None:
+            self.differences = differences
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        import pandas as pd
+
+        from clbench import analysis
+
+        return pd.concat([analysis.differences(self.results, metric) for metric in ("average_accuracy", "forgetting")])
+
+    @cached_property
+    def ranks(self) -> dict[str, Ranks]:
+        """By scenario, where it has task sequences enough."""
+        from clbench import analysis
+
+        return {ranks.scenario: ranks for ranks in analysis.ranks(self.results)}
+
+
+def _matrices(source: Source, comparison: Comparison) -> Matrices | None:
     return comparison.accuracy() or None
 
 
-def _costs(results: Results, comparison: Comparison) -> dict[str, Matrices] | None:
+def _costs(source: Source, comparison: Comparison) -> dict[str, Matrices] | None:
     """Return each label's training seconds and accuracy, and peak memory and accuracy: [seeds, 2]; those recorded."""
     costs: dict[str, dict[str, Array]] = {"seconds": {}, "bytes": {}}
     view = metrics.primary_view(comparison.scenario)
@@ -68,49 +96,24 @@ def _costs(results: Results, comparison: Comparison) -> dict[str, Matrices] | No
     return {name: points for name, points in costs.items() if points} or None
 
 
-def _differences(results: Results, comparison: Comparison) -> list[pd.DataFrame] | None:
-    """Return the differences to the baseline in average accuracy and in forgetting, those that are defined."""
-    if len(comparison.finished) < 2:
+def _differences(source: Source, comparison: Comparison) -> list[pd.DataFrame] | None:
+    """Return the differences to the baseline, a frame per metric, those that are defined."""
+    if len(comparison.finished) < 2 or source.differences.empty:
         return None
-    frames = []
-    for frame in _all_differences(results):
-        here = (frame[["sequence", "scenario", "model"]] == list(comparison.place)).all(axis=1)
-        defined = frame[here & frame["difference"].notna()]
-        if len(defined):
-            frames.append(defined)
-    return frames or None
+    frame = source.differences
+    here = (frame[["sequence", "scenario", "model"]] == list(comparison.place)).all(axis=1)
+    shown = frame[here & frame["difference"].notna()]
+    return [shown[shown["metric"] == metric] for metric in dict.fromkeys(shown["metric"])] or None
 
 
-@lru_cache(maxsize=1)
-def _all_differences(results: Results) -> list[pd.DataFrame]:
-    try:
-        from clbench import analysis
-    except ImportError:
-        return []
-
-    return [analysis.differences(results, metric=metric) for metric in ("average_accuracy", "forgetting")]
+def _ranks(source: Source, scenario: str) -> Ranks | None:
+    sequences = {place.sequence for place in source.results.comparisons if place.scenario == scenario}
+    return source.ranks.get(scenario) if len(sequences) >= 5 else None
 
 
-def _ranks(results: Results, scenario: str) -> Ranks | None:
-    sequences = {comparison.sequence for comparison in results.comparisons if comparison.scenario == scenario}
-    if len(sequences) < 5:
-        return None
-    return next((ranks for ranks in _all_ranks(results) if ranks.scenario == scenario), None)
-
-
-@lru_cache(maxsize=1)
-def _all_ranks(results: Results) -> list[Ranks]:
-    try:
-        from clbench import analysis
-    except ImportError:
-        return []
-
-    return analysis.ranks(results)
-
-
-def _within_tasks(results: Results, comparison: Comparison) -> dict[str, Curves] | None:
+def _within_tasks(source: Source, comparison: Comparison) -> dict[str, Curves] | None:
     view = metrics.primary_view(comparison.scenario)
-    found = {group.label: getattr(group, "curves", lambda v: None)(view) for group in comparison.finished}
+    found = {group.label: group.curves(view) for group in comparison.finished}
     return {label: curves for label, curves in found.items() if curves is not None} or None
 
 
@@ -179,16 +182,15 @@ def places(kind: str, results: Results) -> list[Any]:
     return list(dict.fromkeys(c.scenario for c in finished)) if FIGURES[kind].of_all else finished
 
 
-def read(kind: str, results: Results, place: Any) -> Subject | None:
+def read(kind: str, source: Source, place: Any) -> Subject | None:
     """Return what the figure of a comparison, or a scenario, is drawn from; None if the data is not there."""
-    what = FIGURES[kind]
-    data = what.read(results, place)
+    what, results = FIGURES[kind], source.results
+    data = what.read(source, place)
     if data is None:
         return None
     if what.of_all:
-        count = data.sequences if isinstance(data.sequences, int) else len(data.sequences)
         p = "" if np.isnan(data.p) else f"; Friedman's p {'< 0.001' if data.p < 0.001 else f'= {data.p:.3f}'}"
-        title, note = f"{data.scenario} scenario, {count_of(count, 'task sequence')}", what.note + p
+        title, note = f"{data.scenario} scenario, {count_of(data.sequences, 'task sequence')}", what.note + p
         seeds: dict[str, int] = {}
         groups = [group for c in results.comparisons if c.scenario == place for group in c.groups]
     else:
@@ -202,7 +204,7 @@ def read(kind: str, results: Results, place: Any) -> Subject | None:
 
 def _styles_in(results: Results, groups: Iterable[Group]) -> Styles:
     """Return the groups' styles, which they have in all figures of these results."""
-    titles = {group.label: getattr(group, "title", group.label) for group in groups}
+    titles = {group.label: group.title for group in groups}
     styles = plots.styles_of(results.labels, titles)
     return {label: styles[label] for label in results.labels if label in titles}
 
@@ -232,9 +234,9 @@ def find(
         raise UsageError(f"no figure '{kind}': choose one of {', '.join(FIGURES)}")
     what = FIGURES[kind]
     wanted = (scenario,) if what.of_all else (sequence, scenario, model)
-    choices = {_place_of(place): place for place in places(kind, results)}
+    choices, source = {_place_of(place): place for place in places(kind, results)}, Source(results)
     fitting = [name for name in choices if all(w in (None, have) for w, have in zip(wanted, name, strict=True))]
-    subjects = [subject for name in fitting if (subject := read(kind, results, choices[name])) is not None]
+    subjects = [subject for name in fitting if (subject := read(kind, source, choices[name])) is not None]
     if what.of_all and len(subjects) == 1:  # of the one scenario that has enough
         return subjects[0]
     if len(fitting) != 1:

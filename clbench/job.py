@@ -68,6 +68,7 @@ class RunSpec:
     numbers: int  # version of the built-in code that computes numbers
     code: Mapping[str, str]  # hashes of methods, sequences and models from outside
     precision: Precision = "fp32"
+    eval_every: int | None = None  # updates between two points of the curves within tasks
     preset: Mapping[str, Any] | None = None  # name, row, and what was overridden; how it was asked for, not what
 
     @cached_property
@@ -82,14 +83,20 @@ class RunSpec:
         return dataclasses.replace(self, code=code)._hash("preset", "method", "params")
 
     def _hash(self, *but: str) -> str:
-        content = {k: v for k, v in dataclasses.asdict(self).items() if not k.endswith("label") and k not in but}
+        content = {k: v for k, v in self._content().items() if not k.endswith("label") and k not in but}
         if self.precision == "fp32":
             del content["precision"]  # as in the keys of records from before there was a choice
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     def as_json(self) -> dict[str, Any]:
         """Return the spec as the plain values that JSON gives back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(self._content()))
+
+    def _content(self) -> dict[str, Any]:
+        content = dataclasses.asdict(self)
+        if self.eval_every is None:
+            del content["eval_every"]  # as in records from before there were curves
+        return content
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,7 @@ def _run(job: Job) -> RunRecord:
                     None if job.first_task is None else FirstTask(Path(job.first_task)),
                     job.reuse,
                     checkpoint,
+                    spec.eval_every,
                 )
         except (Exception, SystemExit, TimeIsUp) as error:
             text = str(error) if isinstance(error, (ClbenchError, TimeIsUp)) else f"{type(error).__name__}: {error}"
@@ -182,6 +190,7 @@ def _run(job: Job) -> RunRecord:
         stored_bytes=outcome.stored_bytes,
         weights_hash=outcome.weights_hash,
         history=outcome.history,
+        curves=outcome.curves or None,
         shared_first_task=outcome.shared_first_task,
         environment=environment,
     )

@@ -10,11 +10,13 @@ import numpy as np
 
 from clbench import plots
 from clbench.metrics import Array
-from clbench.plots import POINTS, Ranks, Styles, characters, wrap
+from clbench.plots import POINTS, Styles, characters, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from clbench.analysis import Ranks
 
 Width = Literal["column", "page"]
 WIDTHS: Mapping[str, float] = {"column": 3.4, "page": 7.0}  # inches
@@ -191,12 +193,6 @@ def lay_out_ranks(figure: Figure, subject: Subject) -> None:
     figure.set_figheight(0.3 * (bottom - top) + 0.1)
 
 
-def lay_out_ranks(figure: Figure, subject: Subject) -> None:
-    ranks: Ranks = subject.data
-    figure.set_figheight(0.75 + 0.19 * ((len(ranks.labels) + 1) // 2) + 0.1 * len(ranks.labels) ** 0.5)
-    plots.draw_ranks(ranks, figure.subplots(), subject.styles)
-
-
 def lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -229,7 +225,7 @@ def lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
         _place_legend(figure, handles)
     else:
         norm = BoundaryNorm(np.arange(tasks + 1) + 0.5, tasks)
-        bar = {"label": "task", "ticks": [1, *range(5, tasks + 1, 5)], "pad": 0.02, "aspect": 30}
+        bar: Any = {"label": "task", "ticks": [1, *range(5, tasks + 1, 5)], "pad": 0.02, "aspect": 30}
         figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=figure.axes, shrink=min(1, 3 / rows), **bar)
 
 

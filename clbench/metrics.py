@@ -6,8 +6,8 @@ not measured. A metric that needs a cell which is not there, or more tasks than 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,6 +89,48 @@ METRICS: Mapping[str, Callable[[ArrayLike], float]] = {  # those that need one m
     "backward_transfer": backward_transfer,
     "forward_transfer": forward_transfer,
 }
+
+
+def minimum_accuracy(R: ArrayLike, points: ArrayLike, under_way: ArrayLike) -> float:
+    """Mean over all tasks but the last of their lowest accuracy while later ones were learnt: min-ACC.
+
+    1/(T − 1) · Σ_{i < T} min { A_i(n) : n after task i was learnt }, over the evaluations `points` [n, T], whose tasks
+    under way, from 0, are in `under_way` [n]. NaN if there is none during one of the tasks after the first.
+    Source: De Lange et al. 2023, Continual evaluation for lifelong learning: identifying the stability gap.
+    """
+    tasks, points, under_way = _matrix(R).shape[1], np.asarray(points, dtype=np.float64), np.asarray(under_way)
+    if points.shape != (len(under_way), tasks):
+        raise ValueError(f"points have shape [n, {tasks}] for {len(under_way)} evaluations, not {list(points.shape)}")
+    if not set(range(1, tasks)) <= set(under_way.tolist()):
+        return np.nan
+    return _mean(np.array([points[under_way > i, i].min() for i in range(tasks - 1)]))
+
+
+def worst_case_accuracy(R: ArrayLike, points: ArrayLike, under_way: ArrayLike) -> float:
+    """Accuracy on the last task at the end, and the others' minimum accuracy, each task weighing the same: WC-ACC.
+
+    1/T · A_T + (1 − 1/T) · min-ACC, as in `minimum_accuracy`; of one task it is the accuracy. Source: the same.
+    """
+    R = _matrix(R)
+    tasks = R.shape[1]
+    others = (tasks - 1) * minimum_accuracy(R, points, under_way) if tasks > 1 else 0.0
+    return float(R[-1, -1] + others) / tasks
+
+
+CURVE_METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike, ArrayLike], float]] = {
+    "minimum_accuracy": minimum_accuracy,
+    "worst_case_accuracy": worst_case_accuracy,
+}
+
+
+def measure_curves(R: ArrayLike, curves: Sequence[Mapping[str, Any]] | None, view: View) -> dict[str, float]:
+    """Return every metric of a record's `curves` by name, all of them NaN if it has none; `R` is of the same view."""
+    if curves is None:
+        return dict.fromkeys(CURVE_METRICS, np.nan)
+    tasks = _matrix(R).shape[1]
+    points = np.array([row for curve in curves for row in curve[view]], dtype=np.float64).reshape(-1, tasks)
+    under_way = [task for task, curve in enumerate(curves) for _ in curve[view]]
+    return {name: metric(R, points, under_way) for name, metric in CURVE_METRICS.items()}
 
 
 def measure(R: ArrayLike, joint: ArrayLike | None = None) -> dict[str, float]:

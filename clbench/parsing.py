@@ -126,6 +126,14 @@ def check_timeout(timeout: float | None) -> None:
         raise UsageError(f"timeout={timeout}: a run needs some seconds, fewer than three years of them")
 
 
+def check_eval_every(updates: int | None) -> None:
+    """Raise UsageError unless it is a number of updates."""
+    if updates is None:
+        return
+    if isinstance(updates, bool) or not isinstance(updates, int) or not 1 <= updates <= 2**31:
+        raise UsageError(f"eval_every={updates}: give the updates between two evaluations, from 1 to {2**31}")
+
+
 def check_workers(jobs: int | None, device: str) -> int:
     """Return how many runs go side by side: one per core, or one on a GPU, unless told."""
     if jobs is None:

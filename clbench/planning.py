@@ -19,6 +19,7 @@ from clbench.method import SCENARIOS, Method, Scenario, shares_first_task
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.parsing import (
     check_device,
+    check_eval_every,
     check_folder,
     check_timeout,
     check_workers,
@@ -52,6 +53,7 @@ def plan(
     controls: bool = False,
     device: str = "auto",
     precision: str = "fp32",
+    eval_every: int | None = None,
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
     save_models: bool = False,
@@ -83,6 +85,7 @@ def plan(
     )
     place = check_device(device)
     check_precision(precision, place)
+    check_eval_every(eval_every)
     workers = check_workers(jobs, place)
     if str(out) == "" or str(data_root) == "":
         raise UsageError("an empty folder name: for the working folder write .")
@@ -109,7 +112,7 @@ def plan(
         raise UsageError(f"{deaf[0].label} has a state but no load_state: it cannot go on from a checkpoint")
     planned = [
         dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
-        for job in _jobs(points, place, precision, root, folder, save_models, reuse)
+        for job in _jobs(points, place, precision, eval_every, root, folder, save_models, reuse)
     ]
     sweep = Sweep(planned, Store(folder), workers, notes, fresh=force)
     if not force:
@@ -396,6 +399,7 @@ def _jobs(
     points: Sequence[_Point],
     device: str,
     precision: str,
+    eval_every: int | None,
     data_root: Path | None,
     out: Path,
     save_models: bool,
@@ -438,6 +442,7 @@ def _jobs(
             numbers=NUMBERS,
             code={kind: choice.code for kind, choice in chosen.items() if choice.code},
             precision=precision,  # type: ignore[arg-type]
+            eval_every=eval_every,
             preset=point.preset,
         )
         kind = json.dumps([chosen_sequence.label, point.model.label, cell.scenario, spec.training], sort_keys=True)

@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clbench import metrics
+from clbench import metrics, names
 from clbench.metrics import Array
-from clbench.statistics import mean_interval
+from clbench.statistics import ALPHA, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from clbench.analysis import Ranks
+    from clbench.results import Curves
+
 Styles = Mapping[str, Mapping[str, Any]]  # by label: colour, marker, line style and title, as Axes.plot takes them
 
 ANNOTATED_TASKS = 12  # with more tasks than these, numbers in a heat map are too small to read
-ALPHA = 0.05  # differences with a smaller p are decided
 POINTS = "percentage points"
 
-# Built-in methods in the order of their styles: each looks the same in every report.
-METHODS = (
-    *("lwf", "finetune", "joint", "scratch", "feature-extraction", "replay", "ewc", "online-ewc", "si", "mas"),
-    *("l2", "lfl", "finetune-fc", "duplicate-finetune"),
-)
 COLOURS = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#8c5109", "#7f7f7f", "#332288", "#882255"),
 )  # after Okabe & Ito: told apart by the colour-blind too
@@ -80,37 +77,18 @@ LOOK: Any = {  # Matplotlib's stubs want literal names
 }
 
 
-class Ranks(NamedTuple):
-    """Methods' average ranks over task sequences, 1 the best, with Nemenyi's critical difference (Demšar 2006)."""
-
-    scenario: str
-    labels: Sequence[str]
-    ranks: Array  # [k]
-    critical_difference: float
-    p: float  # of Friedman's test that all rank alike
-    sequences: Any  # their names
-
-
-class Curves(NamedTuple):
-    """Accuracy of the tasks seen at points within training, over seeds."""
-
-    updates: Array  # [points], in all
-    tasks: Array  # [points], the one under way
-    accuracy: Array  # [seeds, points, T], NaN where not seen
-
-
 def styles_of(labels: Sequence[str], titles: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """Give each label a colour, marker and line that no other has, and its title (default: the label).
 
-    A built-in method has its own, as has a variant of one that stands alone; any other label gets what is free, with a
-    new colour and marker as long as there are any.
+    A built-in method has its own in every report, as has a variant of one that stands alone; any other label gets what
+    is free, with a new colour and marker as long as there are any.
     """
-    chosen: dict[str, int] = {}
+    known, chosen = names.known(), dict[str, int]()
     for name_of in (str, lambda label: label.split("@")[0].split(" [")[0]):  # methods as they are first, then variants
         for label in labels:
             name = name_of(label)
-            if label not in chosen and name in METHODS and METHODS.index(name) not in chosen.values():
-                chosen[label] = METHODS.index(name)
+            if label not in chosen and name in known and known.index(name) not in chosen.values():
+                chosen[label] = known.index(name)
     for label in labels:
         if label not in chosen:
             chosen[label] = _free(list(chosen.values()))

@@ -4,52 +4,54 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from clbench import names
+from clbench.analysis import findings, unequal_budgets
 from clbench.errors import UsageError
 from clbench.figure_files import Place, write, write_figures
 from clbench.figures import FIGURES
-from clbench.results import METRIC_NAMES, TOTALS, Comparison, Group, Results, count_of, first_line
-from clbench.statistics import mean_interval
-from clbench.store import RunRecord
+from clbench.page import render
+from clbench.results import Comparison, Group, Results, count_of, failure_title
+from clbench.tables import Tables, commands
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
-Rows = list[list[str]]  # the headings first; the first column is the method
-DASH = "–"
+    from clbench.tables import Cell, Table
 
 
-def terminal_table(results: Results, comparison: Comparison) -> Table:
+def terminal_table(results: Results, comparison: Comparison, tables: Tables | None = None) -> RichTable:
     """Return a comparison's average accuracy and forgetting as a Rich table."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    seeds = {len(group.runs) for group in comparison.groups}
-    caption = "per cent; no interval from one seed" if seeds <= {0, 1} else "per cent, mean ± 95 % interval over seeds"
-    table = Table(
-        title=Text(comparison.title), caption=caption, box=box.SIMPLE, title_justify="left", caption_justify="left"
+    tables = tables or Tables(results)
+    found = tables.results_table(comparison, tables.choices.columns or ("average_accuracy", "forgetting"))
+    table = RichTable(
+        title=Text(comparison.title),
+        caption=Text(found.caption),
+        box=box.SIMPLE,
+        title_justify="left",
+        caption_justify="left",
     )
-    headings, *rows = _metric_rows(results, comparison, ("average_accuracy", "forgetting"))
-    table.add_column(headings[0], overflow="fold")
-    for heading in headings[1:]:
+    table.add_column(found.headings[0], overflow="fold")
+    for heading in found.headings[1:]:
         table.add_column(heading, justify="right", no_wrap=len(heading) < 12)
-    for row in rows:
-        table.add_row(*map(Text, row))
+    for group, row in zip(comparison.groups, found.rows, strict=True):
+        table.add_row(Text(group.label), *(Text(cell.text) for cell in row[1:]))  # as one types it
     return table
 
 
-def print_tables(results: Results) -> None:
+def print_tables(results: Results, tables: Tables | None = None) -> None:
     """Print a table per comparison to standard output."""
     output = console()
     for comparison in results.comparisons:
-        output.print(terminal_table(results, comparison))
+        output.print(terminal_table(results, comparison, tables))
 
 
 def console() -> Console:
@@ -62,58 +64,7 @@ def console() -> Console:
     return output
 
 
-def _metric_rows(results: Results, comparison: Comparison, names: Sequence[str]) -> Rows:
-    """Tabulate metrics over seeds, in per cent; the number of failed runs too if there are any."""
-    failures = any(group.failed for group in comparison.groups)
-    rows = [["method", *(name.replace("_", " ") for name in names), "seeds", *(["failed"] * failures)]]
-    for group in comparison.groups:
-        cells = [_percent(results._values(group, name), len(group.runs)) for name in names]
-        rows.append([group.label, *cells, str(len(group.runs)), *([str(len(group.failed))] * failures)])
-    return rows
-
-
-def _cost_rows(results: Results, comparison: Comparison) -> Rows:
-    """Tabulate the costs of one run, averaged over seeds."""
-    headings = ["method", "training (s)", "evaluation (s)", "updates", "images", "forward passes", "backward passes"]
-    rows = [[*headings, "parameters", "stored", "peak memory"]]
-    runs = results.runs
-    for group in comparison.finished:
-        costs = runs[runs["key"].isin([record.key for record in group.runs])]
-
-        def mean(name: str, show: Callable[[float], str], costs: pd.DataFrame = costs) -> str:
-            values = costs[name].dropna()
-            return show(float(values.mean())) if len(values) else DASH
-
-        seconds = [mean(f"{name}_seconds", "{:,.2f}".format) for name in ("train", "evaluate")]
-        totals = [mean(name, "{:,.0f}".format) for name in (*TOTALS, "parameters")]
-        rows.append([group.label, *seconds, *totals, mean("stored_bytes", _bytes), mean("peak_memory_bytes", _bytes)])
-    return rows
-
-
-def _percent(values: Sequence[float], runs: int) -> str:
-    """Show a mean with the half-width of its interval, and n where the metric is undefined for some of the runs."""
-    if not values:
-        return DASH
-    interval = mean_interval(values)
-    text = _signed(interval.mean)
-    if interval.n > 1:
-        text += f" ± {100 * float(interval.high - interval.mean):.2f}"
-    return text if interval.n == runs else f"{text} (n = {interval.n})"
-
-
-def _signed(fraction: Any) -> str:
-    return f"{round(100 * float(fraction), 2) + 0.0:.2f}".replace("-", "−")  # + 0.0: no minus before 0.00
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-
-
-def _markdown(results: Results, figures: Mapping[Place, Mapping[str, str]]) -> str:
+def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[str, str]]) -> str:
     """Write the report's text; `figures` has a comparison's files by kind."""
     finished = len(results) - len(results.failed)
     lines = ["# Results", ""]
@@ -121,13 +72,11 @@ def _markdown(results: Results, figures: Mapping[Place, Mapping[str, str]]) -> s
         f"{count_of(finished, 'finished run')}, {len(results.failed)} failed; "
         f"{count_of(len(results.labels), 'method')}.",
         "",
-    ]
-    lines += [
-        "Metrics are in per cent: mean over seeds ± half-width of the 95 % interval of the mean (Student's t);"
-        " a dash where undefined. Lower is better for forgetting and intransigence, higher for all others.",
+        "A dash where a metric is undefined. Lower is better for forgetting and intransigence, higher for all others. "
+        "Bold: the best mean.",
         "",
     ]
-    lines += _bullets("Before you compare", [*results.warnings, *results.problems])
+    lines += _bullets("Before you compare", [*results.warnings, *results.problems, *tables.notes])
     for comparison in results.comparisons:
         lines += [f"## {_escape_markdown(comparison.title)}", ""]
         groups = comparison.finished
@@ -136,26 +85,22 @@ def _markdown(results: Results, figures: Mapping[Place, Mapping[str, str]]) -> s
             lines += [f"Seeds: {', '.join(map(str, seeds))}. {_escape_markdown(_shared_training(groups))}".rstrip(), ""]
         if len(seeds) == 1:
             lines += ["One seed: there are no intervals, and differences between methods may be chance.", ""]
-        defined = [name for name in METRIC_NAMES if any(results._values(group, name) for group in groups)]
-        lines += [*_markdown_table(_metric_rows(results, comparison, defined)), ""]
-        if groups:
-            lines += [*_markdown_table(_cost_rows(results, comparison)), ""]
+        lines += [f"- {_escape_markdown(line)}" for line in findings(results, comparison, tables.choices.baseline)]
+        for table in tables.of(comparison):
+            lines += ["", _escape_markdown(table.caption), "", *_markdown_table(table)]
+            if table.name == "costs":
+                lines += ["", *(f"- {_escape_markdown(line)}." for line in unequal_budgets(comparison))]
         if any(record.shared_first_task for group in groups for record in group.runs):
-            lines += ["A first task that methods have in common was trained once; its cost is counted in each.", ""]
+            lines += ["", "A first task that methods have in common was trained once; its cost is counted in each."]
         for kind, file in figures.get(comparison.place, {}).items():
-            lines += [f"![{FIGURES[kind].title}](figures/{file})", ""]
-    lines += _bullets("Failed runs", [_failure(record) for record in results.failed])
-    return "\n".join(lines).rstrip() + "\n"
+            lines += ["", f"![{FIGURES[kind].title}](figures/{file})"]
+        lines += ["", "```", *commands(comparison), "```", ""] if comparison.groups else [""]
+    lines += _bullets("Failed runs", [failure_title(record) for record in results.failed])
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
 def _bullets(title: str, items: Sequence[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {_escape_markdown(item)}" for item in items), ""] if items else []
-
-
-def _failure(record: RunRecord) -> str:
-    spec = record.spec
-    where = f"{spec['label']}, {spec['sequence_label']}, {spec['scenario']}, {spec['model_label']}, seed {spec['seed']}"
-    return f"{where}: {first_line(record.error)}"
 
 
 def _shared_training(groups: Sequence[Group]) -> str:
@@ -166,43 +111,49 @@ def _shared_training(groups: Sequence[Group]) -> str:
     return f"Training: {settings}." if settings else ""
 
 
-def _markdown_table(rows: Rows) -> list[str]:
+def _markdown_table(table: Table) -> list[str]:
+    def show(cell: Cell) -> str:
+        text = _escape_markdown(cell.text)
+        return f"**{text}**" if cell.mark == "best" else text
+
+    return markdown_table(
+        [list(map(_escape_markdown, table.headings)), *([show(c) for c in row] for row in table.rows)]
+    )
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, headings first, cells as they are; the first column is text, the others numbers."""
     rule = ["---", *(["---:"] * (len(rows[0]) - 1))]
-    escaped = [[_escape_markdown(cell) for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (escaped[0], rule, *escaped[1:])]
+    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
 
 
-def _latex(results: Results) -> str:
+def _latex(results: Results, tables: Tables) -> str:
     """Write the tables for a paper."""
-    lines = [r"% needs \usepackage{booktabs,graphicx}", ""]
+    lines = [r"% needs \usepackage{booktabs,graphicx}; methods.bib has the papers of the methods", ""]
     for comparison in results.comparisons:
-        groups = comparison.finished
-        defined = [name for name in METRIC_NAMES if any(results._values(group, name) for group in groups)]
-        tables = {
-            "Per cent; mean over seeds with the half-width of its 95 % interval.": _metric_rows(
-                results, comparison, defined
-            ),
-            "Costs, means per run.": _cost_rows(results, comparison),
-        }
-        for caption, (headings, *rows) in tables.items():
-            if rows:
-                lines += [r"\begin{table}", r"\centering"]
-                lines += [rf"\caption{{{_escape_latex(f'{comparison.title}. {caption}')}}}"]
-                lines += [
-                    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-                ]  # as wide as the page at most
-                lines += [
-                    rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
-                    r"\toprule",
-                    _latex_row(headings),
-                    r"\midrule",
-                ]
-                lines += [*map(_latex_row, rows), r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
+        for table in tables.of(comparison):
+            marked = " Bold: best; underlined: not told from it by a paired test (Holm, 5 % level)."
+            caption = f"{comparison.title}. {table.caption}{marked if table.name == 'results' else ''}"
+            columns = "l" + "r" * (len(table.headings) - 1)
+            lines += [r"\begin{table}", r"\centering", rf"\caption{{{_escape_latex(caption)}}}"]
+            # as wide as the page at most
+            lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
+            lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+            lines += [_latex_row(map(_escape_latex, table.headings)), r"\midrule"]
+            lines += [_latex_row(map(_latex_cell, row)) for row in table.rows]
+            lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 
-def _latex_row(cells: Sequence[str]) -> str:
-    return rf"{' & '.join(map(_escape_latex, cells))} \\"
+def _latex_row(cells: Iterable[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = _escape_latex(cell.text)
+    if cell.mark == "best":
+        return rf"\textbf{{{text}}}"
+    return rf"\underline{{{text}}}" if cell.mark == "tie" else text
 
 
 def _escape_markdown(text: str) -> str:
@@ -232,22 +183,26 @@ def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def write_report(results: Results, folder: str | Path) -> list[Path]:
+def write_report(results: Results, folder: str | Path, tables: Tables | None = None) -> list[Path]:
     """Write tables and figures into a folder, over those of an earlier report, and return the files.
 
     Raises UsageError if the folder cannot be written.
     """
-    folder = Path(folder)
+    folder, tables = Path(folder), tables or Tables(results)
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        paths, links = write_figures(results, folder / "figures")
-        tables = {
-            "summary.csv": results.summary().to_csv(index=False),
+        paths, links = write_figures(results, folder / "figures", differences=tables.differences)
+        texts = {
+            "summary.csv": results.summary(tables.choices.interval).to_csv(index=False),
             "runs.csv": results.runs.to_csv(index=False),
-            "summary.md": _markdown(results, links),
-            "summary.tex": _latex(results),
+            "differences.csv": tables.differences.to_csv(index=False),
+            "gap_recovered.csv": tables.gap.to_csv(index=False),
+            "summary.md": _markdown(results, tables, links),
+            "summary.tex": _latex(results, tables),
+            "methods.bib": names.bibliography(group.method for place in results.comparisons for group in place.groups),
+            "report.html": render(results, tables),
         }
-        return [*(write(folder / name, text.encode()) for name, text in tables.items()), *paths]
+        return [*(write(folder / name, text.encode()) for name, text in texts.items()), *paths]
     except OSError as error:
         reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
         raise UsageError(f"cannot write the report to {folder}: {reason}; name another folder with --out") from error

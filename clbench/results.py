@@ -5,22 +5,24 @@ Only runs that agree in everything but the seed are averaged; `Results.warnings`
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from clbench import figures, metrics
+from clbench import figures, metrics, names
 from clbench.errors import UsageError
 from clbench.metrics import Array, View
-from clbench.statistics import mean_interval
+from clbench.statistics import IntervalKind, collapsed, mean_interval
 from clbench.store import RunRecord, Store
 
 if TYPE_CHECKING:
@@ -28,13 +30,17 @@ if TYPE_CHECKING:
 
 METRIC_NAMES = (*metrics.METRICS, "intransigence")
 REFERENCE = "joint"  # the label that intransigence is defined against
+PLACE = ("sequence", "scenario", "model")
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
 OF_THE_METHOD = ("method", "params.", "label", "code.method")  # what a spec says of the method itself
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes")
 
 
-def load(folder: str | Path = "results/runs") -> Results:
-    """Read the records in a folder; damaged ones become `problems`. Raises UsageError if none can be read."""
+def load(folder: str | Path = "results/runs", *, methods: Sequence[str] = ()) -> Results:
+    """Read the records in a folder; damaged ones become `problems`.
+
+    `methods` are labels: only these, in this order. Raises UsageError if none can be read, or one has no record.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no folder of records at {folder}: name the one that 'clbench run --out' wrote to")
@@ -45,7 +51,19 @@ def load(folder: str | Path = "results/runs") -> Results:
         inside = next((path for path in sorted(folder.iterdir()) if path.is_dir() and any(Store(path).paths())), None)
         hint = f", did you mean {inside}?" if inside else ": 'clbench run' makes them"
         raise UsageError(f"no records in {folder}{hint}")
-    return Results(records.values(), problems=[f"skipped {problem}" for problem in problems])
+    labels = {record.spec["label"] for record in records.values()}
+    if unknown := [label for label in methods if label not in labels]:
+        raise UsageError(f"no records of {unknown[0]!r} in {folder}: choose from {', '.join(sorted(labels))}")
+    chosen = [record for record in records.values() if not methods or record.spec["label"] in methods]
+    return Results(chosen, problems=[f"skipped {problem}" for problem in problems], order=methods)
+
+
+class Curves(NamedTuple):
+    """Accuracy on all tasks at every evaluation of training, for runs that were evaluated at the same updates."""
+
+    updates: Array  # optimiser steps so far, over all tasks: [points]
+    tasks: Array  # number of the task under way, from 1: [points]
+    accuracy: Array  # NaN where not measured: [seeds, points, T]
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,7 @@ class Group:
 
     name: str  # the label in the records
     label: str  # the same, with what sets it apart where several groups of a comparison share it
+    title: str  # the label for people
     method: str
     runs: Sequence[RunRecord]  # finished, by seed
     failed: Sequence[RunRecord]
@@ -65,6 +84,13 @@ class Group:
     def accuracy(self, view: View) -> Array:
         """Return the accuracy matrices, NaN where not measured: [seeds, T+1, T]."""
         return np.stack([_matrix(record, view) for record in self.runs])
+
+    def curves(self, view: View) -> Curves | None:
+        """Return accuracies within tasks, or None unless all runs have them, at the same updates."""
+        found = [_curves(record, view) for record in self.runs]
+        if any(curves is None or not np.array_equal(curves.updates, found[0].updates) for curves in found):  # type: ignore[union-attr]
+            return None
+        return found[0]._replace(accuracy=np.concatenate([curves.accuracy for curves in found]))  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,11 @@ class Comparison:
     @property
     def title(self) -> str:
         return f"{self.sequence}, {self.scenario} scenario, {self.model}"
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The groups' names for people, by label."""
+        return {group.label: group.title for group in self.groups}
 
     @property
     def finished(self) -> list[Group]:
@@ -166,14 +197,15 @@ class Results:
             columns=["sequence", "scenario", "model", "method", "label", "seed", "metric", "value"],
         )
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self, interval: IntervalKind = "t") -> pd.DataFrame:
         """Return a row per group and metric: n, mean, std and 95 % interval over seeds (NaN where n = 1)."""
         rows = []
         for comparison in self.comparisons:
             for group in comparison.groups:
                 for metric in METRIC_NAMES:
                     if values := self._values(group, metric):
-                        rows.append((*comparison.place, group.method, group.label, metric, *mean_interval(values)))
+                        of_seeds = mean_interval(values, kind=interval)
+                        rows.append((*comparison.place, group.method, group.label, metric, *of_seeds))
         columns = [
             "sequence",
             "scenario",
@@ -249,14 +281,22 @@ class Results:
         for record in finished:
             view = metrics.primary_view(record.spec["scenario"])
             references = joint.get(_circumstances(record.spec), [])
-            reference = _matrix(references[0], view) if len(references) == 1 else None
+            alike = len({one.weights_hash for one in references}) == 1
+            reference = _matrix(references[0], view) if alike else None
             measures[record.key] = metrics.measure(_matrix(record, view), reference)
         return measures
 
+    def by_seed(self, group: Group, metric: str) -> dict[int, float]:
+        """Return the metric's values by seed, those left out where it is undefined."""
+        values = {record.spec["seed"]: self._measures[record.key][metric] for record in group.runs}
+        return {seed: value for seed, value in values.items() if not np.isnan(value)}
+
+    def by_key(self, key: str) -> dict[str, float]:
+        """Return a run's metrics by the key of its record, NaN where undefined; none of a failed run."""
+        return self._measures[key]
+
     def _values(self, group: Group, metric: str) -> list[float]:
-        """Return the metric's values over the group's seeds, those left out where it is undefined."""
-        values = [self._measures[record.key][metric] for record in group.runs]
-        return [value for value in values if not np.isnan(value)]
+        return list(self.by_seed(group, metric).values())
 
 
 def _compare(records: Sequence[RunRecord], order: Sequence[str], warnings: list[str]) -> list[Comparison]:
@@ -286,16 +326,31 @@ def _compare(records: Sequence[RunRecord], order: Sequence[str], warnings: list[
             for label, runs in zip(shown, alike, strict=True):
                 finished = _one_per_seed([record for record in runs if record.ok], f"{where}: {label}", warnings)
                 failed = [record for record in runs if not record.ok]
-                groups.append(Group(name, label, runs[0].spec["method"], finished, failed))
+                method = runs[0].spec["method"]
+                groups.append(Group(name, label, names.title(method, label), method, finished, failed))
+        shared = {title for title, count in Counter(group.title for group in groups).items() if count > 1}
+        groups = [dataclasses.replace(group, title=group.label) if group.title in shared else group for group in groups]
         every_seed = {seed for group in groups for seed in group.seeds}
         for group in groups:
             if missing := sorted(every_seed - set(group.seeds)):
                 seeds = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
                 warnings.append(f"{where}: {group.label} has no finished run of {seeds}, which other methods have")
+        for group in groups:
+            warnings += [f"{where}: {line}" for line in _odd_seeds(group)]
         if mixed and len(labels) > 1:
             warnings.append(f"{where}: methods were not run on equal terms, their labels say how: {', '.join(mixed)}")
         comparisons.append(Comparison(*place, groups))
     return comparisons
+
+
+def _odd_seeds(group: Group) -> list[str]:
+    """Say which seeds of a group ended far below its others."""
+    finals = [average_accuracy(record) for record in group.runs]
+    return [
+        f"{group.label} collapsed with seed {group.seeds[index]}: average accuracy {100 * finals[index]:.1f} %, "
+        f"the median of its {len(finals)} seeds is {100 * np.median(finals):.1f} %; it is averaged with the others"
+        for index in collapsed(finals)
+    ]
 
 
 def _one_preset(specs: Iterable[Mapping[str, Any]]) -> bool:
@@ -306,21 +361,23 @@ def _one_preset(specs: Iterable[Mapping[str, Any]]) -> bool:
 def _one_per_seed(runs: Sequence[RunRecord], where: str, warnings: list[str]) -> list[RunRecord]:
     """Return the runs that can stand side by side: one per seed, all over as many tasks as the first."""
     kept: dict[int, RunRecord] = {}
-    for record in runs:
+    for record in sorted(runs, key=lambda record: record.curves is None):  # within-task curves are no other numbers
         seed = record.spec["seed"]
         first = next(iter(kept.values()), record)
+        if seed in kept and kept[seed].weights_hash == record.weights_hash and not record.curves:
+            continue
         if seed in kept or _matrix(record, "task_aware").shape != _matrix(first, "task_aware").shape:
             warnings.append(
                 f"{where}: record {record.key} of seed {seed} does not fit record {first.key} and is left out"
             )
         else:
             kept[seed] = record
-    return list(kept.values())
+    return [kept[seed] for seed in sorted(kept)]
 
 
 def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the runs of a group agree in, flat."""
-    left_out = {"seed", "sequence_label", "label", "model_label"}
+    left_out = {"seed", "sequence_label", "label", "model_label", "eval_every"}
     if spec.get("class_order_rule") == "seed":
         left_out.add("class_order")
     if str(spec.get("data")).startswith("seed:"):
@@ -330,7 +387,8 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _circumstances(spec: Mapping[str, Any]) -> str:
     """Name everything about a run but its method: equal for runs that are paired."""
-    shared = {name: value for name, value in _flat(spec).items() if not name.startswith(OF_THE_METHOD)}
+    but = (*OF_THE_METHOD, "eval_every")
+    shared = {name: value for name, value in _flat(spec).items() if not name.startswith(but)}
     return json.dumps(shared, sort_keys=True)
 
 
@@ -380,6 +438,19 @@ def _matrix(record: RunRecord, view: View) -> Array:
     return np.array(record.accuracy[view], dtype=np.float64)  # null becomes NaN
 
 
+def _curves(record: RunRecord, view: View) -> Curves | None:
+    if not record.curves:
+        return None
+    assert record.updates is not None
+    before = np.cumsum([0, *record.updates[:-1]])
+    updates = [start + np.array(task["updates"]) for start, task in zip(before, record.curves, strict=True)]
+    tasks = np.repeat(np.arange(1, len(updates) + 1), [len(some) for some in updates])
+    accuracy = np.array([row for task in record.curves for row in task[view]], dtype=np.float64)
+    return Curves(
+        np.concatenate(updates).astype(float), tasks.astype(float), accuracy.reshape(1, len(tasks), len(updates))
+    )
+
+
 def _final_accuracy(record: RunRecord, view: View) -> float:
     return metrics.average_accuracy(_matrix(record, view)) if record.ok else np.nan
 
@@ -397,6 +468,13 @@ def average_accuracy(record: RunRecord) -> float:
 def _total(costs: Mapping[str, Any] | None, name: str) -> float | None:
     values = (costs or {}).get(name)
     return None if values is None else sum(values)
+
+
+def failure_title(record: RunRecord) -> str:
+    """Say which run a record is of, and the first line of its error."""
+    spec = record.spec
+    where = f"{spec['label']}, {spec['sequence_label']}, {spec['scenario']}, {spec['model_label']}, seed {spec['seed']}"
+    return f"{where}: {first_line(record.error)}"
 
 
 def first_line(text: str | None) -> str | None:

@@ -1,12 +1,18 @@
-"""Intervals over seeds, paired differences, and p values of several tests."""
+"""Intervals over seeds, paired differences, ratios, ranks, and p values of several tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from clbench.errors import UsageError
+
+LEVEL, ALPHA, POWER = 0.95, 0.05, 0.80
+IntervalKind = Literal["t", "bootstrap"]
+Test = Literal["t", "wilcoxon"]
 
 
 class Interval(NamedTuple):
@@ -23,41 +29,144 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """The mean of paired differences, its 95 % interval, and the p value of Student's paired t test, two-sided."""
+    """The mean of n paired differences, its 95 % interval, the two-sided p value of a test that it is 0, and its size.
 
+    `effect_size` is Cohen's d_z, the mean over the standard deviation of the differences; NaN where that is 0.
+    """
+
+    n: int
     mean: float
     low: float
     high: float
     p: float
+    effect_size: float
 
 
-def paired(differences: ArrayLike) -> Paired:
-    """Test whether differences [n] are 0 on average; all but the mean are NaN where n = 1, p is 1 if all are 0."""
-    from scipy.stats import ttest_1samp  # slow to import
+def paired(differences: ArrayLike, test: Test = "t", interval: IntervalKind = "t") -> Paired:
+    """Test whether differences [n] are 0 on average, by Student's paired t or Wilcoxon's signed ranks.
+
+    All but the mean are NaN where n = 1; p is 1 if all are 0. Raises UsageError for Wilcoxon's test where no outcome
+    could reach p < 0.05.
+    """
+    from scipy.stats import ttest_1samp, wilcoxon  # slow to import
 
     array = np.asarray(differences, dtype=np.float64)
-    interval = mean_interval(array)
-    if interval.n > 1 and np.ptp(array) == 0:
+    n, mean, std, low, high = mean_interval(array, kind=interval)
+    if test == "wilcoxon":
+        ranked = int(np.count_nonzero(array))  # differences of 0 have no sign
+        if 2 * 0.5**ranked > ALPHA:
+            of_them = f"{n} seeds" if ranked == n else f"{ranked} of {n} seeds that differ"
+            raise UsageError(
+                f"Wilcoxon's signed-rank test cannot reach p < {ALPHA} with {of_them}: "
+                f"its smallest p is {min(1.0, 2 * 0.5**ranked):.2g}; six would do"
+            )
+        p = float(wilcoxon(array).pvalue)
+    elif n > 1 and np.ptp(array) == 0:
         p = float(array[0] == 0)
     else:
-        p = float(ttest_1samp(array, 0.0).pvalue) if interval.n > 1 else np.nan
-    return Paired(float(interval.mean), float(interval.low), float(interval.high), p)
+        p = float(ttest_1samp(array, 0.0).pvalue) if n > 1 else np.nan
+    size = float(mean / std) if n > 1 and np.ptp(array) > 0 else np.nan
+    return Paired(n, float(mean), float(low), float(high), p, size)
+
+
+def seeds_needed(effect_size: float) -> float:
+    """Return how many pairs a t test needs to show such an effect at the 5 % level with 80 % power.
+
+    It is a guess: the effect is itself estimated. NaN where there is none, or more than 10,000 would be needed.
+    """
+    from statsmodels.stats.power import TTestPower  # slow to import
+
+    if not abs(effect_size) > 0.028:  # that one needs 10,000; NaN ends here too
+        return np.nan
+    power, low, high = TTestPower().power, 2, 10_010
+    while low < high:  # the fewest whose power is enough
+        middle = (low + high) // 2
+        if power(abs(effect_size), middle, ALPHA, alternative="two-sided") < POWER:
+            low = middle + 1
+        else:
+            high = middle
+    return float(low)
+
+
+class Ratio(NamedTuple):
+    """A ratio of two means with its 95 % interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_of_means(numerators: ArrayLike, denominators: ArrayLike) -> Ratio:
+    """Return the mean of numerators [n] over that of denominators [n], paired, with Fieller's (1954) interval.
+
+    It holds the ratios ρ for which a paired t test of numerators − ρ · denominators gives p ≥ 0.05. The ratio is
+    undefined where the denominators' own 95 % interval contains 0, for then Fieller's has no bounds.
+    """
+    from scipy.special import stdtrit
+
+    x, y = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    n = len(x)
+    if n < 2:
+        return Ratio(np.nan, np.nan, np.nan)
+    covariance = np.cov(x, y) * stdtrit(n - 1, (1 + LEVEL) / 2) ** 2 / n
+    # a ρ² + b ρ + c ≤ 0
+    a = y.mean() ** 2 - covariance[1, 1]
+    b = -2 * (x.mean() * y.mean() - covariance[0, 1])
+    c = x.mean() ** 2 - covariance[0, 0]
+    if a <= 0:
+        return Ratio(np.nan, np.nan, np.nan)
+    root = np.sqrt(max(0.0, b**2 - 4 * a * c))
+    return Ratio(float(x.mean() / y.mean()), float((-b - root) / (2 * a)), float((-b + root) / (2 * a)))
+
+
+def average_ranks(scores: ArrayLike) -> tuple[NDArray[np.float64], float, float]:
+    """Rank k methods on N task sequences, 1 the highest, ties shared: scores [N, k] -> average ranks [k].
+
+    Returns also Nemenyi's critical difference at the 5 % level, and the p value of Friedman's test (NaN for k = 2).
+    Source: Demšar 2006, Statistical comparisons of classifiers over multiple data sets.
+    """
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range  # slow to import
+
+    scores = np.asarray(scores, dtype=np.float64)
+    n, k = scores.shape
+    average = rankdata(-scores, axis=1).mean(axis=0)
+    critical = studentized_range.ppf(1 - ALPHA, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
+    p = float(friedmanchisquare(*scores.T).pvalue) if k > 2 and np.ptp(average) > 0 else 1.0 if k > 2 else np.nan
+    return average, float(critical), p
+
+
+def collapsed(values: ArrayLike, points: float = 0.1, spreads: float = 6.0) -> list[int]:
+    """Return which of n ≥ 4 values lie far below the others: more than `points` and `spreads` below the median.
+
+    A spread is 1.4826 times the median absolute deviation, the standard deviation of normal values. Of five normal
+    values one is taken for collapsed by `spreads` alone in 5 % of samples, of ten in 1 %.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < 4:
+        return []
+    below = np.median(array) - array
+    spread = 1.4826 * np.median(np.abs(below))
+    return [int(index) for index in np.flatnonzero((below > points) & (below > spreads * spread))]
 
 
 def holm(p: Sequence[float], tests: int | None = None) -> list[float]:
-    """Adjust p values by Holm's step-down method for `tests` tests, those not among them taken to have p = 1."""
-    from statsmodels.stats.multitest import multipletests  # slow to import
+    """Adjust p values by Holm's (1979) step-down method for `tests` tests, those not among them taken to have p = 1.
 
-    if not p:
-        return []
-    padded = [*p, *[1.0] * ((tests or 0) - len(p))]
-    return [float(value) for value in multipletests(padded, method="holm")[1][: len(p)]]
+    statsmodels has it too, but collects Python's garbage at every call, which takes longer than the rest of a report.
+    """
+    tests = max(len(p), tests or 0)
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable")):
+        largest = max(largest, min(1.0, (tests - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Return the mean over the first axis with its interval by Student's t: values [n, …] -> fields […].
+def mean_interval(values: ArrayLike, level: float = LEVEL, kind: IntervalKind = "t") -> Interval:
+    """Return the mean over the first axis with its interval: values [n, …] -> fields […].
 
-    A NaN among the values makes their mean NaN. Raises ValueError without values.
+    The interval is Student's t, or for values [n] the bias-corrected and accelerated bootstrap, which covers less than
+    it says for few values. A NaN among the values makes their mean NaN. Raises ValueError without values.
     """
     array = np.asarray(values, dtype=np.float64)
     n = len(array)
@@ -67,8 +176,19 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     if n == 1:
         unknown = np.full_like(mean, np.nan)[()]
         return Interval(n, mean, unknown, unknown, unknown)
+    std = array.std(axis=0, ddof=1)
+    if kind == "bootstrap":
+        return Interval(n, mean, std, *_bootstrap(array, level))
     from scipy.special import stdtrit  # Student's quantile; quicker to import than scipy.stats
 
-    std = array.std(axis=0, ddof=1)
     half = stdtrit(n - 1, (1 + level) / 2) * std / np.sqrt(n)
     return Interval(n, mean, std, mean - half, mean + half)
+
+
+def _bootstrap(values: NDArray[np.float64], level: float) -> tuple[Any, Any]:
+    from scipy.stats import bootstrap  # slow to import
+
+    if np.ptp(values) == 0:
+        return values[0], values[0]
+    found = bootstrap((values,), np.mean, confidence_level=level, rng=np.random.default_rng(0)).confidence_interval
+    return found.low, found.high

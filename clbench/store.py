@@ -24,6 +24,7 @@ from clbench.errors import ClbenchError, UsageError
 
 SCHEMA = 1
 Matrix = list[list[float | None]]
+Curve = dict[str, list[Any]]  # updates: [n], task_aware and task_agnostic: n × T
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class RunRecord:
     stored_bytes: int | None = None  # the most that the method kept between tasks beside the network
     weights_hash: str | None = None  # SHA-256 of the final weights and buffers
     history: list[dict[str, list[float]]] | None = None  # per task: loss and training accuracy per epoch
+    # per task, if asked for. updates: [n], those of the task after which all tasks so far were evaluated, the last of
+    # them included; task_aware, task_agnostic: n × T in [0, 1], null for later tasks; its time is in seconds.evaluate
+    curves: list[Curve] | None = None
     shared_first_task: bool | None = None  # whether another run trained the first task: its cost there stands here
     environment: dict[str, Any] | None = None
     schema: int = SCHEMA
@@ -200,7 +204,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 MEASURED = (
     *("accuracy", "seconds", "updates", "images", "forward_passes", "backward_passes", "parameters"),
-    *("peak_memory_bytes", "stored_bytes", "weights_hash", "history", "shared_first_task"),
+    *("peak_memory_bytes", "stored_bytes", "weights_hash", "history", "curves", "shared_first_task"),
 )
 _SPEC_TYPES: Mapping[str, type] = {
     "sequence": str,
@@ -242,8 +246,7 @@ def _check(record: RunRecord) -> None:
     for view, matrix in record.accuracy.items():
         need(isinstance(matrix, list) and len(matrix) >= 2, f"accuracy.{view}")
         for row in matrix:
-            need(isinstance(row, list) and len(row) == len(matrix) - 1, f"accuracy.{view}")
-            need(all(cell is None or (_is_number(cell) and 0 <= cell <= 1) for cell in row), f"accuracy.{view}")
+            need(_is_row(row, len(matrix) - 1), f"accuracy.{view}")
     tasks = len(record.accuracy["task_aware"]) - 1
     need(len(record.accuracy["task_agnostic"]) == tasks + 1, "accuracy.task_agnostic")
     need(isinstance(record.seconds, dict), "seconds")
@@ -254,6 +257,19 @@ def _check(record: RunRecord) -> None:
     for name in ("updates", "images", "forward_passes", "backward_passes"):
         values = getattr(record, name)
         need(isinstance(values, list) and len(values) == tasks and all(map(_is_count, values)), name)
+    every = record.spec.get("eval_every")
+    need(every is None or (_is_count(every) and every > 0), "spec.eval_every")
+    need((record.curves is None) == (every is None), "curves")
+    need(record.curves is None or (isinstance(record.curves, list) and len(record.curves) == tasks), "curves")
+    for curve, updates in zip(record.curves or (), record.updates or (), strict=False):
+        need(isinstance(curve, dict) and set(curve) == {"updates", *record.accuracy}, "curves")
+        points = curve["updates"]
+        need(isinstance(points, list) and all(map(_is_count, points)), "curves.updates")
+        need(points == sorted(set(points)) and points[-1:] == ([updates] if updates else []), "curves.updates")
+        for view in record.accuracy:
+            rows = curve[view]
+            need(isinstance(rows, list) and len(rows) == len(points), f"curves.{view}")
+            need(all(_is_row(row, tasks) for row in rows), f"curves.{view}")
     need(_is_count(record.parameters), "parameters")
     need(_is_count(record.stored_bytes), "stored_bytes")
     need(record.peak_memory_bytes is None or _is_count(record.peak_memory_bytes), "peak_memory_bytes")
@@ -264,6 +280,13 @@ def _check(record: RunRecord) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_row(value: Any, tasks: int) -> bool:
+    """Whether it is an accuracy per task, or null."""
+    if not isinstance(value, list) or len(value) != tasks:
+        return False
+    return all(cell is None or (_is_number(cell) and 0 <= cell <= 1) for cell in value)
 
 
 def _is_count(value: Any) -> bool:

@@ -52,9 +52,9 @@ def check_method(
     """Run a method on tiny tasks with every backbone and scenario; raise AssertionError where it breaks the contract.
 
     It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance;
-    leave the network alone outside of the loop's steps; train its first task as fine-tuning does if it says so; go on
-    from a checkpoint as if nothing had happened; and, unless it declares `memory`, not change when the tensors of
-    earlier tasks are filled with NaN (copies that it keeps are not found).
+    leave the network alone outside of the loop's steps; not mind being evaluated between them; train its first task as
+    fine-tuning does if it says so; go on from a checkpoint as if nothing had happened; and, unless it declares
+    `memory`, not change when the tensors of earlier tasks are filled with NaN (copies that it keeps are not found).
     """
     cls = method if inspect.isclass(method) else type(method)
     assert isinstance(cls, type), f"{cls} is no class"
@@ -83,7 +83,7 @@ def _check(
         instance.check(scenario, training)
         return instance
 
-    def go(instance: Method, poison: bool = False) -> Outcome:
+    def go(instance: Method, poison: bool = False, eval_every: int | None = None) -> Outcome:
         data = tiny_tasks(tasks)
         torch.rand(1)  # whatever was drawn before must not matter
 
@@ -91,12 +91,13 @@ def _check(
             for earlier in data[: task.index + 1] if poison else []:
                 earlier.train.images.fill_(torch.nan)
 
-        return run_sequence(data, instance, backbone, training, scenario, seed=1, after_task=spoil)
+        return run_sequence(data, instance, backbone, training, scenario, 1, after_task=spoil, eval_every=eval_every)
 
     watched = _watch(cls)(**{name: getattr(new(), name) for name in registry.defaults(cls)})
     first = go(watched)
     _same(first, go(watched), "a second run of the same instance differs: reset everything in `begin`")
     _same(first, go(new()), "two runs with the same seed differ: draw from self.run.stream(...)")
+    _same(first, go(new(), eval_every=2), "a run with curves differs: `predict` must leave the method as it found it")
     if not cls.memory:
         message = "it looks at the data of earlier tasks without declaring `memory = True`"
         try:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,8 +21,10 @@ from clbench.optimizer import SGD, Adagrad, Adam, Optimizer
 from clbench.schedule import Plan, Plateau, Training, hold_out
 from clbench.sequences import Split, Task, concat
 from clbench.sharing import Checkpoint, FirstTask
-from clbench.store import Matrix
+from clbench.store import Curve, Matrix
 from clbench.streams import stream, stream_seed
+
+Rows = tuple[list[float | None], list[float | None]]  # accuracies on tasks, told their names and not told them
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Outcome:
     forward_passes: list[int] = field(default_factory=list)
     backward_passes: list[int] = field(default_factory=list)
     history: list[dict[str, list[float]]] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)  # empty without `eval_every`
     parameters: int = 0
     stored_bytes: int = 0
     weights_hash: str = ""
@@ -55,17 +59,20 @@ def run_sequence(
     first_task: FirstTask | None = None,
     reuse: bool = True,
     checkpoint: Checkpoint | None = None,
+    eval_every: int | None = None,
 ) -> Outcome:
     """Train a method on one task after another and evaluate all tasks before the first and after each.
 
     `tasks` lie on `device`. `first_task` is where the first is taken from, if another run has trained it, or else left
     for others; without `reuse`, what could be computed once is computed in each step; `checkpoint` is where the run is
-    kept after each task, and goes on from. None of them changes a number. Raises DivergedError when the loss is not
-    finite. The global random state is left as found.
+    kept after each task, and goes on from. With `eval_every`, the tasks seen so far are evaluated after every so many
+    updates too: the network as it is at that moment, before `finish_task`; the last point of a task is its row of the
+    accuracy matrix. None of them changes a number. Raises DivergedError when the loss is not finite. The global random
+    state is left as found.
     """
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        sequence = _Sequence(tasks, method, backbone, training, scenario, seed, device, reuse)
+    with _random_state_of_its_own(device):
+        sequence = _Sequence(tasks, method, backbone, training, scenario, seed, device, reuse, eval_every)
         try:
             return sequence.train(after_task, first_task, checkpoint)
         except DivergedError:  # it says where
@@ -88,10 +95,12 @@ class _Sequence:
         seed: int,
         device: torch.device,
         reuse: bool,
+        eval_every: int | None,
     ):
         self.tasks, self.held_out = hold_out(tasks, training.held_out, seed)
         self.method, self.backbone, self.training = method, backbone, training
         self.scenario, self.seed, self.device, self.reuse = scenario, seed, device, reuse
+        self.eval_every = eval_every
         self.criterion = Criterion(scenario)
         self.outcome = Outcome()
         torch.manual_seed(stream_seed(seed, "begin"))
@@ -101,6 +110,7 @@ class _Sequence:
         self.at = 0  # index of the task under way
         self.reached: set[int] = set()  # ids of the parameters that a loss has reached
         self.kept_bytes = 0  # of earlier tasks' images that the method trains on again
+        self.looking = 0.0  # seconds of the task under way that went into its curve
 
     def train(
         self,
@@ -109,13 +119,11 @@ class _Sequence:
         checkpoint: Checkpoint | None,
     ) -> Outcome:
         method = self.method
-        mark = time.perf_counter()
+        mark = self._now()
 
         def lap() -> float:
             nonlocal mark
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            previous, mark = mark, time.perf_counter()
+            previous, mark = mark, self._now()
             return mark - previous
 
         kept = None if checkpoint is None else checkpoint.load()
@@ -127,7 +135,7 @@ class _Sequence:
             self._evaluate()
             outcome.evaluate_seconds.append(lap())
         for task in self.tasks[len(outcome.updates) :]:
-            self.at = task.index
+            self.at, self.looking = task.index, 0.0
             forwarded = self._start(task)
             seconds = lap()
             used = method.training_tasks(self.tasks[: task.index + 1])
@@ -136,7 +144,7 @@ class _Sequence:
                     lap()  # neither waiting for another run nor reading and writing files is a cost of the method
                     if found is None:
                         self._train_task(task, used)
-                        seconds += lap()
+                        seconds += lap() - self.looking
                         first_task.keep(self._snapshot(seconds, self.model.images_forwarded - forwarded))
                     else:
                         seconds = self._take_over(task, found)
@@ -144,7 +152,7 @@ class _Sequence:
                 lap()
             else:
                 self._train_task(task, used)
-                seconds += lap()
+                seconds += lap() - self.looking
             self.model.eval()
             method.finish_task(self.model, task)
             outcome.forward_passes.append(self.model.images_forwarded - forwarded)
@@ -154,9 +162,11 @@ class _Sequence:
                 self._evaluate()
             else:
                 self._no_row()
+            if used and self.eval_every is not None:
+                self._add_point(task, outcome.updates[-1], (outcome.task_aware[-1], outcome.task_agnostic[-1]))
             if after_task is not None:
                 after_task(self.model, task)
-            outcome.evaluate_seconds.append(lap())
+            outcome.evaluate_seconds.append(lap() + self.looking)
             if checkpoint is not None:
                 checkpoint.keep(self._state())
                 lap()  # keeping is not a cost of the method
@@ -237,6 +247,8 @@ class _Sequence:
             "random": random,
             "counts": [outcome.updates[0], outcome.images[0], outcome.backward_passes[0]],
             "history": outcome.history[0],
+            "curves": outcome.curves,
+            "looking": self.looking,
             "seconds": seconds,
         }
 
@@ -255,6 +267,8 @@ class _Sequence:
         ):
             counts.append(count)
         outcome.history.append(snapshot["history"])
+        outcome.curves += snapshot["curves"]
+        self.looking = snapshot["looking"]
         return snapshot["seconds"]
 
     def _train_task(self, task: Task, used: Sequence[Task]) -> None:
@@ -263,6 +277,9 @@ class _Sequence:
         self.kept_bytes = sum({one.index: one.train.nbytes for one in used if one.index != task.index}.values())
         history: dict[str, list[float]] = {"loss": [], "accuracy": []}
         outcome.history.append(history)
+        every = self.eval_every
+        if every is not None:
+            outcome.curves.append({"updates": [], "task_aware": [], "task_agnostic": []})
         if not used:
             for counts in (outcome.updates, outcome.images, outcome.backward_passes):
                 counts.append(0)
@@ -308,6 +325,8 @@ class _Sequence:
                 optimizer.step()
                 method.after_step(model)
                 tally.add(loss, batch)
+                if every is not None and (updates + len(tally.sizes)) % every == 0:
+                    self._look(task, updates + len(tally.sizes))
             updates += len(steps)
             tallies.append(tally)
             if training.patience:
@@ -351,15 +370,44 @@ class _Sequence:
         self.optimizer.lr = training.lr * (training.later_lr_factor if task.index > 0 else 1)
         return self.optimizer
 
-    @torch.no_grad()
     def _evaluate(self) -> None:
-        """Append a row to both accuracy matrices: one pass over each task's test set answers both views."""
+        """Append a row to both accuracy matrices."""
         self.model.eval()
-        rows = [self._hits(task, task.test) for task in self.tasks]
-        matrices = (self.outcome.task_aware, self.outcome.task_agnostic)
-        for matrix, hits in zip(matrices, zip(*rows, strict=True), strict=True):
-            pairs = zip(hits, self.tasks, strict=True)
-            matrix.append([None if hit is None else hit.item() / len(task.test) for hit, task in pairs])
+        aware, agnostic = self._accuracy(self.tasks)
+        self.outcome.task_aware.append(aware)
+        self.outcome.task_agnostic.append(agnostic)
+
+    @torch.no_grad()
+    def _accuracy(self, tasks: Sequence[Task]) -> Rows:
+        """Return the accuracy on some tasks in both views, which one pass over each test set answers."""
+        rows: Rows = [], []
+        for task, both in zip(tasks, [self._hits(task, task.test) for task in tasks], strict=True):
+            for row, hits in zip(rows, both, strict=True):
+                row.append(None if hits is None else hits.item() / len(task.test))
+        return rows
+
+    def _look(self, task: Task, updates: int) -> None:
+        """Evaluate between two updates, and leave everything but the clock as it was."""
+        start, model = self._now(), self.model
+        modes, forwarded = [(module, module.training) for module in model.modules()], model.images_forwarded
+        model.eval()
+        with _random_state_of_its_own(self.device):
+            rows = self._accuracy(self.tasks[: task.index + 1])
+        for module, mode in modes:
+            module.training = mode
+        model.images_forwarded = forwarded
+        self._add_point(task, updates, rows)
+        self.looking += self._now() - start
+
+    def _add_point(self, task: Task, updates: int, rows: Rows) -> None:
+        """Put a point of the tasks seen so far into a task's curve, in place of an earlier one of the same update."""
+        curve, later = self.outcome.curves[task.index], len(self.tasks) - task.index - 1
+        if curve["updates"][-1:] == [updates]:
+            for values in curve.values():
+                values.pop()
+        curve["updates"].append(updates)
+        for view, row in zip(("task_aware", "task_agnostic"), rows, strict=True):
+            curve[view].append([*row[: task.index + 1], *[None] * later])
 
     def _hits(self, task: Task, split: Split) -> tuple[Tensor | None, Tensor | None]:
         """Count what is right on images of a task, told its name and not told it; None where it can't be answered."""
@@ -390,6 +438,15 @@ class _Sequence:
     def _no_row(self) -> None:
         for matrix in (self.outcome.task_aware, self.outcome.task_agnostic):
             matrix.append([None] * len(self.tasks))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _random_state_of_its_own(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> Optimizer:

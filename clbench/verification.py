@@ -19,13 +19,12 @@ from numpy.typing import ArrayLike
 
 from clbench.presets import Preset, Published, Row
 from clbench.results import average_accuracy, final_accuracies
-from clbench.statistics import holm, paired
+from clbench.statistics import LEVEL, POWER, holm, paired
 from clbench.store import RunRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-LEVEL, POWER = 0.95, 0.80
 Key = tuple[str, str]  # row, scenario
 
 

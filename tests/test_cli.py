@@ -156,6 +156,10 @@ BAD = """
 --timeout -3 | a run needs some seconds
 --timeout nan | a run needs some seconds
 --timeout soon | valid number
+--eval-every 0 | from 1 to
+--eval-every -3 | from 1 to
+--eval-every 99999999999999 | from 1 to
+--eval-every often | valid integer
 --precision fp64 | choose from fp32, tf32, bf16
 --precision tf32 --device cpu | a mode of CUDA devices
 --preset hsu2018 | hsu2018-split-mnist

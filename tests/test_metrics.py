@@ -1,6 +1,7 @@
 """Metrics against values worked out by hand, and against what must hold for every matrix."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,61 @@ def test_one_missing_cell_undefines_only_what_needs_it() -> None:
     R[2, 0] = nan
     missing = {name for name, value in metrics.measure(R, FULL).items() if math.isnan(value)}
     assert missing == {"anytime_accuracy", "forgetting"}
+
+
+# a run of three tasks with two or three evaluations in each, in the order of time, and the task under way at each
+POINTS = [[0.4, nan, nan], [0.9, nan, nan]]
+POINTS += [[0.3, 0.5, nan], [0.2, 0.7, nan], [0.6, 0.8, nan]]
+POINTS += [[0.1, 0.6, 0.2], [0.5, 0.7, 1.0]]
+UNDER_WAY = [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_minimum_and_worst_case_accuracy_by_hand() -> None:
+    # task 1 is lowest during task 3, task 2 too; what they were before they had been learnt does not count
+    assert metrics.minimum_accuracy(FULL, POINTS, UNDER_WAY) == pytest.approx((0.1 + 0.6) / 2)
+    assert metrics.worst_case_accuracy(FULL, POINTS, UNDER_WAY) == pytest.approx(1.0 / 3 + 2 / 3 * (0.1 + 0.6) / 2)
+    dip = [*POINTS[:3], [0.05, 0.7, nan], *POINTS[4:]]  # a gap that task ends do not show
+    assert metrics.minimum_accuracy(FULL, dip, UNDER_WAY) == pytest.approx((0.05 + 0.6) / 2)
+    last = np.array(POINTS)[[1, 4, 6]]  # the ends of tasks alone
+    assert metrics.minimum_accuracy(FULL, last, [0, 1, 2]) == pytest.approx((0.5 + 0.7) / 2)
+
+
+def test_of_one_task_the_worst_case_is_its_accuracy() -> None:
+    one = [[nan], [0.9]]
+    assert math.isnan(metrics.minimum_accuracy(one, [[0.2], [0.9]], [0, 0]))
+    assert metrics.worst_case_accuracy(one, [[0.2], [0.9]], [0, 0]) == 0.9
+
+
+def curves_of(points: list[list[float]]) -> list[dict[str, list[Any]]]:
+    plain = [[None if math.isnan(cell) else cell for cell in row] for row in points]
+    rows = [plain[:2], plain[2:5], plain[5:]]
+    return [{"updates": list(range(len(own))), "task_aware": own, "task_agnostic": own[:0]} for own in rows]
+
+
+def test_metrics_of_a_records_curves() -> None:
+    found = metrics.measure_curves(FULL, curves_of(POINTS), "task_aware")
+    assert found == pytest.approx({"minimum_accuracy": 0.35, "worst_case_accuracy": (1.0 + 0.1 + 0.6) / 3})
+
+
+def test_what_curves_do_not_say_is_nan() -> None:
+    def nothing(curves: Any, view: metrics.View = "task_aware") -> bool:
+        return [math.isnan(value) for value in metrics.measure_curves(FULL, curves, view).values()] == [True, True]
+
+    assert nothing(None)
+    assert nothing(curves_of(POINTS), "task_agnostic")
+    assert nothing([{"updates": [], "task_aware": []}, *curves_of(POINTS)[2:]])  # nothing was trained in task 2
+    assert nothing(curves_of([*POINTS[:3], [nan, 0.7, nan], *POINTS[4:]]))
+    assert not nothing([{"updates": [], "task_aware": []}, *curves_of(POINTS)[1:]])  # the first one's are not needed
+    with pytest.raises(ValueError, match="points have shape"):
+        metrics.minimum_accuracy(FULL, POINTS, UNDER_WAY[1:])
+
+
+@given(matrices())
+def test_ends_of_tasks_alone_bound_the_metrics_of_curves(R: np.ndarray) -> None:
+    tasks = R.shape[1]
+    minimum = metrics.minimum_accuracy(R, R[1:], range(tasks))
+    assert minimum <= R[-1, :-1].mean() + 1e-12
+    assert metrics.worst_case_accuracy(R, R[1:], range(tasks)) <= metrics.average_accuracy(R) + 1e-12
 
 
 @given(matrices())

@@ -30,6 +30,11 @@ GOOD = RunRecord(
     parameters=10, stored_bytes=0, weights_hash="f00", history=[], environment={},
 )  # fmt: skip
 
+CURVES = [
+    {"updates": [2, 3], "task_aware": [[0.5, None], [1.0, None]], "task_agnostic": [[0.5, None], [1.0, None]]},
+    {"updates": [3], "task_aware": [[0.5, 1.0]], "task_agnostic": [[0.0, 1.0]]},
+]
+
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path)
@@ -37,6 +42,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert path == tmp_path / "abc123.json"
     assert store.read() == ({"abc123": GOOD}, [])
     assert [file.name for file in tmp_path.iterdir()] == ["abc123.json"]
+
+
+def test_curves_are_read_too(tmp_path: Path) -> None:
+    import dataclasses
+
+    record = dataclasses.replace(GOOD, spec=SPEC | {"eval_every": 2}, curves=CURVES)
+    Store(tmp_path).write(record)
+    assert Store(tmp_path).read() == ({"abc123": record}, [])
+    untrained = dataclasses.replace(record, updates=[0, 3], curves=[{name: [] for name in CURVES[0]}, CURVES[1]])
+    assert parse_record(json.dumps(dataclasses.asdict(untrained)).encode()) == untrained
 
 
 def test_a_missing_folder_has_no_records(tmp_path: Path) -> None:
@@ -58,6 +73,10 @@ def changed(**entries: Any) -> bytes:
     import dataclasses
 
     return json.dumps(dataclasses.asdict(GOOD) | entries).encode()
+
+
+def with_curves(second: Any = CURVES[1], every: Any = 2, **entries: Any) -> bytes:
+    return changed(**{"spec": SPEC | {"eval_every": every}, "curves": [CURVES[0], second], **entries})
 
 
 @pytest.mark.parametrize(
@@ -85,6 +104,25 @@ def changed(**entries: Any) -> bytes:
         (changed(error="why"), "error of a finished run"),
         (changed(status="failed", error="why"), "accuracy of a failed run"),
         (changed(weights_hash="\ud800"), "not Unicode"),
+        (changed(curves=CURVES), "curves"),
+        (with_curves(curves=None), "curves"),
+        (with_curves(curves=CURVES[:1]), "curves"),
+        (with_curves(curves={}), "curves"),
+        (with_curves(every=0), "spec.eval_every"),
+        (with_curves(every="2"), "spec.eval_every"),
+        (with_curves(every=True), "spec.eval_every"),
+        (with_curves([]), "curves"),
+        (with_curves({"updates": [3], "task_aware": [[0.5, 1.0]]}), "curves"),
+        (with_curves(CURVES[1] | {"updates": 3}), "curves.updates"),
+        (with_curves(CURVES[1] | {"updates": [2.5]}), "curves.updates"),
+        (with_curves(CURVES[1] | {"updates": [2]}), "curves.updates"),
+        (with_curves(CURVES[1] | {"updates": [2, 3]}), "curves.task_aware"),
+        (with_curves(CURVES[0] | {"updates": [3, 3]}), "curves.updates"),
+        (with_curves(CURVES[1] | {"task_agnostic": [[0.0]]}), "curves.task_agnostic"),
+        (with_curves(CURVES[1] | {"task_agnostic": [[0.0, 1.5]]}), "curves.task_agnostic"),
+        (with_curves(CURVES[1] | {"task_agnostic": [[0.0, "1"]]}), "curves.task_agnostic"),
+        (with_curves(CURVES[1] | {"task_agnostic": None}), "curves.task_agnostic"),
+        (with_curves(status="failed", error="why", accuracy=None), "of a failed run"),
         (changed(seconds={"train": [1.0], "evaluate": [1.0]}), "seconds.train"),
         (changed().replace(b'"parameters": 10', b'"parameters": NaN'), "NaN is not a JSON number"),
     ],

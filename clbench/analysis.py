@@ -1,0 +1,342 @@
+"""What results say of methods against each other, paired by seed: methods share a seed's weights and batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from clbench.errors import UsageError
+from clbench.results import METRIC_NAMES, PLACE, Comparison, Group, Results
+from clbench.statistics import (
+    ALPHA,
+    IntervalKind,
+    Paired,
+    Test,
+    average_ranks,
+    holm,
+    mean_interval,
+    paired,
+    ratio_of_means,
+    seeds_needed,
+)
+
+LOWER_IS_BETTER = frozenset({"forgetting", "intransigence"})
+FEWEST_SEQUENCES = 5  # to rank methods over
+DIFFERENCES = (
+    *PLACE,
+    "metric",
+    "label",
+    "baseline",
+    "n",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_holm",
+    "effect_size",
+    "seeds_needed",
+    "verdict",
+)
+
+
+def baseline_of(comparison: Comparison, wanted: str | None = None) -> Group | None:
+    """Return the group that others are compared with: the one asked for, else fine-tuning, else the first.
+
+    None where it has no finished run. Raises UsageError if several groups go by the name asked for.
+    """
+    groups = comparison.finished
+    if wanted is not None:
+        found = [group for group in groups if group.label == wanted] or [g for g in groups if g.name == wanted]
+        if len(found) > 1:
+            listed = "; ".join(f"'{group.label}'" for group in found)
+            raise UsageError(f"'{wanted}' is ambiguous on {comparison.title}: choose from {listed}")
+        return found[0] if found else None
+    tuned = next((group for group in groups if group.method == "finetune"), None)
+    return _plain(groups, "finetune") or tuned or next(iter(groups), None)
+
+
+def _plain(groups: Sequence[Group], method: str) -> Group | None:
+    """Return the group that is a method as it comes: by its label, else the only one of the method."""
+    of_method = [group for group in groups if group.method == method]
+    return next((g for g in of_method if g.label == method), of_method[0] if len(of_method) == 1 else None)
+
+
+def check_labels(results: Results, *labels: str | None) -> None:
+    """Raise UsageError if a method is in no comparison."""
+    known = {name for place in results.comparisons for group in place.finished for name in (group.label, group.name)}
+    for label in labels:
+        if label is not None and label not in known:
+            raise UsageError(f"no finished run of {label!r}: choose from {', '.join(sorted(known)) or 'nothing'}")
+
+
+def check_metric(metric: str) -> None:
+    """Raise UsageError for a metric that there is not."""
+    if metric not in METRIC_NAMES:
+        raise UsageError(f"no metric {metric!r}: choose from {', '.join(METRIC_NAMES)}")
+
+
+def difference(
+    results: Results,
+    group: Group,
+    baseline: Group,
+    metric: str,
+    test: Test = "t",
+    interval: IntervalKind = "t",
+) -> Paired | None:
+    """Compare two groups over the seeds that both have; None if there is none."""
+    ours, theirs = results.by_seed(group, metric), results.by_seed(baseline, metric)
+    both = [seed for seed in ours if seed in theirs]
+    return paired([ours[seed] - theirs[seed] for seed in both], test, interval) if both else None
+
+
+def differences(
+    results: Results,
+    metric: str = "average_accuracy",
+    baseline: str | None = None,
+    test: Test = "t",
+    interval: IntervalKind = "t",
+) -> pd.DataFrame:
+    """Compare every method with a baseline, paired by seed: a row per group but the baseline's, as fractions.
+
+    `p_holm` is corrected over the methods of a comparison, `seeds_needed` the seeds that would settle an undecided
+    difference if it is as large as observed, a guess. `verdict` is better, worse, undecided, or 'no test' of one seed.
+    The baseline is fine-tuning by default, or else the first method. Raises UsageError for labels, metrics and tests
+    that cannot be used.
+    """
+    check_metric(metric)
+    check_labels(results, baseline)
+    rows: list[tuple] = []
+    for comparison in results.comparisons:
+        base = baseline_of(comparison, baseline)
+        if base is None:
+            continue
+        pairs = [
+            (group, difference(results, group, base, metric, test, interval))
+            for group in comparison.finished
+            if group is not base
+        ]
+        tested = [one.p for _, one in pairs if one is not None and not np.isnan(one.p)]
+        corrected = iter(holm(tested))
+        for group, one in pairs:
+            if one is None:
+                continue
+            p_holm = np.nan if np.isnan(one.p) else next(corrected)
+            verdict = verdict_of(one.mean, p_holm, metric)
+            needed = seeds_needed(one.effect_size) if verdict == "undecided" else np.nan
+            place = (*comparison.place, metric, group.label, base.label)
+            rows.append((*place, *one[:5], p_holm, one.effect_size, needed, verdict))
+    return pd.DataFrame(rows, columns=list(DIFFERENCES))
+
+
+def verdict_of(mean: float, p: float, metric: str) -> str:
+    """Say what a difference of a metric amounts to: better, worse, undecided, or 'no test'."""
+    if np.isnan(p):
+        return "no test"
+    if p >= ALPHA:
+        return "undecided"
+    return "better" if (mean < 0) == (metric in LOWER_IS_BETTER) else "worse"
+
+
+def gap_recovered(results: Results, metric: str = "average_accuracy") -> pd.DataFrame:
+    """Return how much of the gap from fine-tuning to joint training each method recovers: a row per group.
+
+    gap_recovered = (method − finetune) / (joint − finetune), a ratio of means over the seeds that all three have, with
+    Fieller's 95 % interval; NaN where the gap's own interval contains 0.
+    """
+    check_metric(metric)
+    rows = []
+    for comparison in results.comparisons:
+        lower, upper = (_plain(comparison.finished, method) for method in ("finetune", "joint"))
+        if lower is None or upper is None:
+            continue
+        low, high = results.by_seed(lower, metric), results.by_seed(upper, metric)
+        for group in comparison.finished:
+            own = results.by_seed(group, metric)
+            seeds = [seed for seed in own if seed in low and seed in high]
+            if group is not lower and group is not upper and seeds:
+                gained, gap = ([values[seed] - low[seed] for seed in seeds] for values in (own, high))
+                rows.append((*comparison.place, metric, group.label, len(seeds), *ratio_of_means(gained, gap)))
+    return pd.DataFrame(rows, columns=[*PLACE, "metric", "label", "n", "gap_recovered", "ci_low", "ci_high"])
+
+
+def compare(
+    results: Results, a: str, b: str, metric: str = "average_accuracy", test: Test = "t", interval: IntervalKind = "t"
+) -> list[str]:
+    """Say in a line per comparison that has both whether a is better than b; p by Holm over the lines.
+
+    Raises UsageError for labels and metrics that there are not, and where no comparison has both over the same seeds.
+    """
+    check_metric(metric)
+    check_labels(results, a, b)
+    if a == b:
+        raise UsageError(f"{a} is compared with itself: name two methods")
+    found = []
+    for place in results.comparisons:
+        one, other = baseline_of(place, a), baseline_of(place, b)
+        if one is not None and other is not None:
+            pairs = difference(results, one, other, metric, test, interval)
+            if pairs is not None:
+                found.append((place, one, other, pairs))
+    if not found:
+        raise UsageError(
+            f"{a} and {b} have no finished runs of the same seeds, with {metric} defined, in any comparison"
+        )
+    corrected = iter(holm([pairs.p for *_, pairs in found if not np.isnan(pairs.p)]))
+    lines = []
+    for place, one, other, pairs in found:
+        p = np.nan if np.isnan(pairs.p) else next(corrected)
+        words = {"better": "is better than", "worse": "is worse than", "undecided": "can't be told from"}
+        relation = words.get(verdict_of(pairs.mean, p, metric), "has no test against")
+        line = f"{place.title}: {one.label} {relation} {other.label} in {metric.replace('_', ' ')}: "
+        line += spell(pairs, p if len(found) > 1 else None)
+        needed = seeds_needed(pairs.effect_size) if "told" in relation else np.nan
+        if not np.isnan(needed):
+            line += f"; about {needed:,.0f} seeds would settle it, if the difference is as large as observed"
+        lines.append(line)
+    return lines
+
+
+class Ranks(NamedTuple):
+    """Average ranks of methods over task sequences, 1 the best, and how far apart they must be to be told apart."""
+
+    scenario: str
+    labels: Sequence[str]
+    ranks: np.ndarray  # [k]
+    critical_difference: float  # Nemenyi's, at the 5 % level
+    p: float  # of Friedman's test
+    sequences: int
+
+
+def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
+    """Rank the methods that all sequences of a scenario have, by their means; only over five sequences or more."""
+    check_metric(metric)
+    found = []
+    for scenario in dict.fromkeys(comparison.scenario for comparison in results.comparisons):
+        places = [place for place in results.comparisons if place.scenario == scenario and place.finished]
+        means = pd.DataFrame(
+            {
+                place.place: {
+                    group.label: np.mean(values)
+                    for group in place.finished
+                    if (values := list(results.by_seed(group, metric).values()))
+                }
+                for place in places
+            }
+        ).dropna()
+        if len({place.sequence for place in places}) < FEWEST_SEQUENCES or len(means) < 2:
+            continue
+        labels = [label for label in results.labels if label in means.index]
+        scores = means.loc[labels].to_numpy().T
+        average, critical, p = average_ranks(-scores if metric in LOWER_IS_BETTER else scores)
+        found.append(Ranks(scenario, labels, average, critical, p, len(places)))
+    return found
+
+
+def best(results: Results, comparison: Comparison, metric: str) -> tuple[Group | None, list[Group]]:
+    """Return the group with the best mean, and those that a paired test can't tell from it (Holm, 5 % level)."""
+    means = {id(group): values for group in comparison.finished if (values := results.by_seed(group, metric))}
+    groups = [group for group in comparison.finished if id(group) in means]
+    if not groups:
+        return None, []
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    first = max(groups, key=lambda group: sign * np.mean(list(means[id(group)].values())))
+    others = [group for group in groups if group is not first]
+    tested = [difference(results, group, first, metric) for group in others]
+    p = holm([1.0 if one is None or np.isnan(one.p) else one.p for one in tested])
+    seen = [one is not None and not np.isnan(one.p) for one in tested]
+    return first, [group for group, value, ok in zip(others, p, seen, strict=True) if ok and value >= ALPHA]
+
+
+def findings(results: Results, comparison: Comparison, baseline: str | None = None) -> list[str]:
+    """Say in sentences which methods are best, how sure that is, and what it cost."""
+    sentences: list[str] = []
+    winners: list[Group] = []
+    for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
+        first, ties = best(results, comparison, metric)
+        if first is None:
+            continue
+        values = list(results.by_seed(first, metric).values())
+        text = f"{what}: {first.title}, {percent(values)}"
+        base = baseline_of(comparison, baseline)
+        against = None if base in (None, first) else difference(results, first, base, metric)
+        if base is not None and against is not None:
+            text += f"; {base.title} is at {percent(list(results.by_seed(base, metric).values()))}, "
+            text += f"the difference of pairs {spell(against)}"
+        if ties:
+            text += f". Not told from it by a paired test: {', '.join(group.title for group in ties)}"
+        elif len(values) > 1 and len(comparison.finished) > 1:
+            text += ". Every other method can be told from it by a paired test"
+        sentences.append(text + ".")
+        if first not in winners:
+            winners.append(first)
+    return sentences + [_price(group, baseline_of(comparison, baseline)) for group in winners]
+
+
+def _price(group: Group, base: Group | None) -> str:
+    """Say in a sentence what a run of a method costs, beside one of the baseline."""
+    own = _mean_seconds(group)
+    text = f"A run of {group.title} trains for {own:.3g} s"
+    if base is not None and base is not group and (other := _mean_seconds(base)):
+        text += f", {own / other:.2g} times as long as one of {base.title}"
+    return text + "."
+
+
+def _mean_seconds(group: Group) -> float:
+    return float(np.mean([sum((record.seconds or {})["train"]) for record in group.runs]))
+
+
+def spell(found: Paired, p: float | None = None) -> str:
+    """Write a paired difference in percentage points: interval, p (the one corrected by Holm, if given), seeds."""
+    text = f"{signed(found.mean)} points"
+    if found.n == 1:
+        return f"{text} (one seed: no test)"
+    shown = f"p {of_p(found.p)}" if p is None else f"p {of_p(p)} by Holm"
+    return f"{text} (95 % interval {signed(found.low)} to {signed(found.high)}, {shown}, {found.n} seeds)"
+
+
+def percent(values: Sequence[float], runs: int | None = None, interval: IntervalKind = "t") -> str:
+    """Write a mean in per cent with its 95 % interval: ± its half-width, or its bounds where it is a bootstrap's.
+
+    The number of values is given where it isn't that of the runs; without values there is a dash.
+    """
+    if not values:
+        return "–"
+    found = mean_interval(values, kind=interval)
+    n, mean, low, high = found.n, float(found.mean), float(found.low), float(found.high)
+    text = signed(mean, plus=False)
+    if n > 1 and interval == "t":
+        text += f" ± {100 * (high - mean):.2f}"
+    elif n > 1:
+        text += f" [{signed(low, plus=False)}, {signed(high, plus=False)}]"
+    return text if runs in (None, n) else f"{text} (n = {n})"
+
+
+def signed(fraction: float, plus: bool = True) -> str:
+    """Write a fraction in per cent, with a sign: a plus on request, a minus where it is below 0 as shown."""
+    value = round(100 * float(fraction), 2) + 0.0  # no minus before 0.00
+    return f"{value:{'+' if plus else ''}.2f}".replace("-", "−")
+
+
+def of_p(p: float) -> str:
+    """Write a p value behind the letter: '= 0.032' or '< 0.001'."""
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
+def unequal_budgets(comparison: Comparison, tolerance: float = 0.05) -> list[str]:
+    """Say which methods took more or fewer updates or images than most: their accuracy has another price."""
+    ratios: dict[str, list[str]] = {}
+    for name in ("updates", "images"):
+        means = {
+            group.title: float(np.mean([sum(getattr(record, name)) for record in group.runs]))
+            for group in comparison.finished
+        }
+        values = list(means.values())
+        usual = max(values, key=lambda value: (values.count(value), -value), default=0.0)
+        for title, mean in means.items():
+            if usual and abs(mean / usual - 1) > tolerance:
+                ratios.setdefault(title, []).append(f"{mean / usual:.2f} times the {name}")
+    return [f"{title} took {' and '.join(parts)} of most methods" for title, parts in ratios.items()]

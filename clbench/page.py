@@ -1,0 +1,209 @@
+"""Results → one self-contained HTML page: no network, no other file. Its template is `page.html`, beside this file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clbench import __version__, names
+from clbench.analysis import baseline_of, best, difference, findings, percent, signed, spell, unequal_budgets
+from clbench.results import Comparison, Results, count_of, failure_title
+from clbench.tables import Cell, Table, Tables, commands
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+WORDS = (
+    ("average accuracy", "mean accuracy over all tasks after the last one"),
+    ("anytime accuracy", "mean over all tasks i of the mean accuracy on the tasks up to i after task i"),
+    ("learning accuracy", "mean accuracy on each task right after learning it"),
+    (
+        "forgetting",
+        "best earlier accuracy on a task minus that at the end, mean over all tasks but the last; lower is better",
+    ),
+    (
+        "backward transfer",
+        "accuracy on a task at the end minus that right after learning it, mean over all but the last",
+    ),
+    ("forward transfer", "accuracy on a task just before learning it minus that before any training"),
+    ("intransigence", "learning accuracy of joint training minus the method's; lower is better"),
+    (
+        "gap recovered",
+        "(method − fine-tuning) / (joint training − fine-tuning) of average accuracy in per cent, with Fieller's 95 % "
+        "interval; undefined where the gap may be 0",
+    ),
+    (
+        "scenario",
+        "task: which class, given the task; class: which class of all seen; domain: which class, whatever the task",
+    ),
+    (
+        "bold, underlined",
+        "bold is a column's best mean; underlined is what a paired test over seeds cannot tell from it (Holm, 5 %)",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure for the page: a PNG or WebP file that is drawn already, and what it shows."""
+
+    path: Path
+    alt: str
+    width: int  # on the page, in CSS pixels
+    wide: bool = False  # whether it takes the page's whole width
+
+    @property
+    def source(self) -> str:
+        kind = self.path.suffix.lstrip(".")
+        return f"data:image/{kind};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+
+
+def render(
+    results: Results,
+    tables: Tables,
+    pictures: Mapping[tuple[str, str, str], Sequence[Picture]] | None = None,
+    waiting: Mapping[tuple[str, str, str], int] | None = None,
+    overall: Sequence[Picture] = (),
+) -> str:
+    """Return the page; `pictures` are each comparison's, `waiting` how many of them are still to be drawn."""
+    finished = len(results) - len(results.failed)
+    environments = [record.environment or {} for record in results.records]
+    about = [f"{count_of(finished, 'finished run')} of {count_of(len(results.labels), 'method')}"]
+    about += [f"{len(results.failed)} failed"] * bool(results.failed)
+    for name, what in (("device", "on"), ("torch", "PyTorch"), ("clbench", "clbench")):
+        if found := _distinct(environments, name):
+            about.append(f"{what} {' and '.join(found)}")
+    return _template().render(
+        title="Continual learning: " + ", ".join(dict.fromkeys(place.sequence for place in results.comparisons)),
+        about="; ".join(about) + f". Page by clbench {__version__}.",
+        warnings=[*results.warnings, *results.problems, *tables.notes],
+        overview=_overview(results, tables),
+        overall=overall,
+        sections=[
+            _section(results, tables, place, (pictures or {}).get(place.place, ()), (waiting or {}).get(place.place, 0))
+            for place in results.comparisons
+        ],
+        failures=[{"title": failure_title(record), "text": record.error} for record in results.failed],
+        words=WORDS,
+        bibliography=names.bibliography(group.method for place in results.comparisons for group in place.groups),
+    )
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string((files("clbench") / "page.html").read_text(encoding="utf-8"))
+
+
+def _distinct(environments: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    return sorted({str(one[name]) for one in environments if one.get(name)})
+
+
+def _identity(comparison: Comparison, results: Results) -> str:
+    return f"comparison-{results.comparisons.index(comparison) + 1}"
+
+
+def _overview(results: Results, tables: Tables) -> Table | None:
+    """Tabulate what is most accurate and what forgets least, how sure that is, and what it costs."""
+    rows = [
+        row for comparison in results.comparisons if comparison.finished for row in _short(results, tables, comparison)
+    ]
+    if not rows:
+        return None
+    headings = [
+        "comparison",
+        "question",
+        "answer",
+        "value (%)",
+        "beside the baseline",
+        "not told from it",
+        "training (s)",
+    ]
+    caption = (
+        "What is best in each comparison: mean over seeds ± half-width of its 95 % interval, the paired difference to "
+        "the baseline, the methods that a paired test cannot tell from the best, and seconds of training a run."
+    )
+    return Table("overview", caption, headings, rows)
+
+
+def _short(results: Results, tables: Tables, comparison: Comparison) -> Iterator[list[Cell]]:
+    for metric, question in (("average_accuracy", "highest average accuracy"), ("forgetting", "least forgetting")):
+        first, ties = best(results, comparison, metric)
+        if first is None:
+            continue
+        values = list(results.by_seed(first, metric).values())
+        base = baseline_of(comparison, tables.choices.baseline)
+        found = None if base is None or base is first else difference(results, first, base, metric)
+        beside = "it is the baseline" if base is first else "–"
+        if found is not None and base is not None:
+            beside = f"{spell(found)} to {base.title}"
+        seconds = float(np.mean([sum((record.seconds or {})["train"]) for record in first.runs]))
+        yield [
+            Cell(comparison.title),
+            Cell(question),
+            Cell(first.title),
+            Cell(percent(values, interval=tables.choices.interval), float(np.mean(values))),
+            Cell(beside, None if found is None else found.mean),
+            Cell(", ".join(group.title for group in ties) or ("–" if len(values) > 1 else "one seed: no test")),
+            Cell(f"{seconds:.2f}", seconds),
+        ]
+
+
+def _section(
+    results: Results, tables: Tables, comparison: Comparison, pictures: Sequence[Picture], waiting: int
+) -> dict[str, Any]:
+    seeds = sorted({seed for group in comparison.finished for seed in group.seeds})
+    about = f"Seeds: {', '.join(map(str, seeds))}." if seeds else "No run has finished."
+    if len(seeds) == 1:
+        about += " One seed: there are no intervals, and differences between methods may be chance."
+    return {
+        "id": _identity(comparison, results),
+        "title": comparison.title,
+        "about": about,
+        "findings": findings(results, comparison, tables.choices.baseline),
+        "tables": tables.of(comparison),
+        "flags": unequal_budgets(comparison),
+        "figures": pictures,
+        "waiting": waiting,
+        "commands": commands(comparison),
+        "runs": _runs(results, comparison),
+    }
+
+
+def _runs(results: Results, comparison: Comparison) -> Table:
+    rows = []
+    for group in comparison.groups:
+        for record in [*group.runs, *group.failed]:
+            measures = [results.by_key(record.key).get(name, np.nan) for name in ("average_accuracy", "forgetting")]
+            seconds = float(sum((record.seconds or {}).get("train", ())))
+            rows.append(
+                [
+                    Cell(group.title),
+                    Cell(str(record.spec["seed"]), float(record.spec["seed"])),
+                    Cell(record.status),
+                    *(Cell("–") if np.isnan(x) else Cell(signed(x, plus=False), x) for x in measures),
+                    Cell(f"{seconds:.2f}", seconds) if record.ok else Cell("–"),
+                    Cell(str((record.environment or {}).get("device", "–"))),
+                    Cell(record.key),
+                ]
+            )
+    headings = [
+        "method",
+        "seed",
+        "status",
+        "average accuracy (%)",
+        "forgetting (%)",
+        "training (s)",
+        "device",
+        "record",
+    ]
+    return Table("runs", f"All runs of {comparison.title}; per cent, and seconds of training.", headings, rows)
