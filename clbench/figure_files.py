@@ -317,6 +317,7 @@ def _light_font() -> str:
     atexit.register(_remove, folder, os.getpid())
     path = Path(folder) / "figures-sans.ttf"
     font.save(path)
+    font.close()
     return str(path)
 
 

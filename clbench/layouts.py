@@ -187,8 +187,10 @@ def lay_out_differences(figure: Figure, subject: Subject) -> None:
 
 def lay_out_ranks(figure: Figure, subject: Subject) -> None:
     ranks: Ranks = subject.data
-    styles = _wrapped(subject.styles, min(34, characters((figure.get_figwidth() - 1.3) / 2, 7) - 8))
+    styles = _wrapped(subject.styles, min(34, int((figure.get_figwidth() - 1.1) / 2 / 0.055) - 7))
     axes = plots.draw_ranks(ranks, figure.subplots(), styles)
+    if figure.get_figwidth() < 5 and len(ranks.labels) > 9:
+        axes.set_xticks(range(1, len(ranks.labels) + 1, 2))
     bottom, top = axes.get_ylim()
     figure.set_figheight(0.3 * (bottom - top) + 0.1)
 

@@ -30,7 +30,7 @@ POINTS = "percentage points"
 COLOURS = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#8c5109", "#7f7f7f", "#332288", "#882255"),
 )  # after Okabe & Ito: told apart by the colour-blind too
-MARKERS: tuple[Any, ...] = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", "h", "d", "p", (4, 1, 0), (3, 1, 0))
+MARKERS: tuple[Any, ...] = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", (4, 1, 0), "d", "p", "h", (3, 1, 0))
 STEPS = (1, 2, 5, 10)  # of the numbers at an axis
 LINES = ("-", "--", "-.", ":")  # with a marker each: 60 pairs before one comes again, so that grey will do
 
@@ -45,8 +45,8 @@ LOOK: Any = {  # Matplotlib's stubs want literal names
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 8,
-    "figure.constrained_layout.h_pad": 0.03,
-    "figure.constrained_layout.w_pad": 0.03,
+    "figure.constrained_layout.h_pad": 0.04,
+    "figure.constrained_layout.w_pad": 0.04,
     "figure.constrained_layout.wspace": 0.03,
     "figure.facecolor": "white",
     "figure.titlesize": 8,
@@ -316,6 +316,8 @@ def draw_differences(frame: pd.DataFrame, axes: Axes, styles: Styles | None = No
     A row per label, from the top; needs the columns label, baseline, difference, ci_low, ci_high and p_holm. Filled
     where p_holm < 0.05, hollow where the difference may be chance.
     """
+    from matplotlib.ticker import MaxNLocator
+
     labels = list(frame["label"])
     styles = styles or styles_of(labels)
     axes.axvline(0, color="0.3", linewidth=0.8, zorder=1)
@@ -336,6 +338,7 @@ def draw_differences(frame: pd.DataFrame, axes: Axes, styles: Styles | None = No
     axes.spines["left"].set_visible(False)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -105), min(high, 105))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     return axes
 
 
@@ -363,14 +366,15 @@ def draw_ranks(ranks: Ranks, axes: Axes, styles: Styles | None = None) -> Axes:
     for number, (low, high) in enumerate(bars):
         y = 0.45 + 0.3 * number
         axes.plot([low - 0.04, high + 0.04], [y, y], color="0.15", linewidth=2.2, solid_capstyle="butt", gid="clique")
-    lines = max(str(styles[label]["label"]).count("\n") + 1 for label in ranks.labels)
-    row, below = 0.12 + 0.5 * lines, 0.8 + 0.3 * len(bars)
+    below = 0.55 + 0.3 * len(bars)
+    heights = [0.12 + 0.5 * (1 + str(styles[ranks.labels[index]]["label"]).count("\n")) for index in order]
 
     left = (k + 1) // 2
     for place, index in enumerate(order):
         style, rank = styles[ranks.labels[index]], values[place]
         side = place < left
-        y = below + row * (place if side else k - 1 - place)
+        above = heights[:place] if side else heights[place + 1 :]  # names beside the axis: the outermost is the first
+        y = below + sum(above) + heights[place] / 2
         edge = 1 - 0.01 * k if side else k + 0.01 * k
         axes.plot([rank, rank, edge], [0, y, y], color=style["color"], linewidth=0.9, clip_on=False, zorder=1.5)
         axes.plot([rank], [0], clip_on=False, markersize=5, zorder=3, **{**style, "linestyle": "none"})
@@ -395,7 +399,7 @@ def draw_ranks(ranks: Ranks, axes: Axes, styles: Styles | None = None) -> Axes:
         size=7,
         annotation_clip=False,
     )
-    axes.set_ylim(below + row * (left - 1) + 0.5 * row, -1.8)
+    axes.set_ylim(below + max(sum(heights[:left]), sum(heights[left:])), -1.8)
     return axes
 
 
@@ -448,13 +452,18 @@ def plain(label: str) -> str:
 
 
 def wrap(text: str, width: int) -> str:
-    """Break plain text into lines of at most `width` characters, behind a space or a sign where there is one."""
+    """Break plain text into lines of at most `width` characters, behind a space or a sign where there is one.
+
+    Best before a bracket or behind a comma.
+    """
     lines, rest = [], " ".join(text.split())
     while len(rest) > width:
-        at = max(rest.rfind(separator, 0, width) for separator in " ,@=") + 1 or width
+        at = max(rest.rfind(" (", 0, width), rest.rfind(", ", 0, width), rest.rfind("; ", 0, width)) + 1
+        if at < width / 3:
+            at = max(rest.rfind(separator, 0, width) for separator in " ,@=") + 1 or width
         at -= rest[:at].endswith("\\")  # which belongs to the next character
         lines.append(rest[:at].rstrip())
-        rest = rest[at:]
+        rest = rest[at:].lstrip()
     return " " * text.startswith(" ") + "\n".join([*lines, rest])
 
 
