@@ -56,11 +56,12 @@ def lay_out_matrices(figure: Figure, subject: Subject) -> None:
     if tasks > 6 and rows * (shape["height"] + 0.5) > TALLEST:
         shape = {"panel": 1.3, "height": 1.0}  # without numbers
         columns, rows = _grid(len(means), total / shape["panel"])
-    titles = {label: wrap(subject.titles[label], characters(total / columns - 0.1)) for label in means}
+    figure.set_figwidth(min(figure.get_figwidth(), max(WIDTHS["column"], 0.55 + columns * max(2.2, 0.4 * tasks))))
+    width = characters((figure.get_figwidth() - 0.9) / columns - 0.1)
+    titles = {label: wrap(subject.titles[label], width) for label in means}
     if len({subject.seeds[label] for label in means}) > 1:
         titles = {label: f"{title}\n{count_of(subject.seeds[label], 'seed')}" for label, title in titles.items()}
     lines = max(title.count("\n") for title in titles.values())
-    figure.set_figwidth(min(figure.get_figwidth(), max(WIDTHS["column"], 0.55 + columns * max(2.2, 0.4 * tasks))))
     figure.set_figheight(0.45 + rows * (shape["height"] + 0.32 + 0.13 * lines))
     lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
     low = min(np.floor(10 * lowest) / 10, 0.9)

@@ -459,7 +459,7 @@ def wrap(text: str, width: int) -> str:
     lines, rest = [], " ".join(text.split())
     while len(rest) > width:
         at = max(rest.rfind(" (", 0, width), rest.rfind(", ", 0, width), rest.rfind("; ", 0, width)) + 1
-        if at < width / 3:
+        if at < 4:
             at = max(rest.rfind(separator, 0, width) for separator in " ,@=") + 1 or width
         at -= rest[:at].endswith("\\")  # which belongs to the next character
         lines.append(rest[:at].rstrip())

@@ -425,7 +425,7 @@ def test_legends_show_labels_as_they_are() -> None:
 
 
 def test_lines_break_where_they_may() -> None:
-    assert wrap("LwF (weight = 2, temperature = 4)", 15) == "LwF\n(weight = 2,\ntemperature = 4)"
+    assert wrap("LwF (weight = 2, temperature = 4)", 16) == "LwF\n(weight = 2,\ntemperature = 4)"
     assert wrap("lwf@weight=2@scope=old", 14) == "lwf@weight=2@\nscope=old"
     assert wrap("abcdef", 4) == "abcd\nef"
     assert wrap(plots.plain("abc$d"), 4) == "abc\n\\$d"
