@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.results import METRIC_NAMES, PLACE, Comparison, Group, Results
+from clbench.results import METRIC_NAMES, PLACE, REFERENCE, Comparison, Group, Results
 from clbench.statistics import (
     ALPHA,
     IntervalKind,
@@ -237,9 +237,13 @@ def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
 
 
 def best(results: Results, comparison: Comparison, metric: str) -> tuple[Group | None, list[Group]]:
-    """Return the group with the best mean, and those that a paired test can't tell from it (Holm, 5 % level)."""
+    """Return the group with the best mean, and those that a paired test can't tell from it (Holm, 5 % level).
+
+    Joint training, the upper bound, does not compete where there is anything else.
+    """
     means = {id(group): values for group in comparison.finished if (values := results.by_seed(group, metric))}
     groups = [group for group in comparison.finished if id(group) in means]
+    groups = [group for group in groups if group.method != REFERENCE] or groups
     if not groups:
         return None, []
     sign = -1 if metric in LOWER_IS_BETTER else 1
@@ -260,16 +264,19 @@ def findings(results: Results, comparison: Comparison, baseline: str | None = No
         if first is None:
             continue
         values = list(results.by_seed(first, metric).values())
-        text = f"{what}: {first.title}, {percent(values)}"
+        text = f"{what}: {first.title}, {percent(values)} %"
+        bounds = [group for group in comparison.finished if group.method == REFERENCE and group is not first]
+        if bounds and (upper := list(results.by_seed(bounds[0], metric).values())):
+            text += f" ({bounds[0].title}, which sees all data: {percent(upper)} %)"
         base = baseline_of(comparison, baseline)
         against = None if base in (None, first) else difference(results, first, base, metric)
         if base is not None and against is not None:
-            text += f"; {base.title} is at {percent(list(results.by_seed(base, metric).values()))}, "
-            text += f"the difference of pairs {spell(against)}"
+            text += f"; {base.title} is at {percent(list(results.by_seed(base, metric).values()))} %, "
+            text += f"the paired difference {spell(against)}"
         if ties:
-            text += f". Not told from it by a paired test: {', '.join(group.title for group in ties)}"
-        elif len(values) > 1 and len(comparison.finished) > 1:
-            text += ". Every other method can be told from it by a paired test"
+            text += f". A paired test cannot tell it from {', '.join(group.title for group in ties)}"
+        elif len(values) > 1 and len(comparison.finished) > 1 + len(bounds):
+            text += ". A paired test tells it from every other method"
         sentences.append(text + ".")
         if first not in winners:
             winners.append(first)

@@ -35,6 +35,11 @@ WORDS = (
     ("forward transfer", "accuracy on a task just before learning it minus that before any training"),
     ("intransigence", "learning accuracy of joint training minus the method's; lower is better"),
     (
+        "minimum accuracy, worst-case accuracy",
+        "lowest accuracy on a task while later ones were learnt, mean over all tasks but the last; the same with the "
+        "last task's accuracy among them (De Lange et al. 2023); from runs with --eval-every",
+    ),
+    (
         "gap recovered",
         "(method − fine-tuning) / (joint training − fine-tuning) of average accuracy in per cent, with Fieller's 95 % "
         "interval; undefined where the gap may be 0",
@@ -45,7 +50,7 @@ WORDS = (
     ),
     (
         "bold, underlined",
-        "bold is a column's best mean; underlined is what a paired test over seeds cannot tell from it (Holm, 5 %)",
+        "bold: a column's best mean, joint training aside; underlined: a paired test cannot tell it from that (5 %)",
     ),
 )
 
@@ -129,7 +134,8 @@ def _overview(results: Results, tables: Tables) -> Table | None:
         "training (s)",
     ]
     caption = (
-        "What is best in each comparison: mean over seeds ± half-width of its 95 % interval, the paired difference to "
+        "What is best in each comparison, joint training aside: mean over seeds ± half-width of its 95 % interval, the "
+        "paired difference to "
         "the baseline, the methods that a paired test cannot tell from the best, and seconds of training a run."
     )
     return Table("overview", caption, headings, rows)

@@ -64,6 +64,25 @@ def console() -> Console:
     return output
 
 
+def html_tables(results: Results) -> str:
+    """Return every comparison's table of results in HTML, for a notebook."""
+    tables, parts = Tables(results), []
+    for comparison in results.comparisons:
+        table = tables.results_table(comparison)
+        weights = {"best": "font-weight: bold", "tie": "text-decoration: underline"}
+        rows = "".join(
+            "<tr>"
+            + "".join(f'<td style="{weights.get(cell.mark, "")}">{html.escape(cell.text)}</td>' for cell in row)
+            + "</tr>"
+            for row in table.rows
+        )
+        head = "".join(f"<th>{html.escape(heading)}</th>" for heading in table.headings)
+        caption = html.escape(f"{comparison.title}. {table.caption}")
+        parts.append(f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
+    notes = "".join(f"<li>{html.escape(line)}</li>" for line in [*results.warnings, *results.problems])
+    return "".join(parts) + (f"<ul>{notes}</ul>" if notes else "")
+
+
 def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[str, str]]) -> str:
     """Write the report's text; `figures` has a comparison's files by kind."""
     finished = len(results) - len(results.failed)
@@ -73,7 +92,7 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[
         f"{count_of(len(results.labels), 'method')}.",
         "",
         "A dash where a metric is undefined. Lower is better for forgetting and intransigence, higher for all others. "
-        "Bold: the best mean.",
+        "Bold: the best mean, joint training aside.",
         "",
     ]
     lines += _bullets("Before you compare", [*results.warnings, *results.problems, *tables.notes])
@@ -94,13 +113,20 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[
             lines += ["", "A first task that methods have in common was trained once; its cost is counted in each."]
         for kind, file in figures.get(comparison.place, {}).items():
             lines += ["", f"![{FIGURES[kind].title}](figures/{file})"]
-        lines += ["", "```", *commands(comparison), "```", ""] if comparison.groups else [""]
+        lines += ["", *_fenced(commands(comparison)), ""]
     lines += _bullets("Failed runs", [failure_title(record) for record in results.failed])
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
 def _bullets(title: str, items: Sequence[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {_escape_markdown(item)}" for item in items), ""] if items else []
+
+
+def _fenced(lines: Sequence[str]) -> list[str]:
+    """Show lines as they are, behind a fence that none of them can close."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *(" ".join(line.splitlines()) for line in lines), fence]
 
 
 def _shared_training(groups: Sequence[Group]) -> str:
@@ -132,7 +158,9 @@ def _latex(results: Results, tables: Tables) -> str:
     lines = [r"% needs \usepackage{booktabs,graphicx}; methods.bib has the papers of the methods", ""]
     for comparison in results.comparisons:
         for table in tables.of(comparison):
-            marked = " Bold: best; underlined: not told from it by a paired test (Holm, 5 % level)."
+            marked = (
+                " Bold: best, joint training aside; underlined: not told from it by a paired test (Holm, 5 % level)."
+            )
             caption = f"{comparison.title}. {table.caption}{marked if table.name == 'results' else ''}"
             columns = "l" + "r" * (len(table.headings) - 1)
             lines += [r"\begin{table}", r"\centering", rf"\caption{{{_escape_latex(caption)}}}"]

@@ -28,7 +28,7 @@ from clbench.store import RunRecord, Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METRIC_NAMES = (*metrics.METRICS, "intransigence")
+METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.CURVE_METRICS)
 REFERENCE = "joint"  # the label that intransigence is defined against
 PLACE = ("sequence", "scenario", "model")
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
@@ -144,6 +144,12 @@ class Results:
     def __repr__(self) -> str:
         runs, methods = count_of(len(self), "run"), count_of(len(self.labels), "method")
         return f"<Results: {runs} of {methods}, {len(self.failed)} failed>"
+
+    def _repr_html_(self) -> str:
+        """Show the tables of results, as a notebook does."""
+        from clbench.report import html_tables
+
+        return html_tables(self)
 
     @property
     def labels(self) -> list[str]:
@@ -281,9 +287,10 @@ class Results:
         for record in finished:
             view = metrics.primary_view(record.spec["scenario"])
             references = joint.get(_circumstances(record.spec), [])
-            alike = len({one.weights_hash for one in references}) == 1
+            alike = 0 < len(references) == len({bool(one.curves) for one in references})  # at most one has none
             reference = _matrix(references[0], view) if alike else None
-            measures[record.key] = metrics.measure(_matrix(record, view), reference)
+            R = _matrix(record, view)
+            measures[record.key] = metrics.measure(R, reference) | metrics.measure_curves(R, record.curves, view)
         return measures
 
     def by_seed(self, group: Group, metric: str) -> dict[int, float]:
@@ -361,10 +368,10 @@ def _one_preset(specs: Iterable[Mapping[str, Any]]) -> bool:
 def _one_per_seed(runs: Sequence[RunRecord], where: str, warnings: list[str]) -> list[RunRecord]:
     """Return the runs that can stand side by side: one per seed, all over as many tasks as the first."""
     kept: dict[int, RunRecord] = {}
-    for record in sorted(runs, key=lambda record: record.curves is None):  # within-task curves are no other numbers
+    for record in sorted(runs, key=lambda record: not record.curves):  # within-task curves are no other numbers
         seed = record.spec["seed"]
         first = next(iter(kept.values()), record)
-        if seed in kept and kept[seed].weights_hash == record.weights_hash and not record.curves:
+        if seed in kept and kept[seed].curves and not record.curves and kept[seed].accuracy == record.accuracy:
             continue
         if seed in kept or _matrix(record, "task_aware").shape != _matrix(first, "task_aware").shape:
             warnings.append(

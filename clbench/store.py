@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,12 @@ class Store:
 
     def write(self, record: RunRecord) -> Path:
         """Write one record atomically and return its path."""
-        content = dataclasses.asdict(record)
-        content = {**content, "checksum": _checksum(content)}
-        text = json.dumps(content, indent=None, allow_nan=False, separators=(",", ":"))
+        text = _sealed(_text(dataclasses.asdict(record)))
         path = self.folder / f"{record.key}.json"
         handle, temporary = tempfile.mkstemp(prefix=f".{record.key}-", suffix=".tmp", dir=self.folder)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
@@ -169,13 +168,15 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[int, list[str]]:
 def parse_record(data: bytes) -> RunRecord:
     """Read a record from its JSON text; raise ClbenchError that says what is wrong with it."""
     try:
-        content = json.loads(data, parse_constant=_refuse_constant)
+        text = data.decode()
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ClbenchError(f"not JSON ({error})") from None
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):
-        raise ClbenchError("it holds text that is not Unicode") from None
+    if "\\u" in text:
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError):
+            raise ClbenchError("it holds text that is not Unicode") from None
     if not isinstance(content, dict):
         raise ClbenchError("not a record: no JSON object")
     schema = content.get("schema")
@@ -184,22 +185,35 @@ def parse_record(data: bytes) -> RunRecord:
     if schema > SCHEMA:
         raise ClbenchError(f"made by a newer clbench (schema {schema}, this one reads {SCHEMA})")
     checksum = content.pop("checksum", None)
-    names = {field.name for field in dataclasses.fields(RunRecord)}
-    if unknown := sorted(set(content) - names):
+    if unknown := sorted(set(content) - _names()):
         raise ClbenchError(f"unknown entries: {', '.join(unknown)}")
     missing = {"key", "spec", "status"} - set(content)
     if missing:
         raise ClbenchError(f"missing entries: {', '.join(sorted(missing))}")
     record = RunRecord(**content)
     _check(record)
-    if checksum not in (None, _checksum(content)):  # records from before there was one have none
+    # records from before there was one have no checksum; the bytes are compared first, which is quicker
+    as_written = checksum is None or text == _sealed(text.rpartition(_SEAL)[0] + "}")
+    if not as_written and checksum != hashlib.sha256(_text(content).encode()).hexdigest():
         raise ClbenchError("it was changed after it had been written: its checksum does not fit")
     return record
 
 
-def _checksum(content: dict[str, Any]) -> str:
-    """Return the SHA-256 of a record's content, as JSON with sorted names."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+@cache
+def _names() -> set[str]:
+    return {field.name for field in dataclasses.fields(RunRecord)}
+
+
+_SEAL = ', "checksum": "'
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, allow_nan=False)
+
+
+def _sealed(text: str) -> str:
+    """Return a record's JSON text with its SHA-256 as the last entry."""
+    return f'{text[:-1]}{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}"}}\n'
 
 
 MEASURED = (
@@ -286,7 +300,7 @@ def _is_row(value: Any, tasks: int) -> bool:
     """Whether it is an accuracy per task, or null."""
     if not isinstance(value, list) or len(value) != tasks:
         return False
-    return all(cell is None or (_is_number(cell) and 0 <= cell <= 1) for cell in value)
+    return all(cell is None or (type(cell) in (float, int) and 0 <= cell <= 1) for cell in value)
 
 
 def _is_count(value: Any) -> bool:

@@ -122,7 +122,7 @@ class Tables:
             return "Per cent; one seed, so there are no intervals."
         if self.choices.interval == "bootstrap":
             return "Per cent: mean over seeds with its 95 % interval (bootstrap, BCa)."
-        return "Per cent: mean over seeds ± half-width of its 95 % interval."
+        return "Per cent: mean ± 95 % interval over seeds."
 
     def difference_table(self, comparison: Comparison) -> Table | None:
         """Tabulate the differences to the baseline, paired by seed; None where there is none."""

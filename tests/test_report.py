@@ -26,6 +26,8 @@ N = None
 FINETUNE = [[[N, N], [0.9, N], [0.5, 1.0]], [[N, N], [1.0, N], [0.8, 0.8]]]  # by seed
 LWF = [[[N, N], [0.9, N], [0.9, 0.9]], [[N, N], [1.0, N], [0.9, 0.8]]]
 JOINT = [[[N, N], [0.9, N], [1.0, 1.0]], [[N, N], [1.0, N], [1.0, 1.0]]]
+TABLES = {"summary.csv", "runs.csv", "differences.csv", "gap_recovered.csv", "summary.md", "summary.tex"}
+TABLES |= {"methods.bib", "report.html"}
 HOSTILE = r"a|b_c*<script>alert(1)</script>$x$ \input{/etc/passwd} [d](e) #1 100% ~^&{`f`"
 
 
@@ -307,15 +309,16 @@ def test_report_writes_tables_and_figures(tmp_path: Path) -> None:
     names = {str(path.relative_to(tmp_path / "new/report")) for path in paths}
     kinds = set(FIGURES) - {"ranks", "within-task-curves"}  # there is one sequence, and no curves
     drawn = {f"figures/split-digits-task-mlp-{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
-    assert names == {"summary.csv", "runs.csv", "summary.md", "summary.tex", *drawn}
+    assert names == {*TABLES, *drawn}
     assert all(path.stat().st_size > 0 for path in paths)
     assert not [path for path in (tmp_path / "new").rglob("*.tmp")]
     assert len(pd.read_csv(tmp_path / "new/report/runs.csv")) == 6
-    assert set(pd.read_csv(tmp_path / "new/report/summary.csv")["metric"]) == set(METRIC_NAMES) - {"forward_transfer"}
+    undefined = {"forward_transfer", "minimum_accuracy", "worst_case_accuracy"}  # of these runs
+    assert set(pd.read_csv(tmp_path / "new/report/summary.csv")["metric"]) == set(METRIC_NAMES) - undefined
     text = (tmp_path / "new/report/summary.md").read_text()
     for link in re.findall(r"\]\((.*?)\)", text):
         assert (tmp_path / "new/report" / link).is_file()
-    row = next(line for line in text.splitlines() if line.startswith("| finetune"))
+    row = next(line for line in text.splitlines() if line.startswith("| Fine-tuning"))
     assert row.split(" | ")[1] == "77.50 ± 31.77"  # 12.7062 × 0.025
     assert "| 2.50 | 1.50 | 200 | 3,200 | 3,200 | 3,000 | 1,000 | 2.0 kB | – |" in text
 
@@ -350,7 +353,8 @@ def test_text_from_records_is_plain_in_markdown_and_latex(tmp_path: Path) -> Non
     assert "<em>" not in html
     cells = re.findall(r"<td>(.*?)</td>", html)
     assert [unescape(cell) for cell in cells].count(HOSTILE) == 2  # metrics and costs
-    assert html.count("alert(1)") == 4  # two tables, a warning and a failure
+    # two tables and their headings' best, sentences on them, a warning, a failure, and a command in its fence
+    assert html.count("alert(1)") == html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 4
     columns = {row.count("<td") for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL) if "alert(1)" in row}
     assert columns == {1 + 5 + 2, 1 + 9}  # metrics defined, seeds, failed; costs
 
@@ -366,7 +370,7 @@ def test_text_from_records_is_plain_in_markdown_and_latex(tmp_path: Path) -> Non
 def test_only_failed_runs_make_a_report_without_figures(tmp_path: Path) -> None:
     results = Results([record("lwf", error="out of memory")])
     paths = write_report(results, tmp_path)
-    assert {path.name for path in paths} == {"summary.csv", "runs.csv", "summary.md", "summary.tex"}
+    assert {path.name for path in paths} == TABLES
     assert pd.read_csv(tmp_path / "summary.csv").empty
     assert "out of memory" in (tmp_path / "summary.md").read_text()
 
@@ -376,7 +380,7 @@ def test_one_seed_has_no_intervals(tmp_path: Path) -> None:
     write_report(results, tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert "One seed: there are no intervals" in text
-    assert "| lwf | 90.00 | 90.00 | 90.00 | 0.00 |" in text
+    assert "| LwF | 90.00 | 90.00 | 90.00 | 0.00 |" in text
     assert results.summary()[["std", "ci_low", "ci_high"]].isna().all(axis=None)
 
 

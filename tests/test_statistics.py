@@ -156,7 +156,7 @@ def test_ratio_is_undefined_where_the_gap_may_be_none() -> None:
 
 
 def test_average_ranks_by_hand() -> None:
-    """Ties share their ranks; Nemenyi's q for four methods is 2.569 (Demšar 2006, table 5), on 14 data sets CD = 1.25."""
+    """Ties share ranks; Nemenyi's q for four methods is 2.569 (Demšar 2006, table 5), so on 14 data sets CD = 1.25."""
     scores = np.array([[0.9, 0.8, 0.7], [0.5, 0.6, 0.5], [0.9, 0.8, 0.7], [1.0, 1.0, 1.0], [0.3, 0.2, 0.1]])
     average, critical, p = average_ranks(scores)
     assert average == pytest.approx([(1 + 2.5 + 1 + 2 + 1) / 5, (2 + 1 + 2 + 2 + 2) / 5, (3 + 2.5 + 3 + 2 + 3) / 5])

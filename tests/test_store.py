@@ -1,5 +1,6 @@
 """The store: whole records or none, and damaged files named."""
 
+import dataclasses
 import json
 import os
 import time
@@ -45,8 +46,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_curves_are_read_too(tmp_path: Path) -> None:
-    import dataclasses
-
     record = dataclasses.replace(GOOD, spec=SPEC | {"eval_every": 2}, curves=CURVES)
     Store(tmp_path).write(record)
     assert Store(tmp_path).read() == ({"abc123": record}, [])
@@ -59,8 +58,6 @@ def test_a_missing_folder_has_no_records(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path) -> None:
-    import dataclasses
-
     store = Store(tmp_path)
     store.write(GOOD)
     with pytest.raises(ValueError, match="Out of range float"):
@@ -70,8 +67,6 @@ def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path) -> None:
 
 
 def changed(**entries: Any) -> bytes:
-    import dataclasses
-
     return json.dumps(dataclasses.asdict(GOOD) | entries).encode()
 
 
@@ -122,7 +117,10 @@ def with_curves(second: Any = CURVES[1], every: Any = 2, **entries: Any) -> byte
         (with_curves(CURVES[1] | {"task_agnostic": [[0.0, 1.5]]}), "curves.task_agnostic"),
         (with_curves(CURVES[1] | {"task_agnostic": [[0.0, "1"]]}), "curves.task_agnostic"),
         (with_curves(CURVES[1] | {"task_agnostic": None}), "curves.task_agnostic"),
-        (with_curves(status="failed", error="why", accuracy=None), "of a failed run"),
+        (
+            json.dumps(dataclasses.asdict(RunRecord("a", SPEC, "failed", "why", curves=CURVES))).encode(),
+            "curves of a fail",
+        ),
         (changed(seconds={"train": [1.0], "evaluate": [1.0]}), "seconds.train"),
         (changed().replace(b'"parameters": 10', b'"parameters": NaN'), "NaN is not a JSON number"),
     ],
