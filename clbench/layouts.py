@@ -173,17 +173,20 @@ def lay_out_differences(figure: Figure, subject: Subject) -> None:
     beside_axes = 0.25 + 0.06 * max(len(line) for name in names for line in name.splitlines())  # inches
     panels_beside = len(frames) if beside else 1
     inner = (figure.get_figwidth() - beside_axes * (1 if together else panels_beside)) / panels_beside - 0.15
+    texts = []
+    for frame in frames:
+        metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
+        better = "lower" if metric == "forgetting" else "higher"
+        title = wrap(f"{metric.replace('_', ' ')} ({better} is better)", characters(inner))
+        name = subject.titles.get(baseline, baseline).strip()
+        texts.append((title, wrap(f"difference to {name} ({POINTS})", characters(inner))))
     lines = max(name.count("\n") + 1 for name in names)
-    height = 0.8 + max(0.19, 0.13 * lines) * (max(len(frame) for frame in frames) + 0.5)
+    around = 0.5 + 0.13 * max(title.count("\n") + under.count("\n") for title, under in texts)
+    height = around + max(0.19, 0.13 * lines) * (max(len(frame) for frame in frames) + 0.5)
     figure.set_figheight(height if beside else height * len(frames))
     panels = figure.subplots(*((1, len(frames)) if beside else (len(frames), 1)), sharey=together, squeeze=False)
-    for axes, frame in zip(panels.flat, frames, strict=True):
-        metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
-        plots.draw_differences(frame, axes, styles)
-        sign = "lower" if metric == "forgetting" else "higher"
-        axes.set_title(wrap(f"{metric.replace('_', ' ')} ({sign} is better)", characters(inner)))
-        name = subject.titles.get(baseline, baseline)
-        axes.set_xlabel(wrap(f"difference to {name.strip()} ({POINTS})", characters(inner)))
+    for axes, frame, (title, under) in zip(panels.flat, frames, texts, strict=True):
+        plots.draw_differences(frame, axes, styles).set(title=title, xlabel=under)
 
 
 def lay_out_ranks(figure: Figure, subject: Subject) -> None:

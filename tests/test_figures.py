@@ -377,6 +377,7 @@ ODD = {
     "nothing measured": [record("lwf", seed, [[N, N]] * 3) for seed in (0, 1)],
     "only the last row": [record("joint", seed, [[N, N], [N, N], [1, 1]]) for seed in (0, 1)],
     "odd labels": [record(HOSTILE), record("_hidden"), record("x" * 200)],
+    "an odd baseline": [record(f"finetune@{HOSTILE}", seed) for seed in (0, 1)] + [record("lwf"), record("lwf", 1)],
     "twenty tasks": [record(label, R=[[0.5] * 20] * 21) for label in ("lwf", "finetune")],
     "many methods": [record(label, seed, LWF[seed]) for label in [*names.known(), "mine"] for seed in (0, 1)],
     "curves": with_curves(),
