@@ -1,381 +1,400 @@
-"""Figures of accuracy matrices.
+"""Figures: the kinds there are, what each is drawn from and how it is laid out on a column or a page.
 
-Functions named draw_… take data and an Axes and return the Axes; `draw` makes a whole
-figure. Matplotlib and seaborn are imported when something is drawn.
+What is drawn in them is in `plots`. Matplotlib is imported when something is drawn.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clbench import metrics
+from clbench import layouts, metrics, plots
+from clbench.errors import UsageError
+from clbench.layouts import WIDTHS, Matrices, Subject, Width, count_of
 from clbench.metrics import Array
-from clbench.statistics import mean_interval
+from clbench.plots import LOOK, Styles, characters, plain, wrap
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from clbench.results import Comparison
-
-Styles = Mapping[str, Mapping[str, Any]]  # by label: colour, marker and line style, as Axes.plot takes them
-PAGE_WIDTH = 7.0  # inches
-ANNOTATED_TASKS = 12  # with more tasks than these, numbers in a heat map are too small to read
-
-
-def draw_matrix(R: Array, axes: Axes, low: float = 0.0) -> Axes:
-    """Draw an accuracy matrix [T+1, T] as a heat map in per cent, colours from `low` to 1; hatched where not measured.
-
-    Row 0 is left out if it is empty.
-    """
-    first = 1 if np.isnan(R[0]).all() else 0
-    cells = 100 * R[first:]
-    tasks = cells.shape[1]
-    axes.grid(False)
-    axes.patch.set(facecolor="white", edgecolor="0.85", hatch="////")
-    axes.spines[:].set_visible(False)
-    axes.imshow(
-        np.ma.masked_invalid(cells), cmap="cividis", vmin=100 * low, vmax=100, aspect="auto", interpolation="none"
-    )
-    step = 1 if tasks <= ANNOTATED_TASKS else 5
-    names = ["before" if i == 0 else str(i) for i in range(first, tasks + 1)]
-    shown = [row for row, name in enumerate(names) if name == "before" or int(name) % step == 0]
-    axes.set_yticks(shown, [names[row] for row in shown])
-    axes.set_xticks(range(step - 1, tasks, step), [str(j) for j in range(step, tasks + 1, step)])
-    axes.tick_params(length=0)
-    axes.set(xlabel="accuracy on task", ylabel="after task")
-    if tasks <= ANNOTATED_TASKS:
-        decimals, size = (1, 7.0) if tasks + (first == 0) <= 5 else (0, 7.0) if tasks <= 6 else (0, 5.5)
-        for row, column in zip(*np.nonzero(~np.isnan(cells)), strict=True):
-            value = cells[row, column]
-            dark = value < 100 * low + 60 * (1 - low)
-            text = f"{value:.{decimals}f}" if value < 100 else "100"
-            axes.text(column, row, text, ha="center", va="center", size=size, color="white" if dark else "black")
-    return axes
-
-
-def draw_curves(curves: Mapping[str, Array], axes: Axes, styles: Styles | None = None) -> Axes:
-    """Draw each label's values [seeds, points] as the mean over seeds in per cent, with a band for its 95 % interval.
-
-    Point k is at x = k.
-    """
-    alpha = 0.2 if len(curves) <= 3 else 0.12 if len(curves) <= 6 else 0.07  # of bands that lie over each other
-    for label, style in (styles or _styles(list(curves))).items():
-        if label not in curves:
-            continue
-        n, mean, _, low, high = mean_interval(100 * curves[label])
-        x = np.arange(len(mean))
-        axes.plot(x, mean, markersize=4 if len(x) <= 12 else 2.5, linewidth=1.3, label=_plain(label), **style)
-        if n > 1:
-            axes.fill_between(x, low, high, color=style["color"], alpha=alpha, linewidth=0)
-            gap = np.isnan(np.pad(mean, 1, constant_values=np.nan))
-            alone = ~gap[1:-1] & gap[:-2] & gap[2:]  # a band has no width at such points
-            axes.vlines(x[alone], low[alone], high[alone], color=style["color"], linewidth=1)
-    return axes
-
-
-def draw_forgetting(matrices: Mapping[str, Array], axes: Axes, styles: Styles | None = None) -> Axes:
-    """Draw each label's forgetting by task, and its mean at the right, in percentage points with 95 % intervals.
-
-    Matrices are [seeds, T+1, T]; labels stand side by side within each task's stripe.
-    """
-    styles = styles or _styles(list(matrices))
-    labels = [label for label in styles if label in matrices]
-    tasks = max(R.shape[-1] for R in matrices.values())
-    for position in range(1, tasks + 1, 2):
-        axes.axvspan(position - 0.5, position + 0.5, color="0.95", linewidth=0, zorder=0)
-    axes.axhline(0, color="0.3", linewidth=0.8)
-    for number, label in enumerate(labels):
-        by_task = np.array([[*metrics.forgetting_by_task(R), metrics.forgetting(R)] for R in matrices[label]])
-        interval = mean_interval(100 * by_task)
-        if np.isnan(interval.mean).all():
-            continue
-        x = 1 + np.arange(by_task.shape[1]) + 0.8 * ((number + 0.5) / len(labels) - 0.5)
-        half = None if interval.n == 1 else interval.high - interval.mean
-        look = {**styles[label], "linestyle": "none"}
-        axes.errorbar(x, interval.mean, half, markersize=4, elinewidth=1, label=_plain(label), **look)
-    axes.set_xticks(range(1, tasks + 1), [*map(str, range(1, tasks)), "mean"])
-    axes.set_xlim(0.5, tasks + 0.5)
-    axes.grid(False, axis="x")
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -105), min(high, 105))  # an interval of few seeds may reach beyond what is possible
-    axes.set(xlabel="task", ylabel="forgetting (percentage points)")
-    return axes
-
-
-def draw_stability(matrices: Mapping[str, Array], axes: Axes, styles: Styles | None = None) -> Axes:
-    """Draw each label's 1 − forgetting against learning accuracy in per cent: means with 95 % intervals, seeds faint.
-
-    Matrices are [seeds, T+1, T]; a label for which either is undefined is left out.
-    """
-    seen = [-5.0, 105.0]  # per cent; an interval of few seeds may reach beyond what is possible
-    for label, style in (styles or _styles(list(matrices))).items():
-        if label not in matrices:
-            continue
-        points = np.array([[metrics.learning_accuracy(R), 1 - metrics.forgetting(R)] for R in matrices[label]])
-        interval = mean_interval(100 * points)
-        if np.isnan(interval.mean).any():
-            continue
-        x_half, y_half = (None, None) if interval.n == 1 else interval.high - interval.mean
-        axes.scatter(
-            100 * points[:, 0],
-            100 * points[:, 1],
-            s=10,
-            color=style["color"],
-            marker=style["marker"],
-            alpha=0.35,
-            linewidths=0,
-        )
-        look = {**style, "linestyle": "none"}
-        x, y = interval.mean
-        seen += [x - 5, x + 5, y - 5, y + 5]
-        axes.errorbar(x, y, y_half, x_half, markersize=6, elinewidth=1, label=_plain(label), **look)
-    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
-        set_limits(max(limits[0], min(seen)), min(limits[1], max(seen)))
-    axes.set(xlabel="plasticity: learning accuracy (%)", ylabel="stability: 100 − forgetting (%)")
-    return axes
+    from clbench.analysis import Ranks
+    from clbench.results import Comparison, Curves, Group, Results
 
 
 @dataclass(frozen=True)
-class FigureKind:
-    """A figure of the report: what it shows, and how to lay it out from matrices, numbers of seeds and styles."""
+class Kind:
+    """A kind of figure: what it shows, what it takes, how its data is read, and how it is laid out.
+
+    `read` returns None where the data is not there. A kind `of_all` has a figure per scenario, any other one per
+    comparison. `lay_out` gives the figure its height without the heading.
+    """
 
     title: str
     note: str
-    lay_out: Callable[[Figure, Mapping[str, Array], Mapping[str, int], Styles], None]
+    needs: str
+    lay_out: Callable[[Figure, Subject], None]
+    read: Callable[[Source, Any], Any]
+    width: Width = "page"  # by default
+    of_all: bool = False
 
 
-def _lay_out_matrices(figure: Figure, matrices: Mapping[str, Array], seeds: Mapping[str, int], styles: Styles) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    means = {label: R.mean(axis=0) for label, R in matrices.items()}
-    tasks = max(R.shape[1] for R in means.values())
-    annotated = tasks <= ANNOTATED_TASKS
-    longest = max(map(len, means))
-    narrowest = max(1.7, 0.3 * tasks if annotated else 2.2, min(0.03 * longest, 3.4))  # inches
-    fitting = int(PAGE_WIDTH / narrowest)
-    rows = -(-len(means) // fitting)
-    columns = -(-len(means) // rows)
-    width = int(PAGE_WIDTH / columns / 0.085)
-    titles = {label: _wrap(label, width) for label in means}
-    if len(set(seeds.values())) > 1:
-        titles = {label: f"{title}\n{seeds[label]} seed{'s' * (seeds[label] != 1)}" for label, title in titles.items()}
-    lines = max(title.count("\n") for title in titles.values())
-    height = (max(1.1, 0.2 * tasks) if annotated else 1.7) + 0.45 + 0.12 * lines
-    figure.set_size_inches(max(4.0, PAGE_WIDTH * columns / fitting), 0.6 + rows * height)
-    lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
-    low = min(np.floor(10 * lowest) / 10, 0.9)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for number, axes in enumerate(panels.flat):
-        if number >= len(means):
-            axes.remove()
-            continue
-        label = list(means)[number]
-        draw_matrix(means[label], axes, low).set_title(titles[label])
-        if number % columns:
-            axes.set_ylabel("")
-        if number + columns < len(means):
-            axes.set_xlabel("")
-    colours = ScalarMappable(Normalize(100 * low, 100), "cividis")
-    figure.colorbar(
-        colours, ax=figure.axes, label="accuracy (%)", aspect=18 * min(rows, 3), shrink=min(1, 3 / rows), pad=0.02
-    ).outline.set_visible(False)
+# What figures are drawn from
 
 
-def _lay_out_tasks(figure: Figure, matrices: Mapping[str, Array], seeds: Mapping[str, int], styles: Styles) -> None:
-    from matplotlib.ticker import MaxNLocator
+class Source:
+    """Results, and what is worked out of them once for all figures.
 
-    tasks = max(R.shape[2] for R in matrices.values())
-    columns = min(tasks, 5)
-    rows = -(-tasks // columns)
-    figure.set_size_inches(PAGE_WIDTH if tasks > 1 else 4.5, (1.8 if columns > 3 else 2.4) * rows + 0.7)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    before = any(not np.isnan(R[:, 0]).all() for R in matrices.values())
-    for number, axes in enumerate(panels.flat):
-        if number >= tasks:
-            axes.remove()
-            continue
-        draw_curves({label: R[:, :, number] for label, R in matrices.items()}, axes, styles).set_title(
-            f"task {number + 1}"
-        )
-        axes.axvline(number + 1, color="0.4", linestyle=":", linewidth=1.2, zorder=1.8)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-        if number + columns >= tasks:
-            axes.set_xlabel("tasks learnt")
-            axes.tick_params(labelbottom=True)
-        if number % columns == 0:
-            axes.set_ylabel("accuracy (%)")
-    _per_cent(panels[0, 0])
-    panels[0, 0].set_xlim(-0.3 if before else 0.7, tasks + 0.3)
-    _legend(figure, matrices, styles)
+    `differences` are those to show, as `analysis.differences` makes them (default: its own, to its own baseline).
+    """
 
+    def __init__(self, results: Results, differences: pd.DataFrame | None = None):
+        self.results = results
+        if differences is not None:
+            self.differences = differences
 
-def _lay_out_average(figure: Figure, matrices: Mapping[str, Array], seeds: Mapping[str, int], styles: Styles) -> None:
-    figure.set_size_inches(5.0, 3.4)
-    axes = figure.subplots()
-    curves = {}
-    for label, R in matrices.items():
-        averages = np.array([metrics.average_accuracies(seed) for seed in R])
-        curves[label] = np.insert(averages, 0, np.nan, axis=1)  # nothing is seen before task 1
-    draw_curves(curves, axes, styles)
-    tasks = max(R.shape[2] for R in matrices.values())
-    axes.set_xticks(range(1, tasks + 1, 1 if tasks <= 12 else 2))
-    axes.set(xlabel="tasks learnt", ylabel="mean accuracy on the tasks so far (%)", xlim=(0.7, tasks + 0.3))
-    _per_cent(axes)
-    _legend(figure, matrices, styles)
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        import pandas as pd
+
+        from clbench import analysis
+
+        return pd.concat([analysis.differences(self.results, metric) for metric in ("average_accuracy", "forgetting")])
+
+    @cached_property
+    def ranks(self) -> dict[str, Ranks]:
+        """By scenario, where it has task sequences enough."""
+        from clbench import analysis
+
+        return {ranks.scenario: ranks for ranks in analysis.ranks(self.results)}
 
 
-def _lay_out_forgetting(
-    figure: Figure, matrices: Mapping[str, Array], seeds: Mapping[str, int], styles: Styles
-) -> None:
-    tasks = max(R.shape[2] for R in matrices.values())
-    figure.set_size_inches(max(5.0, min(14.0, 0.1 * len(matrices) * tasks)), 3.4)
-    axes = draw_forgetting(matrices, figure.subplots(), styles)
-    _legend(figure, _name_undefined(axes, matrices), styles)
+def _matrices(source: Source, comparison: Comparison) -> Matrices | None:
+    return comparison.accuracy() or None
 
 
-def _lay_out_stability(figure: Figure, matrices: Mapping[str, Array], seeds: Mapping[str, int], styles: Styles) -> None:
-    figure.set_size_inches(5.0, 4.0)
-    axes = draw_stability(matrices, figure.subplots(), styles)
-    axes.set_xlim(right=min(axes.get_xlim()[1], 101))  # stability may lie above 100: forgetting can be negative
-    _legend(figure, _name_undefined(axes, matrices), styles)
+def _costs(source: Source, comparison: Comparison) -> dict[str, Matrices] | None:
+    """Return each label's training seconds and accuracy, and peak memory and accuracy: [seeds, 2]; those recorded."""
+    costs: dict[str, dict[str, Array]] = {"seconds": {}, "bytes": {}}
+    view = metrics.primary_view(comparison.scenario)
+    for group in comparison.finished:
+        accuracies = [metrics.average_accuracy(R) for R in group.accuracy(view)]
+        measured = {
+            "seconds": [sum(record.seconds["train"]) if record.seconds else None for record in group.runs],
+            "bytes": [record.peak_memory_bytes for record in group.runs],
+        }
+        for name, values in measured.items():
+            points = np.array([values, accuracies], dtype=np.float64).T  # None becomes NaN
+            if not np.isnan(points).any():
+                costs[name][group.label] = points
+    return {name: points for name, points in costs.items() if points} or None
 
 
-FIGURES: Mapping[str, FigureKind] = {
-    "accuracy-matrix": FigureKind(
-        "Accuracy on each task after each task", "means; hatched: not measured", _lay_out_matrices
+def _differences(source: Source, comparison: Comparison) -> list[pd.DataFrame] | None:
+    """Return the differences to the baseline, a frame per metric, those that are defined."""
+    if len(comparison.finished) < 2 or source.differences.empty:
+        return None
+    frame = source.differences
+    here = (frame[["sequence", "scenario", "model"]] == list(comparison.place)).all(axis=1)
+    shown = frame[here & frame["difference"].notna()]
+    return [shown[shown["metric"] == metric] for metric in dict.fromkeys(shown["metric"])] or None
+
+
+def _ranks(source: Source, scenario: str) -> Ranks | None:
+    sequences = {place.sequence for place in source.results.comparisons if place.scenario == scenario}
+    return source.ranks.get(scenario) if len(sequences) >= 5 else None
+
+
+def _within_tasks(source: Source, comparison: Comparison) -> dict[str, Curves] | None:
+    view = metrics.primary_view(comparison.scenario)
+    found = {group.label: group.curves(view) for group in comparison.finished}
+    return {label: curves for label, curves in found.items() if curves is not None} or None
+
+
+BAND, BAR = "band: 95 % interval", "bar: 95 % interval"
+
+FIGURES: Mapping[str, Kind] = {
+    "accuracy-matrix": Kind(
+        "Accuracy on each task after each task",
+        "means; hatched: not measured",
+        "a finished run",
+        layouts.lay_out_matrices,
+        _matrices,
     ),
-    "accuracy-by-task": FigureKind(
+    "accuracy-by-task": Kind(
         "Accuracy on each task as training goes on",
-        "dotted: when the task is learnt; band: 95 % interval",
-        _lay_out_tasks,
+        f"dotted: when the task is learnt; {BAND}",
+        "a finished run",
+        layouts.lay_out_tasks,
+        _matrices,
     ),
-    "average-accuracy": FigureKind("Mean accuracy on the tasks seen so far", "band: 95 % interval", _lay_out_average),
-    "forgetting-by-task": FigureKind("Forgetting of each task at the end", "bar: 95 % interval", _lay_out_forgetting),
-    "stability-plasticity": FigureKind(
-        "Stability against plasticity", "faint: single seeds; bar: 95 % interval; top right is best", _lay_out_stability
+    "within-task-curves": Kind(
+        "Accuracy on the tasks seen, within tasks",
+        f"dotted: the next task begins; {BAND}",
+        "runs that were evaluated within tasks",
+        layouts.lay_out_within_tasks,
+        _within_tasks,
+    ),
+    "average-accuracy": Kind(
+        "Mean accuracy on the tasks seen so far", BAND, "a finished run", layouts.lay_out_average, _matrices, "column"
+    ),
+    "forgetting-by-task": Kind(
+        "Forgetting of each task at the end", BAR, "a finished run", layouts.lay_out_forgetting, _matrices
+    ),
+    "stability-plasticity": Kind(
+        "Stability against plasticity",
+        f"faint: single seeds; {BAR}; dashed: equal mean",
+        "a finished run",
+        layouts.lay_out_stability,
+        _matrices,
+        "column",
+    ),
+    "differences": Kind(
+        "Paired differences to the baseline",
+        f"{BAR}; filled: p < 0.05 (Holm); hollow: may be chance",
+        "two methods with seeds in common",
+        layouts.lay_out_differences,
+        _differences,
+    ),
+    "accuracy-cost": Kind(
+        "Average accuracy against cost", f"{BAR}; top left is best", "a finished run", layouts.lay_out_cost, _costs
+    ),
+    "ranks": Kind(
+        "Average rank over task sequences",
+        "bars join methods that may rank alike",
+        "five task sequences in a scenario that the same methods ran on",
+        layouts.lay_out_ranks,
+        _ranks,
+        of_all=True,
     ),
 }
 
 
-def draw(kind: str, comparison: Comparison, labels: Sequence[str]) -> Figure:
-    """Draw a figure of one comparison; `labels` are all that share styles with it."""
+def places(kind: str, results: Results) -> list[Any]:
+    """Return what a figure of a kind may be made of: comparisons, or scenarios if it is of all that a scenario has."""
+    finished = [comparison for comparison in results.comparisons if comparison.finished]
+    return list(dict.fromkeys(c.scenario for c in finished)) if FIGURES[kind].of_all else finished
+
+
+def read(kind: str, source: Source, place: Any) -> Subject | None:
+    """Return what the figure of a comparison, or a scenario, is drawn from; None if the data is not there."""
+    what, results = FIGURES[kind], source.results
+    data = what.read(source, place)
+    if data is None:
+        return None
+    if what.of_all:
+        p = "" if np.isnan(data.p) else f"; Friedman's p {'< 0.001' if data.p < 0.001 else f'= {data.p:.3f}'}"
+        title, note = f"{data.scenario} scenario, {count_of(data.sequences, 'task sequence')}", what.note + p
+        seeds: dict[str, int] = {}
+        groups = [group for c in results.comparisons if c.scenario == place for group in c.groups]
+    else:
+        groups = place.finished
+        seeds = {group.label: len(group.runs) for group in groups}
+        few, many = min(seeds.values()), max(seeds.values())
+        count_text = f"{few}–{many} seeds" if few < many else count_of(many, "seed")
+        title, note = place.title, f"{count_text}; {what.note}" if many > 1 else "one seed, so no intervals"
+    return Subject(title, note, _styles_in(results, groups), data, seeds)
+
+
+def _styles_in(results: Results, groups: Iterable[Group]) -> Styles:
+    """Return the groups' styles, which they have in all figures of these results."""
+    titles = {group.label: group.title for group in groups}
+    styles = plots.styles_of(results.labels, titles)
+    return {label: styles[label] for label in results.labels if label in titles}
+
+
+def lay_out(kind: str, subject: Subject, width: Width | None = None, look: Any = None) -> Figure:
+    """Lay a figure out, with its heading; its text has 7 to 8 points whatever the width."""
     from matplotlib import rc_context
 
     what = FIGURES[kind]
-    seeds = {group.label: len(group.runs) for group in comparison.finished}
-    few, many = min(seeds.values()), max(seeds.values())
-    count = f"{few}–{many}" if few < many else str(many)
-    note = f"{count} seed{'s' * (many != 1)}; {what.note}"
-    with rc_context(look_of_paper()):
+    with rc_context({**LOOK, **(look or {})}):
         figure = _figure_class()(layout="constrained")
-        what.lay_out(figure, comparison.accuracy(), seeds, _styles(labels))
-        width = int(figure.get_size_inches()[0] / 0.076)
-        heading = [
-            _wrap(what.title, width),
-            _wrap(comparison.title, width),
-            _wrap(note if many > 1 else "one seed, so no intervals", width),
-        ]
-        figure.suptitle("\n".join(heading), fontsize="medium")
+        figure.set_figwidth(WIDTHS[width or what.width])
+        what.lay_out(figure, subject)
+        fitting = characters(figure.get_figwidth() - 0.1)
+        parts = [what.title, plain(subject.title), subject.note]
+        heading = "\n".join(wrap(part, fitting) for part in parts)
+        figure.set_figheight(figure.get_figheight() + 0.13 * (heading.count("\n") + 1))
+        figure.suptitle(heading)
     return figure
+
+
+def find(
+    kind: str, results: Results, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+) -> Subject:
+    """Return what a figure is drawn from. Raises UsageError unless exactly one comparison fits and has the data."""
+    if kind not in FIGURES:
+        raise UsageError(f"no figure '{kind}': choose one of {', '.join(FIGURES)}")
+    what = FIGURES[kind]
+    wanted = (scenario,) if what.of_all else (sequence, scenario, model)
+    choices, source = {_place_of(place): place for place in places(kind, results)}, Source(results)
+    fitting = [name for name in choices if all(w in (None, have) for w, have in zip(wanted, name, strict=True))]
+    subjects = [subject for name in fitting if (subject := read(kind, source, choices[name])) is not None]
+    if what.of_all and len(subjects) == 1:  # of the one scenario that has enough
+        return subjects[0]
+    if len(fitting) != 1:
+        listed = "; ".join(choices[name].title if len(name) > 1 else name[0] for name in fitting or choices)
+        fit = "scenarios fit: name" if what.of_all else "comparisons fit: name sequence, scenario and model of"
+        raise UsageError(f"{len(fitting)} {fit} one of: {listed or 'nothing'}")
+    if not subjects:
+        raise UsageError(f"no figure '{kind}' of these records: it needs {what.needs}")
+    return subjects[0]
+
+
+def draw(
+    kind: str,
+    results: Results,
+    *,
+    sequence: str | None = None,
+    scenario: str | None = None,
+    model: str | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """Draw a figure, kinds are the keys of FIGURES, as wide as a "column" or a "page" (default: as suits the kind).
+
+    Raises UsageError unless exactly one comparison fits and has the data.
+    """
+    if width not in (None, *WIDTHS):
+        raise UsageError(f"no width '{width}': choose one of {', '.join(WIDTHS)}")
+    return lay_out(kind, find(kind, results, sequence, scenario, model), width)
+
+
+def _place_of(place: Comparison | str) -> tuple[str, ...]:
+    return (place,) if isinstance(place, str) else place.place
+
+
+class _Panels(np.ndarray):
+    """Axes of one figure, which a notebook shows."""
+
+    def _repr_png_(self) -> bytes:
+        return self.flat[0].figure._repr_png_()
 
 
 @cache
 def _figure_class() -> type[Figure]:
-    """Return a Figure that a notebook shows without pyplot, whose global state stays untouched."""
+    """Return a Figure that a notebook shows without pyplot, as it does any of its Axes; the global state is untouched.
+
+    It is saved with the look it was drawn in.
+    """
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    class NotebookAxes(Axes):
+        def _repr_png_(self) -> bytes:
+            return self.figure._repr_png_()  # type: ignore[union-attr]
+
     class NotebookFigure(Figure):
+        def add_subplot(self, *args: Any, **kwargs: Any) -> Any:
+            return super().add_subplot(*args, **{"axes_class": NotebookAxes, **kwargs})
+
+        def savefig(self, fname: Any, **kwargs: Any) -> None:
+            with rc_context(LOOK):
+                super().savefig(fname, **kwargs)
+
         def _repr_png_(self) -> bytes:
             buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=120)
+            self.savefig(buffer, format="png", dpi=144)
             return buffer.getvalue()
 
     return NotebookFigure
 
 
-@cache
-def look_of_paper() -> Any:  # Matplotlib's stubs want literal names
-    import seaborn
+class Plots:
+    """`results.plot`: a method for each kind of figure. All take sequence, scenario and model, where several fit.
 
-    look = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper", font_scale=0.9)}
-    return look | {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "0.92",
-        "hatch.linewidth": 0.6,
-        "legend.frameon": False,
-        "legend.handlelength": 2.6,  # so that a pattern of dashes shows
-        "pdf.fonttype": 42,  # text stays text
-    }
+    Without `ax` they draw a whole figure, with heading and legend, as `results.figure` does and outside pyplot's
+    state; a notebook shows what they return. With `ax` they draw into your Axes, in your own style, with a legend.
+    Kinds of several panels return an array of Axes and take no `ax`.
+    """
 
+    def __init__(self, results: Results):
+        self._results = results
 
-def _styles(labels: Sequence[str]) -> Styles:
-    """Give each label a colour, marker and line of its own; up to twelve markers differ, readable in grey too."""
-    import seaborn
+    def accuracy_matrix(
+        self, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+    ) -> Any:
+        """Draw the mean accuracy matrices as heat maps, a panel per method."""
+        return self._panels("accuracy-matrix", sequence, scenario, model)
 
-    palette = seaborn.color_palette("colorblind")
-    lines: list[Any] = ["-", "--", "-.", ":"]
-    return {
-        label: {"color": palette[i % 10], "marker": "osD^vPX<>*hp"[i % 12], "linestyle": lines[i % 4]}
-        for i, label in enumerate(labels)
-    }
+    def accuracy_by_task(
+        self, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+    ) -> Any:
+        """Draw each task's accuracy as training goes on, a panel per task."""
+        return self._panels("accuracy-by-task", sequence, scenario, model)
 
+    def within_task_curves(
+        self, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+    ) -> Any:
+        """Draw the accuracy of all tasks seen within tasks, a panel per method."""
+        return self._panels("within-task-curves", sequence, scenario, model)
 
-def _legend(figure: Figure, labels: Iterable[str], styles: Styles) -> None:
-    """Put the legend below the axes, in as many columns as fit, and make room for it."""
-    from matplotlib.lines import Line2D
+    def average_accuracy(
+        self,
+        ax: Axes | None = None,
+        *,
+        sequence: str | None = None,
+        scenario: str | None = None,
+        model: str | None = None,
+    ) -> Axes:
+        """Draw the mean accuracy on the tasks seen so far."""
+        return self._one("average-accuracy", plots.draw_average, ax, sequence, scenario, model)
 
-    handles = [Line2D([], [], markersize=4, linewidth=1.3, label=_wrap(label, 40), **styles[label]) for label in labels]
-    if not handles:
-        return
-    lines = [str(handle.get_label()).splitlines() for handle in handles]
-    width, height = figure.get_size_inches()
-    for columns in range(len(handles), 0, -1):
-        parts = np.array_split(np.arange(len(handles)), columns)  # as Matplotlib fills them
-        if sum(0.55 + 0.058 * max(len(line) for i in part for line in lines[i]) for part in parts) <= width:
-            break
-    figure.set_size_inches(width, height + 0.17 * max(sum(len(lines[i]) for i in part) for part in parts))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    def forgetting(
+        self,
+        ax: Axes | None = None,
+        *,
+        sequence: str | None = None,
+        scenario: str | None = None,
+        model: str | None = None,
+    ) -> Axes:
+        """Draw forgetting by task; the first row is returned where many tasks and methods take several."""
+        return self._one("forgetting-by-task", plots.draw_forgetting, ax, sequence, scenario, model)
 
+    def stability_plasticity(
+        self,
+        ax: Axes | None = None,
+        *,
+        sequence: str | None = None,
+        scenario: str | None = None,
+        model: str | None = None,
+    ) -> Axes:
+        """Draw 1 − forgetting against learning accuracy, with lines of equal mean."""
+        return self._one("stability-plasticity", plots.draw_stability, ax, sequence, scenario, model)
 
-def _per_cent(axes: Axes) -> None:
-    """Cut an axis of accuracies just beyond 100 %, and keep small noise from filling it."""
-    low, high = axes.get_ylim()
-    high = min(high, 102)
-    axes.set_ylim(max(min(low, high - 5), -2), high)
+    def accuracy_cost(
+        self, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+    ) -> Any:
+        """Draw average accuracy against training time, and against peak memory where it is recorded."""
+        return self._panels("accuracy-cost", sequence, scenario, model)
 
+    def differences(self, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None) -> Any:
+        """Draw the paired differences to the baseline, in average accuracy and in forgetting."""
+        return self._panels("differences", sequence, scenario, model)
 
-def _name_undefined(axes: Axes, labels: Iterable[str]) -> list[str]:
-    """Write below the axes which labels have nothing in them, and return the others."""
-    drawn = axes.get_legend_handles_labels()[1]
-    missing = [label for label in labels if _plain(label) not in drawn]
-    if missing:
-        axes.set_xlabel(f"{axes.get_xlabel()}\n{_wrap('not defined for ' + ', '.join(missing), 70)}")
-    if not drawn:
-        axes.set(xticks=[], yticks=[])
-    return [label for label in labels if label not in missing]
+    def ranks(self, ax: Axes | None = None, *, scenario: str | None = None) -> Axes:
+        """Draw the critical-difference diagram over a scenario's task sequences."""
+        return self._one("ranks", plots.draw_ranks, ax, scenario=scenario)
 
+    def _one(self, kind: str, draw_on: Callable[..., Axes], ax: Axes | None, *place: Any, **where: Any) -> Axes:
+        subject = find(kind, self._results, *place, **where)
+        if ax is None:
+            return lay_out(kind, subject).axes[0]
+        draw_on(subject.data, ax, subject.styles)
+        if kind != "ranks":  # whose names stand beside it
+            ax.legend(fontsize="small")
+        return ax
 
-def _plain(label: str) -> str:
-    """Return a label that Matplotlib shows as it is: no mathematics, not hidden from legends."""
-    text = label.replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
-
-
-def _wrap(text: str, width: int) -> str:
-    """Break text into lines of at most `width` characters, behind a space or a sign where there is one."""
-    lines, rest = [], " ".join(text.split())
-    while len(rest) > width:
-        at = max(rest.rfind(separator, 0, width) for separator in " ,@=") + 1 or width
-        lines.append(rest[:at].rstrip())
-        rest = rest[at:]
-    return "\n".join(_plain(line) for line in [*lines, rest])
+    def _panels(self, kind: str, *place: Any) -> Any:
+        figure = lay_out(kind, find(kind, self._results, *place))
+        panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+        array = np.empty(len(panels), dtype=object)
+        array[:] = panels
+        return array.view(_Panels)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import html
-import io
-import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clbench import names
 from clbench.analysis import findings, unequal_budgets
 from clbench.errors import UsageError
-from clbench.figures import FIGURES, draw, look_of_paper
+from clbench.figure_files import Place, write, write_figures
+from clbench.figures import FIGURES
 from clbench.page import render
 from clbench.results import Comparison, Group, Results, count_of, failure_title
 from clbench.tables import Tables, commands
@@ -85,8 +83,8 @@ def html_tables(results: Results) -> str:
     return "".join(parts) + (f"<ul>{notes}</ul>" if notes else "")
 
 
-def _markdown(results: Results, tables: Tables, figures: Mapping[tuple[str, str, str], Mapping[str, str]]) -> str:
-    """Write the report's text; `figures` has a comparison's files by kind, relative to the report."""
+def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[str, str]]) -> str:
+    """Write the report's text; `figures` has a comparison's files by kind."""
     finished = len(results) - len(results.failed)
     lines = ["# Results", ""]
     lines += [
@@ -114,7 +112,7 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[tuple[str, str,
         if any(record.shared_first_task for group in groups for record in group.runs):
             lines += ["", "A first task that methods have in common was trained once; its cost is counted in each."]
         for kind, file in figures.get(comparison.place, {}).items():
-            lines += ["", f"![{FIGURES[kind].title}]({file})"]
+            lines += ["", f"![{FIGURES[kind].title}](figures/{file})"]
         lines += ["", *_fenced(commands(comparison)), ""]
     lines += _bullets("Failed runs", [failure_title(record) for record in results.failed])
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
@@ -221,62 +219,18 @@ def write_report(results: Results, folder: str | Path, tables: Tables | None = N
     folder, tables = Path(folder), tables or Tables(results)
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        figures, paths = _write_figures(results, folder / "figures")
+        paths, links = write_figures(results, folder / "figures", differences=tables.differences)
         texts = {
             "summary.csv": results.summary(tables.choices.interval).to_csv(index=False),
             "runs.csv": results.runs.to_csv(index=False),
             "differences.csv": tables.differences.to_csv(index=False),
             "gap_recovered.csv": tables.gap.to_csv(index=False),
-            "summary.md": _markdown(results, tables, figures),
+            "summary.md": _markdown(results, tables, links),
             "summary.tex": _latex(results, tables),
             "methods.bib": names.bibliography(group.method for place in results.comparisons for group in place.groups),
             "report.html": render(results, tables),
         }
-        return [*(_write(folder / name, text.encode()) for name, text in texts.items()), *paths]
+        return [*(write(folder / name, text.encode()) for name, text in texts.items()), *paths]
     except OSError as error:
         reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
         raise UsageError(f"cannot write the report to {folder}: {reason}; name another folder with --out") from error
-
-
-def _write_figures(results: Results, folder: Path) -> tuple[dict[tuple[str, str, str], dict[str, str]], list[Path]]:
-    """Draw every comparison's figures, remove an earlier report's that are no longer made; return links and paths."""
-    from matplotlib import rc_context
-
-    links: dict[tuple[str, str, str], dict[str, str]] = {}
-    paths: list[Path] = []
-    names = Counter[str]()
-    for comparison in results.comparisons:
-        if not comparison.finished:
-            continue
-        name = re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(comparison.place)).strip("-.")[:80]
-        names[name] += 1
-        stem = name if names[name] == 1 else f"{name}-{names[name]}"
-        links[comparison.place] = {}
-        for kind in FIGURES:
-            figure = draw(kind, comparison, results.labels)
-            with rc_context(look_of_paper()):
-                formats: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "pdf": {"metadata": {"CreationDate": None}}}
-                for suffix, options in formats.items():
-                    buffer = io.BytesIO()
-                    figure.savefig(buffer, format=suffix, **options)
-                    figure.set_layout_engine("none")  # laid out by now: the second format takes the same places
-                    paths.append(_write(folder / f"{stem}-{kind}.{suffix}", buffer.getvalue()))
-            links[comparison.place][kind] = f"figures/{stem}-{kind}.png"
-    made = folder / ".made-by-clbench"  # the names of our figures, so that nobody else's is ever removed
-    earlier = made.read_text(encoding="utf-8").splitlines() if made.exists() else []
-    for stale in set(earlier) - {path.name for path in paths}:
-        if Path(stale).name == stale:
-            (folder / stale).unlink(missing_ok=True)
-    _write(made, "".join(f"{path.name}\n" for path in paths).encode())
-    return links, paths
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -256,17 +256,24 @@ class Results:
         return group.accuracy(view or metrics.primary_view(place.scenario))
 
     def figure(
-        self, kind: str, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+        self,
+        kind: str,
+        *,
+        sequence: str | None = None,
+        scenario: str | None = None,
+        model: str | None = None,
+        width: figures.Width | None = None,
     ) -> Figure:
-        """Return a figure; kinds are the keys of FIGURES. Raises UsageError unless exactly one comparison fits."""
-        if kind not in figures.FIGURES:
-            raise UsageError(f"no figure '{kind}': choose one of {', '.join(figures.FIGURES)}")
-        choices = [place for place in self.comparisons if place.finished]
-        fitting = [place for place in choices if _fits(place, sequence, scenario, model)]
-        if len(fitting) != 1:
-            listed = "; ".join(place.title for place in fitting or choices) or "nothing"
-            raise UsageError(f"{len(fitting)} comparisons fit: name sequence, scenario and model of one of: {listed}")
-        return figures.draw(kind, fitting[0], self.labels)
+        """Return a figure; kinds are the keys of FIGURES, width "column" or "page" (default: as suits the kind).
+
+        Raises UsageError unless exactly one comparison fits and has the data.
+        """
+        return figures.draw(kind, self, sequence=sequence, scenario=scenario, model=model, width=width)
+
+    @property
+    def plot(self) -> figures.Plots:
+        """Figures as Matplotlib axes: `results.plot.forgetting()`, for one; see `figures.Plots`."""
+        return figures.Plots(self)
 
     @cached_property
     def _measures(self) -> dict[str, dict[str, float]]:
