@@ -305,10 +305,14 @@ def report(
     ] = None,
     test: Annotated[str, typer.Option(metavar="t|wilcoxon", help="Test of paired differences.")] = "t",
     interval: Annotated[str, typer.Option(metavar="t|bootstrap", help="95 % intervals of the tables.")] = "t",
+    formats: Annotated[str, typer.Option(metavar="png,pdf,svg", help="Of the figures.")] = "png,pdf",
+    width: Annotated[
+        str | None, typer.Option(metavar="column|page", help="Of the figures. Default: as suits each.")
+    ] = None,
 ) -> None:
     """Write tables, figures and a page from a folder of records."""
     from clbench.analysis import check_labels
-    from clbench.report import print_tables, write_report
+    from clbench.report import Report, print_tables
     from clbench.results import load
     from clbench.tables import Choices, Tables
 
@@ -320,8 +324,12 @@ def report(
     if results.records and len(results.failed) == len(results.records):
         print("clbench: every run failed: there is nothing to compare", file=sys.stderr)
     tables = Tables(results, choices)
-    paths = write_report(results, out, tables)
+    report = Report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
+    paths = report.write_tables()
     print_tables(results, tables)
+    if report.figures.missing:
+        print(f"clbench: tables and page are in {out}; drawing the figures", file=sys.stderr)
+    paths += report.draw()
     print(f"clbench: {len(paths)} files are in {out}; begin with {out / 'report.html'}", file=sys.stderr)
 
 

@@ -17,7 +17,7 @@ from clbench import layouts, metrics, plots
 from clbench.errors import UsageError
 from clbench.layouts import WIDTHS, Matrices, Subject, Width, count_of
 from clbench.metrics import Array
-from clbench.plots import LOOK, Styles, characters, plain, wrap
+from clbench.plots import Styles, characters, look, plain, wrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,12 +209,12 @@ def _styles_in(results: Results, groups: Iterable[Group]) -> Styles:
     return {label: styles[label] for label in results.labels if label in titles}
 
 
-def lay_out(kind: str, subject: Subject, width: Width | None = None, look: Any = None) -> Figure:
-    """Lay a figure out, with its heading; its text has 7 to 8 points whatever the width."""
+def lay_out(kind: str, subject: Subject, width: Width | None = None, more: Any = None) -> Figure:
+    """Lay a figure out, with its heading; its text has 7 to 8 points whatever the width. `more` is over the look."""
     from matplotlib import rc_context
 
     what = FIGURES[kind]
-    with rc_context({**LOOK, **(look or {})}):
+    with rc_context({**look(), **(more or {})}):
         figure = _figure_class()(layout="constrained")
         figure.set_figwidth(WIDTHS[width or what.width])
         what.lay_out(figure, subject)
@@ -296,7 +296,7 @@ def _figure_class() -> type[Figure]:
             return super().add_subplot(*args, **{"axes_class": NotebookAxes, **kwargs})
 
         def savefig(self, fname: Any, **kwargs: Any) -> None:
-            with rc_context(LOOK):
+            with rc_context(look()):
                 super().savefig(fname, **kwargs)
 
         def _repr_png_(self) -> bytes:

@@ -57,27 +57,26 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure for the page: a PNG or WebP file that is drawn already, and what it shows."""
+    """A figure for the page: a PNG or SVG file that is drawn already, and what it shows."""
 
     path: Path
     alt: str
-    width: int  # on the page, in CSS pixels
     wide: bool = False  # whether it takes the page's whole width
 
     @property
     def source(self) -> str:
-        kind = self.path.suffix.lstrip(".")
+        kind = {".png": "png", ".svg": "svg+xml"}[self.path.suffix]
         return f"data:image/{kind};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
 
 
 def render(
     results: Results,
     tables: Tables,
-    pictures: Mapping[tuple[str, str, str], Sequence[Picture]] | None = None,
-    waiting: Mapping[tuple[str, str, str], int] | None = None,
-    overall: Sequence[Picture] = (),
+    pictures: Mapping[tuple[str, ...], Sequence[Picture]] | None = None,
+    waiting: int = 0,
 ) -> str:
-    """Return the page; `pictures` are each comparison's, `waiting` how many of them are still to be drawn."""
+    """Return the page; `pictures` are by place: a comparison, or a scenario. So many are to be drawn yet."""
+    pictures = pictures or {}
     finished = len(results) - len(results.failed)
     environments = [record.environment or {} for record in results.records]
     about = [f"{count_of(finished, 'finished run')} of {count_of(len(results.labels), 'method')}"]
@@ -90,11 +89,9 @@ def render(
         about="; ".join(about) + f". Page by clbench {__version__}.",
         warnings=[*results.warnings, *results.problems, *tables.notes],
         overview=_overview(results, tables),
-        overall=overall,
-        sections=[
-            _section(results, tables, place, (pictures or {}).get(place.place, ()), (waiting or {}).get(place.place, 0))
-            for place in results.comparisons
-        ],
+        overall=[picture for place, some in pictures.items() if len(place) == 1 for picture in some],
+        waiting=waiting,
+        sections=[_section(results, tables, place, pictures.get(place.place, ())) for place in results.comparisons],
         failures=[{"title": failure_title(record), "text": record.error} for record in results.failed],
         words=WORDS,
         bibliography=names.bibliography(group.method for place in results.comparisons for group in place.groups),
@@ -164,9 +161,7 @@ def _short(results: Results, tables: Tables, comparison: Comparison) -> Iterator
         ]
 
 
-def _section(
-    results: Results, tables: Tables, comparison: Comparison, pictures: Sequence[Picture], waiting: int
-) -> dict[str, Any]:
+def _section(results: Results, tables: Tables, comparison: Comparison, pictures: Sequence[Picture]) -> dict[str, Any]:
     seeds = sorted({seed for group in comparison.finished for seed in group.seeds})
     about = f"Seeds: {', '.join(map(str, seeds))}." if seeds else "No run has finished."
     if len(seeds) == 1:
@@ -179,7 +174,6 @@ def _section(
         "tables": tables.of(comparison),
         "flags": unequal_budgets(comparison),
         "figures": pictures,
-        "waiting": waiting,
         "commands": commands(comparison),
         "runs": _runs(results, comparison),
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +35,8 @@ MARKERS: tuple[Any, ...] = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", (4
 STEPS = (1, 2, 5, 10)  # of the numbers at an axis
 LINES = ("-", "--", "-.", ":")  # with a marker each: 60 pairs before one comes again, so that grey will do
 
-LOOK: Any = {  # Matplotlib's stubs want literal names
-    "axes.axisbelow": True,
-    "axes.edgecolor": "0.15",
-    "axes.facecolor": "white",
+OURS: Any = {  # over seaborn's style
     "axes.grid": True,
-    "axes.labelcolor": "0.15",
     "axes.labelsize": 8,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
@@ -48,9 +45,7 @@ LOOK: Any = {  # Matplotlib's stubs want literal names
     "figure.constrained_layout.h_pad": 0.04,
     "figure.constrained_layout.w_pad": 0.04,
     "figure.constrained_layout.wspace": 0.03,
-    "figure.facecolor": "white",
     "figure.titlesize": 8,
-    "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"],  # one width, for SVG elsewhere
     "font.size": 8,
     "grid.color": "0.92",
@@ -64,17 +59,22 @@ LOOK: Any = {  # Matplotlib's stubs want literal names
     "savefig.facecolor": "white",
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "clbench",  # the same names in every file
-    "text.color": "0.15",
     "text.usetex": False,
-    "xtick.color": "0.15",
     "xtick.labelsize": 7,
     "xtick.major.size": 3,
     "xtick.major.width": 0.8,
-    "ytick.color": "0.15",
     "ytick.labelsize": 7,
     "ytick.major.size": 3,
     "ytick.major.width": 0.8,
 }
+
+
+@cache
+def look() -> Any:  # Matplotlib's stubs want literal names
+    """Return the settings that all figures are drawn with."""
+    import seaborn  # slow to import
+
+    return {**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper"), **OURS}
 
 
 def styles_of(labels: Sequence[str], titles: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:

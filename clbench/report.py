@@ -1,19 +1,21 @@
-"""Results → files and terminal: tables in Markdown, LaTeX and CSV, and the figures."""
+"""Results → files and terminal: tables in Markdown, LaTeX and CSV, the page and the figures."""
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clbench import names
 from clbench.analysis import findings, unequal_budgets
 from clbench.errors import UsageError
-from clbench.figure_files import Place, write, write_figures
-from clbench.figures import FIGURES
-from clbench.page import render
+from clbench.figure_files import FigureFolder, Figures, Place, write
+from clbench.figures import FIGURES, Width
+from clbench.page import Picture, render
 from clbench.results import Comparison, Group, Results, count_of, failure_title
 from clbench.tables import Tables, commands
 
@@ -95,6 +97,10 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[
         "Bold: the best mean, joint training aside.",
         "",
     ]
+    for place, links in figures.items():
+        if len(place) == 1:  # of a whole scenario
+            lines += [f"![{FIGURES[kind].title}: {place[0]} scenario](figures/{file})" for kind, file in links.items()]
+            lines += [""]
     lines += _bullets("Before you compare", [*results.warnings, *results.problems, *tables.notes])
     for comparison in results.comparisons:
         lines += [f"## {_escape_markdown(comparison.title)}", ""]
@@ -211,26 +217,85 @@ def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def write_report(results: Results, folder: str | Path, tables: Tables | None = None) -> list[Path]:
-    """Write tables and figures into a folder, over those of an earlier report, and return the files.
+@dataclass
+class Report:
+    """A report in a folder: `write_tables` writes tables and page, `draw` the figures, and the page again with them.
 
-    Raises UsageError if the folder cannot be written.
+    Files of an earlier report are replaced. Both raise UsageError if the folder cannot be written.
     """
-    folder, tables = Path(folder), tables or Tables(results)
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        paths, links = write_figures(results, folder / "figures", differences=tables.differences)
-        texts = {
-            "summary.csv": results.summary(tables.choices.interval).to_csv(index=False),
-            "runs.csv": results.runs.to_csv(index=False),
-            "differences.csv": tables.differences.to_csv(index=False),
-            "gap_recovered.csv": tables.gap.to_csv(index=False),
-            "summary.md": _markdown(results, tables, links),
-            "summary.tex": _latex(results, tables),
-            "methods.bib": names.bibliography(group.method for place in results.comparisons for group in place.groups),
-            "report.html": render(results, tables),
+
+    results: Results
+    folder: Path
+    tables: Tables
+    formats: Sequence[str] = ("png", "pdf")
+    width: Width | None = None
+
+    def write_tables(self) -> list[Path]:
+        """Write all but the figures, with those that are there from before and up to date; return the files."""
+        results, tables = self.results, self.tables
+        with self._writing():
+            (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+            self.figures = FigureFolder(results, self.folder / "figures", self.formats, self.width, tables.differences)
+            methods = [group.method for place in results.comparisons for group in place.groups]
+            texts = {
+                "summary.csv": results.summary(tables.choices.interval).to_csv(index=False),
+                "runs.csv": results.runs.to_csv(index=False),
+                "differences.csv": tables.differences.to_csv(index=False),
+                "gap_recovered.csv": tables.gap.to_csv(index=False),
+                "summary.tex": _latex(results, tables),
+                "methods.bib": names.bibliography(methods),
+            }
+            paths = [write(self.folder / name, text.encode()) for name, text in texts.items()]
+            return paths + self._write_texts(self.figures.ready(), self.figures.missing)
+
+    def draw(self, progress: Callable[[int, int], None] | None = None) -> list[Path]:
+        """Draw the figures that are not there or not up to date; return the files of all."""
+        with self._writing():
+            before = self.figures.ready()
+            drawn = self.figures.draw(progress=progress)
+            if drawn != before:
+                self._write_texts(drawn)
+            return drawn.paths
+
+    def _write_texts(self, figures: Figures, waiting: int = 0) -> list[Path]:
+        """Write the page and the Markdown with the figures that there are; so many are to be drawn yet."""
+        page = render(self.results, self.tables, self._pictures(figures), waiting)
+        texts = {"summary.md": _markdown(self.results, self.tables, figures.links), "report.html": page}
+        return [write(self.folder / name, text.encode()) for name, text in texts.items()]
+
+    def _pictures(self, figures: Figures) -> dict[tuple[str, ...], list[Picture]]:
+        suffix = next((f".{name}" for name in ("png", "svg") if name in self.formats), None)  # that a page can show
+        if suffix is None:
+            return {}
+        return {
+            place: [
+                Picture(
+                    (self.folder / "figures" / name).with_suffix(suffix),
+                    f"{FIGURES[kind].title}: {', '.join(place)}",
+                    (self.width or FIGURES[kind].width) == "page",
+                )
+                for kind, name in links.items()
+            ]
+            for place, links in figures.links.items()
         }
-        return [*(write(folder / name, text.encode()) for name, text in texts.items()), *paths]
-    except OSError as error:
-        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
-        raise UsageError(f"cannot write the report to {folder}: {reason}; name another folder with --out") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+            problem = f"cannot write the report to {self.folder}: {reason}; name another folder with --out"
+            raise UsageError(problem) from error
+
+
+def write_report(
+    results: Results,
+    folder: str | Path,
+    tables: Tables | None = None,
+    formats: Sequence[str] = ("png", "pdf"),
+    width: Width | None = None,
+) -> list[Path]:
+    """Write tables, figures and the page into a folder, and return the files; see `Report`."""
+    report = Report(results, Path(folder), tables or Tables(results), formats, width)
+    return [*report.write_tables(), *report.draw()]
