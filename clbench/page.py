@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clbench import __version__, names
-from clbench.analysis import baseline_of, best, difference, findings, percent, signed, spell, unequal_budgets
+from clbench.analysis import baseline_of, best, difference, percent, signed, spell, unequal_budgets
 from clbench.results import Comparison, Results, count_of, failure_title
 from clbench.tables import Cell, Table, Tables, commands
 
@@ -170,7 +170,7 @@ def _section(results: Results, tables: Tables, comparison: Comparison, pictures:
         "id": _identity(comparison, results),
         "title": comparison.title,
         "about": about,
-        "findings": findings(results, comparison, tables.choices.baseline),
+        "findings": tables.findings(comparison),
         "tables": tables.of(comparison),
         "flags": unequal_budgets(comparison),
         "figures": pictures,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clbench import names
-from clbench.analysis import findings, unequal_budgets
+from clbench.analysis import unequal_budgets
 from clbench.errors import UsageError
 from clbench.figure_files import FigureFolder, Figures, Place, write
 from clbench.figures import FIGURES, Width
@@ -110,7 +110,7 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[
             lines += [f"Seeds: {', '.join(map(str, seeds))}. {_escape_markdown(_shared_training(groups))}".rstrip(), ""]
         if len(seeds) == 1:
             lines += ["One seed: there are no intervals, and differences between methods may be chance.", ""]
-        lines += [f"- {_escape_markdown(line)}" for line in findings(results, comparison, tables.choices.baseline)]
+        lines += [f"- {_escape_markdown(line)}" for line in tables.findings(comparison)]
         for table in tables.of(comparison):
             lines += ["", _escape_markdown(table.caption), "", *_markdown_table(table)]
             if table.name == "costs":

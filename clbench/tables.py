@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clbench.analysis import best, differences, gap_recovered, of_p, percent, signed
+from clbench.analysis import best, differences, findings, gap_recovered, of_p, percent, signed
 from clbench.errors import UsageError
 from clbench.results import METRIC_NAMES, PLACE, TOTALS, Comparison, Group, Results
 from clbench.statistics import IntervalKind, Test
@@ -74,6 +74,8 @@ class Tables:
 
     def __init__(self, results: Results, choices: Choices | None = None):
         self.results, self.choices = results, choices or Choices()
+        self._tables: dict[tuple[str, str, str], list[Table]] = {}
+        self._findings: dict[tuple[str, str, str], list[str]] = {}
         self.gap = gap_recovered(results)
         self.notes: list[str] = []  # why something is missing
         frames = []
@@ -99,8 +101,16 @@ class Tables:
 
     def of(self, comparison: Comparison) -> list[Table]:
         """Return the comparison's tables: results, differences to the baseline and costs, where there are any."""
-        found = self.results_table(comparison), self.difference_table(comparison), self.cost_table(comparison)
-        return [table for table in found if table is not None]
+        if comparison.place not in self._tables:
+            found = self.results_table(comparison), self.difference_table(comparison), self.cost_table(comparison)
+            self._tables[comparison.place] = [table for table in found if table is not None]
+        return self._tables[comparison.place]
+
+    def findings(self, comparison: Comparison) -> list[str]:
+        """Return the comparison's findings, in sentences."""
+        if comparison.place not in self._findings:
+            self._findings[comparison.place] = findings(self.results, comparison, self.choices.baseline)
+        return self._findings[comparison.place]
 
     def results_table(self, comparison: Comparison, columns: Sequence[str] | None = None) -> Table:
         """Tabulate metrics over seeds in per cent, best ones and ties marked; failed runs too if there are any."""
