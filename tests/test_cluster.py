@@ -1,0 +1,247 @@
+"""Sweeps on a cluster: a real scheduler with real workers, some of which are killed; and Ray's."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_workers import heed_signals
+
+import clbench
+from clbench import cluster
+from clbench.errors import ClbenchError, UsageError
+from clbench.store import SAME, RunRecord, Store
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by Linux's /proc")
+
+# In its second task, the first worker that comes to it says which process it is, and waits to be killed
+WAITS = """
+import os, time
+from pathlib import Path
+from clbench.method import Method
+
+class Waits(Method):
+    '''Fine-tuning that waits once'''
+    name = "waits"
+    def start_task(self, model, task):
+        with __import__("contextlib").suppress(FileExistsError):
+            if task.index == 1:
+                Path(__file__).with_name("began").mkdir()
+                Path(__file__).with_name("pid").write_text(f"{os.getpid()} ")
+                time.sleep(300)
+"""
+KILLS = """
+import os
+from clbench.method import Method
+
+class Kills(Method):
+    '''Ends its process, and counts how often'''
+    name = "kills"
+    def start_task(self, model, task):
+        with open(__file__ + ".log", "a") as file:
+            file.write("x")
+        os._exit(9)
+"""
+SLEEPS = """
+import time
+from clbench.method import Method
+
+class Sleeps(Method):
+    '''Sleeps for ever'''
+    name = "sleeps"
+    def start_task(self, model, task):
+        time.sleep(1000)
+"""
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, RunRecord]]:
+    """The methods of a sweep, and its records on this machine alone; then the one that waits waits no more."""
+    folder = tmp_path_factory.mktemp("local")
+    (folder / "waits.py").write_text(WAITS)
+    (folder / "began").mkdir()
+    methods = f"{folder}/waits.py:Waits,finetune,replay"
+    results = clbench.run(methods, seeds=2, epochs=2, out=folder / "runs", jobs=1, quiet=True)
+    assert results.failed == []
+    return methods, {record.key: record for record in results.records}
+
+
+def wait_again(methods: str) -> Path:
+    """Let the first worker of a new sweep wait; return the file in which it will say which process it is."""
+    folder = Path(methods.partition(":")[0]).parent
+    (folder / "pid").unlink(missing_ok=True)
+    (folder / "began").rmdir()
+    return folder / "pid"
+
+
+def assert_equal(folder: Path, local: dict[str, RunRecord]) -> None:
+    records, problems = Store(folder).read()
+    assert problems == []
+    assert set(records) == set(local)
+    for key, record in local.items():
+        assert all(getattr(records[key], name) == getattr(record, name) for name in SAME), records[key].error
+
+
+@contextlib.contextmanager
+def sweep(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-P", "-m", "clbench", "run", *words, "--out", str(folder)]
+    options = {"env": {**os.environ, **environment}, "preexec_fn": heed_signals}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def said(file: Path) -> Callable[[], bool]:
+    return lambda: file.exists() and file.read_text().endswith(" ")
+
+
+class Dask:
+    """A scheduler and its workers, as processes of this machine."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.started = folder, list[subprocess.Popen[bytes]]()
+        self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        file, deadline = folder / "scheduler.json", time.monotonic() + 60
+        while not (file.exists() and file.read_text().strip().endswith("}")):
+            assert self.started[0].poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        self.address = json.loads(file.read_text())["address"]
+
+    def start(self, what: str, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", f"distributed.cli.dask_{what}", *words]
+        command += ["--scheduler-file", str(self.folder / "scheduler.json")]
+        with (self.folder / f"{len(self.started)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, **environment}
+            )
+        self.started.append(process)
+        return process
+
+    def worker(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        return self.start("worker", "--nthreads", "1", "--no-dashboard", *words, **environment)
+
+    def wait_for(self, workers: int) -> None:
+        import distributed
+
+        with distributed.Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=60)
+
+    def stop(self) -> None:
+        for process in reversed(self.started):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[Dask]:
+    pytest.importorskip("distributed")
+    (tmp_path / "dask").mkdir()
+    found = Dask(tmp_path / "dask")
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def test_dask_gives_the_local_records_though_a_worker_is_killed(
+    dask: Dask, local: tuple[str, dict[str, RunRecord]], tmp_path: Path
+) -> None:
+    # each worker materialises its data itself
+    for _ in range(2):
+        dask.worker("--no-nanny", CLBENCH_CACHE=str(tmp_path / "cache"))
+    methods, records = local
+    pid = wait_again(methods)
+    words = ["--methods", methods, "--seeds", "2", "--epochs", "2", "--backend", "dask", "--scheduler", dask.address]
+    with sweep(tmp_path / "runs", *words) as process:
+        until(said(pid), process)
+        killed = int(pid.read_text())
+        assert killed in [worker.pid for worker in dask.started[1:]]
+        os.kill(killed, signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert "[6/6]" in errors
+    assert_equal(tmp_path / "runs", records)
+
+
+def test_a_run_that_kills_two_of_dasks_workers_has_failed(dask: Dask, tmp_path: Path) -> None:
+    (tmp_path / "kills.py").write_text(KILLS)
+    for _ in range(3):
+        dask.worker("--no-nanny")
+    dask.wait_for(3)
+    methods = f"{tmp_path}/kills.py:Kills,finetune"
+    there = {"backend": "dask", "scheduler": dask.address, "quiet": True}
+    results = clbench.run(methods, seeds=1, epochs=1, out=tmp_path / "runs", **there)
+    assert [record.error for record in results.failed] == [cluster.DIED]
+    assert len(results.records) == 2
+    assert (tmp_path / "kills.py.log").read_text() == "xx"
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "the scheduler's"])
+def test_an_end_in_the_middle_is_one_line_and_keeps_what_is_finished(end: str, dask: Dask, tmp_path: Path) -> None:
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    dask.worker("--no-nanny")  # it does one run after the other
+    words = ["--methods", f"finetune,{tmp_path}/sleeps.py:Sleeps", "--seeds", "1", "--epochs", "1"]
+    with sweep(tmp_path / "runs", *words, "--backend", "dask", "--scheduler", dask.address) as process:
+        until(lambda: any((tmp_path / "runs").glob("*.json")), process)
+        start = time.monotonic()
+        if end == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            dask.started[0].kill()
+        _, errors = process.communicate(timeout=60)
+        seconds = time.monotonic() - start
+    assert "Traceback" not in errors
+    assert len(Store(tmp_path / "runs").read()[0]) == 1
+    if end == "Ctrl-C":
+        assert process.returncode == 130, errors
+        assert "clbench: stopped; 1 new records are in" in errors
+        assert seconds < 2
+    else:
+        assert process.returncode == 1, errors
+        lost = "clbench: error: the Dask cluster was lost: it does not answer any more; finished records are kept"
+        assert errors.splitlines()[-1] == lost
+        assert seconds < 15
+
+
+def test_a_cluster_without_workers_is_given_up(dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "WORKERS", 1)
+    there = {"backend": "dask", "scheduler": dask.address, "quiet": True}
+    with pytest.raises(UsageError, match="had no worker for 1 s"):
+        clbench.run("finetune", seeds=1, out=tmp_path / "none", **there)
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "kills.py").write_text(KILLS)
+    dask.worker("--no-nanny")
+    dask.wait_for(1)
+    with pytest.raises(ClbenchError, match="it had no worker for 1 s; finished records are kept"):
+        clbench.run(f"{tmp_path}/kills.py:Kills", seeds=1, out=tmp_path / "runs", **there)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense://x", "tcp://127.0.0.1:9", "tcp://[", "x:y"])
+def test_a_scheduler_that_does_not_answer_is_one_line(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "ANSWER", 1)
+    with pytest.raises(UsageError) as caught:
+        clbench.run("finetune", seeds=1, backend="dask", scheduler=address, out=tmp_path / "runs", quiet=True)
+    assert str(caught.value).startswith(f"no Dask scheduler answers at {address}: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
