@@ -279,7 +279,7 @@ def _dask(scheduler: str, device: str, jobs: int | None) -> Iterator[Cluster]:
     on_gpu = device != "cpu"
     if on_gpu and jobs is not None:
         raise UsageError("on Dask's GPUs, start as many workers on each device as it is to have runs, without --jobs")
-    with _silent("distributed"):
+    with _silent("distributed", "distributed.client"):
         try:
             client = distributed.Client(scheduler, timeout=ANSWER, set_as_default=False)
         except (OSError, ValueError, ImportError, TypeError) as error:
@@ -310,8 +310,9 @@ def _dask(scheduler: str, device: str, jobs: int | None) -> Iterator[Cluster]:
             try:
                 yield Cluster("Dask", workers, (distributed.KilledWorker,), ends, landing)
             finally:
-                with contextlib.suppress(Exception):
-                    client.set_metadata([sweep], None)
+                if client.status == "running":
+                    with contextlib.suppress(Exception):
+                        client.set_metadata([sweep], None)
 
 
 def _threads(client: Any, on_gpu: bool) -> int:
@@ -381,12 +382,13 @@ def _line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Keep a library from logging beside our own one line."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _silent(*names: str) -> Iterator[None]:
+    """Keep loggers from speaking beside our own one line."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

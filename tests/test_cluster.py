@@ -1,6 +1,7 @@
 """Sweeps on a cluster: a real scheduler with real workers, some of which are killed; and Ray's."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -15,7 +16,9 @@ from test_workers import heed_signals
 
 import clbench
 from clbench import cluster
+from clbench.cluster import run_there
 from clbench.errors import ClbenchError, UsageError
+from clbench.planning import plan
 from clbench.store import SAME, RunRecord, Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by Linux's /proc")
@@ -47,6 +50,18 @@ class Kills(Method):
         with open(__file__ + ".log", "a") as file:
             file.write("x")
         os._exit(9)
+"""
+SAYS = """
+import os
+from clbench.method import Method
+
+class Says(Method):
+    '''Fine-tuning that says which process does it'''
+    name = "says"
+    def start_task(self, model, task):
+        if task.index == 0:
+            with open(__file__ + ".log", "a") as file:
+                file.write(f"{os.getpid()} ")
 """
 SLEEPS = """
 import time
@@ -190,35 +205,59 @@ def test_a_run_that_kills_two_of_dasks_workers_has_failed(dask: Dask, tmp_path: 
     there = {"backend": "dask", "scheduler": dask.address, "quiet": True}
     results = clbench.run(methods, seeds=1, epochs=1, out=tmp_path / "runs", **there)
     assert [record.error for record in results.failed] == [cluster.DIED]
-    assert len(results.records) == 2
+    assert [record.spec["method"] for record in results.records if record.ok] == ["finetune"]
     assert (tmp_path / "kills.py.log").read_text() == "xx"
 
 
-@pytest.mark.parametrize("end", ["Ctrl-C", "the scheduler's"])
-def test_an_end_in_the_middle_is_one_line_and_keeps_what_is_finished(end: str, dask: Dask, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_sweep_on_dask(dask: Dask, tmp_path: Path) -> None:
     (tmp_path / "sleeps.py").write_text(SLEEPS)
     dask.worker("--no-nanny")  # it does one run after the other
     words = ["--methods", f"finetune,{tmp_path}/sleeps.py:Sleeps", "--seeds", "1", "--epochs", "1"]
     with sweep(tmp_path / "runs", *words, "--backend", "dask", "--scheduler", dask.address) as process:
         until(lambda: any((tmp_path / "runs").glob("*.json")), process)
+        process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        if end == "Ctrl-C":
-            process.send_signal(signal.SIGINT)
-        else:
-            dask.started[0].kill()
         _, errors = process.communicate(timeout=60)
-        seconds = time.monotonic() - start
+    assert time.monotonic() - start < 5
+    assert process.returncode == 130, errors
+    assert "clbench: stopped; 1 new records are in" in errors
     assert "Traceback" not in errors
     assert len(Store(tmp_path / "runs").read()[0]) == 1
-    if end == "Ctrl-C":
-        assert process.returncode == 130, errors
-        assert "clbench: stopped; 1 new records are in" in errors
-        assert seconds < 2
-    else:
-        assert process.returncode == 1, errors
-        lost = "clbench: error: the Dask cluster was lost: it does not answer any more; finished records are kept"
-        assert errors.splitlines()[-1] == lost
-        assert seconds < 15
+
+
+def test_the_end_of_the_scheduler_is_one_line_and_keeps_what_is_finished(
+    dask: Dask, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    dask.worker("--no-nanny")
+    methods = f"finetune,{tmp_path}/sleeps.py:Sleeps"
+    there = {"backend": "dask", "scheduler": dask.address}
+    with contextlib.closing(
+        plan(methods, seeds=1, training={"epochs": 1}, out=tmp_path / "runs", **there).run()
+    ) as run:
+        assert next(run).spec["method"] == "finetune"
+        dask.started[0].kill()
+        with pytest.raises(ClbenchError, match="Dask cluster was lost: it does not answer any more; finished records"):
+            next(run)
+    assert len(Store(tmp_path / "runs").read()[0]) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_runs_on_gpus_go_to_workers_that_offer_one(dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs themselves are on the CPU here: what counts is where they are sent."""
+    monkeypatch.setattr(cluster, "WORKERS", 1)
+    (tmp_path / "says.py").write_text(SAYS)
+    jobs = plan(f"{tmp_path}/says.py:Says", seeds=3, training={"epochs": 1}, out=tmp_path).jobs
+    dask.worker("--no-nanny")
+    dask.wait_for(1)
+    with pytest.raises(UsageError, match="no worker that was started with --resources GPU=1 for 1 s"):
+        clbench.run("finetune", seeds=1, device="cuda", out=tmp_path, backend="dask", scheduler=dask.address)
+    with_gpu = dask.worker("--no-nanny", "--resources", "GPU=1")
+    dask.wait_for(2)
+    with cluster.connected("dask", dask.address, "cuda:0", None) as there:
+        assert there.workers == 1
+        assert all(record.ok for record in there.run(jobs))
+    assert (tmp_path / "says.py.log").read_text().split() == [str(with_gpu.pid)] * 3
 
 
 def test_a_cluster_without_workers_is_given_up(dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,3 +284,83 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
     assert str(caught.value).startswith(f"no Dask scheduler answers at {address}: ")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_ray_gives_the_local_records_though_a_worker_is_killed(
+    local: tuple[str, dict[str, RunRecord]], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    methods = local[0].removesuffix(",replay")
+    records = {key: record for key, record in local[1].items() if record.spec["method"] != "replay"}
+    pid = wait_again(methods)
+    words = ["--methods", methods, "--seeds", "2", "--epochs", "2", "--jobs", "2", "--backend", "ray"]
+    with sweep(tmp_path / "runs", *words, RAY_ADDRESS="local") as process:
+        until(said(pid), process)
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert "[4/4]" in errors
+    assert_equal(tmp_path / "runs", records)
+
+
+# What a worker does, in this process
+
+
+def test_a_worker_runs_only_what_was_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(KILLS)
+    (job,) = plan("finetune", seeds=1, training={"epochs": 1}, out=tmp_path).jobs
+    (mine,) = plan(f"{tmp_path}/mine.py:Kills", seeds=1, out=tmp_path).jobs
+    assert run_there(job).ok
+    monkeypatch.setattr(cluster, "NUMBERS", 99)
+    assert "computes numbers of version 99, and the sweep is of version 1" in str(run_there(job).error)
+    monkeypatch.undo()
+    other = dataclasses.replace(job, spec=dataclasses.replace(job.spec, data="0" * 64))
+    assert "the data of split-digits are not those of the sweep" in str(run_there(other).error)
+    (tmp_path / "mine.py").write_text(KILLS.replace("9", "8"))
+    assert "was changed while the sweep ran" in str(run_there(mine).error)
+    (tmp_path / "mine.py").unlink()
+    assert "there is no file" in str(run_there(mine).error)
+
+
+@pytest.mark.data
+def test_a_worker_without_the_data_root_has_one_of_its_own(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {"sequence": "split-mnist", "training": {"iterations": 1}, "out": tmp_path}
+    (job,) = plan("finetune", seeds=1, data_root=data_root, **words).jobs
+    elsewhere = dataclasses.replace(job, data_root=str(tmp_path / "none"))
+    monkeypatch.setenv("CLBENCH_DATA_ROOT", str(data_root))
+    assert run_there(elsewhere).ok
+
+
+def test_data_are_materialised_by_one_process_of_a_host(tmp_path: Path) -> None:
+    """Processes that find no data at the same time wait for the first, and take what it has made."""
+    code = """
+import sys, time
+from pathlib import Path
+from clbench import data
+write = data._write_digits
+def slowly(folder):
+    with open(sys.argv[1], "a") as file:
+        file.write("x")
+    time.sleep(1)
+    return write(folder)
+data._write_digits = slowly
+print(data.load_dataset("digits").fingerprint)
+"""
+    environment = {**os.environ, "CLBENCH_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "written")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
+    found = {process.communicate(timeout=120)[0] for process in started}
+    assert all(process.returncode == 0 for process in started)
+    assert len(found) == 1
+    assert (tmp_path / "written").read_text() == "x"
+
+
+def test_what_is_missing_is_told_before_anything_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend, package in (("dask", "distributed"), ("ray", "ray")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UsageError, match=rf"pip install 'clbench\[{backend}\]'"):
+            plan("finetune", seeds=1, backend=backend, scheduler="tcp://10.0.0.1:8786", out=tmp_path)
+    assert not any(tmp_path.iterdir())
