@@ -46,16 +46,10 @@ def check_backend(backend: str, scheduler: str | None) -> None:
     """Raise UsageError unless runs can be sent there, as far as can be told without asking it."""
     if backend not in ("local", *PACKAGES):
         raise UsageError(f"unknown backend {backend!r}: choose from local, {', '.join(PACKAGES)}")
-    if backend == "local":
-        if scheduler is not None:
-            raise UsageError("--scheduler is the address of a cluster: give --backend dask or ray with it")
-        return
+    if backend == "local" and scheduler is not None:
+        raise UsageError("--scheduler is the address of a cluster: give --backend dask or ray with it")
     if backend == "dask" and not scheduler:
         raise UsageError("--backend dask needs --scheduler ADDRESS, as in tcp://10.0.0.1:8786")
-    try:
-        importlib.import_module(PACKAGES[backend])
-    except ImportError:
-        raise UsageError(f"--backend {backend} needs a package more: pip install 'clbench[{backend}]'") from None
 
 
 def check_device(device: str) -> str:
@@ -134,6 +128,12 @@ def died(job: Job) -> str:
 @contextlib.contextmanager
 def connected(backend: str, scheduler: str | None, device: str, jobs: int | None) -> Iterator[Cluster]:
     """Reach a cluster; raise UsageError if it can't be, or has no worker for these runs."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it speaks past Python
+    try:
+        importlib.import_module(PACKAGES[backend])
+    except ImportError:
+        raise UsageError(f"--backend {backend} needs a package more: pip install 'clbench[{backend}]'") from None
     with _dask(str(scheduler), device, jobs) if backend == "dask" else _ray(scheduler, device, jobs) as cluster:
         yield cluster
 
@@ -280,9 +280,11 @@ def _dask(scheduler: str, device: str, jobs: int | None) -> Iterator[Cluster]:
     if on_gpu and jobs is not None:
         raise UsageError("on Dask's GPUs, start as many workers on each device as it is to have runs, without --jobs")
     with _silent("distributed", "distributed.client"):
+        client = distributed.Client.__new__(distributed.Client)
         try:
-            client = distributed.Client(scheduler, timeout=ANSWER, set_as_default=False)
+            client.__init__(scheduler, timeout=ANSWER, set_as_default=False)
         except (OSError, ValueError, ImportError, TypeError) as error:
+            client.status = "closed"  # or it tries to close what it never opened, and complains
             raise UsageError(f"no Dask scheduler answers at {scheduler}: {_line(error)}") from None
         with contextlib.closing(client):
             threads = _wait_for_workers(lambda: _threads(client, on_gpu))
@@ -325,7 +327,6 @@ def _threads(client: Any, on_gpu: bool) -> int:
 
 @contextlib.contextmanager
 def _ray(address: str | None, device: str, jobs: int | None) -> Iterator[Cluster]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = importlib.import_module("ray")
     kind, where = ("CPU", "the Ray cluster") if device == "cpu" else ("GPU", "the Ray cluster's machines")
     with _silent("ray"):
