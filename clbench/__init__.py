@@ -10,6 +10,7 @@ Importing this package imports neither torch nor Avalanche.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +55,8 @@ def run(
     reuse: bool = True,
     checkpoint: bool = False,
     timeout: float | None = None,
+    backend: str = "local",
+    scheduler: str | None = None,
     quiet: bool = False,
 ) -> Results:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
@@ -62,8 +65,9 @@ def run(
     is split-digits and `seeds` are 0 to 4, or what the preset says. With `eval_every`, the tasks seen so far are
     evaluated every so many updates too, and the records have `curves`. Without `reuse`, what runs or steps share is
     computed again; with `checkpoint`, a run that was stopped goes on after its last finished task; none of these
-    changes a number. A run that takes longer than `timeout` seconds has failed. Raises UsageError, before any training,
-    for anything that cannot be done; a run that fails is in the results' `failed`.
+    changes a number. A run that takes longer than `timeout` seconds has failed. With `backend` "dask" or "ray", runs go
+    to the cluster at the address `scheduler`. Raises UsageError, before any training, for anything that cannot be done;
+    a run that fails is in the results' `failed`.
     """
     from clbench.planning import plan
     from clbench.progress import Progress
@@ -100,9 +104,11 @@ def run(
         checkpoint=checkpoint,
         timeout=timeout,
         jobs=jobs,
+        backend=backend,
+        scheduler=scheduler,
     )
-    with Progress(sweep, quiet) as progress:
-        for record in sweep.run():
+    with contextlib.closing(sweep.run()) as records, Progress(sweep, quiet) as progress:
+        for record in records:
             progress.landed(record)
     return Results(sweep.records, order=sweep.labels)
 

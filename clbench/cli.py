@@ -123,6 +123,12 @@ def run(
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="A run that takes longer has failed.")
     ] = None,
+    backend: Annotated[
+        str, typer.Option(metavar="local|dask|ray", help="Whose workers: this machine's, or a cluster's.")
+    ] = "local",
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of the cluster. For ray: the one of this machine.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
@@ -160,6 +166,8 @@ def run(
         checkpoint=checkpoint,
         timeout=timeout,
         jobs=jobs,
+        backend=backend,
+        scheduler=scheduler,
     )
     if dry_run:
         _print_plan(sweep)

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from clbench import NUMBERS
@@ -162,12 +163,28 @@ def cache_folder() -> Path:
 def _cached(name: str, source: Callable[[], Any], write: Callable[[Path], Mapping[str, Any]]) -> DataSet:
     """Return the entry of a source, made by `write` if it isn't there or is damaged.
 
-    `write` puts one .npy file for each of ARRAYS into a folder and returns notes.
+    `write` puts one .npy file for each of ARRAYS into a folder and returns notes. One process of a host does that, and
+    others wait for it meanwhile.
     """
     entry = _entry(name, source())
     found = _read(name, entry)
     if found is not None:
         return found
+    with _locked(entry):
+        return _read(name, entry) or _made(name, entry, source, write)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only process of this host to make something; where there can be no lock, several do, without harm."""
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):
+            stack.enter_context(FileLock(Path(tempfile.gettempdir()) / f".clbench-{name}.lock"))
+        yield
+
+
+def _made(name: str, entry: Path, source: Callable[[], Any], write: Callable[[Path], Mapping[str, Any]]) -> DataSet:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
@@ -281,7 +298,9 @@ def _find(source: _Source, root: Path) -> list[Path]:
         above = [parent for parent in root.parents if len(_present(source, parent)) == len(source.files)]
         if above:
             raise DataError(f"{source.torchvision_name} is not below {root}: did you mean --data-root {above[0]}?")
-        _download(source, root)
+        with _locked(root / source.folder):
+            if len(_present(source, root)) < len(source.files):
+                _download(source, root)
         files = _present(source, root)
     return files
 

@@ -247,7 +247,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, late)
     in_worker = multiprocessing.parent_process() is not None
     if in_worker:
-        faulthandler.dump_traceback_later(seconds + PATIENCE, exit=True, file=_nowhere())
+        faulthandler.dump_traceback_later(seconds + PATIENCE, exit=True, file=nowhere())
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again, should it be swallowed
         yield
@@ -259,7 +259,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 @cache
-def _nowhere() -> IO[str]:
+def nowhere() -> IO[str]:
+    """Return a file that keeps nothing."""
     return open(os.devnull, "w")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from clbench import NUMBERS, presets, registry
+from clbench import NUMBERS, cluster, presets, registry
 from clbench.errors import ClbenchError, UsageError
 from clbench.job import Job, RunSpec, checkout_commit, one_thread
 from clbench.method import SCENARIOS, Method, Scenario, shares_first_task
@@ -62,6 +62,8 @@ def plan(
     checkpoint: bool = False,
     timeout: float | None = None,
     jobs: int | None = None,
+    backend: str = "local",
+    scheduler: str | None = None,
 ) -> Sweep:
     """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained.
 
@@ -83,7 +85,12 @@ def plan(
         _overrides(given, assignments.pop("training", {})),
         assignments,
     )
-    place = check_device(device)
+    cluster.check_backend(backend, scheduler)
+    there = backend != "local"
+    if there and (checkpoint or save_models):
+        what = "--checkpoint" if checkpoint else "--save-models"
+        raise UsageError(f"{what} writes to folders of this machine: leave it out with --backend {backend}")
+    place = cluster.check_device(device) if there else check_device(device)
     check_precision(precision, place)
     check_eval_every(eval_every)
     workers = check_workers(jobs, place)
@@ -114,7 +121,7 @@ def plan(
         dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
         for job in _jobs(points, place, precision, eval_every, root, folder, save_models, reuse)
     ]
-    sweep = Sweep(planned, Store(folder), workers, notes, fresh=force)
+    sweep = Sweep(planned, Store(folder), workers, notes, fresh=force, backend=backend, scheduler=scheduler, limit=jobs)
     if not force:
         _resume(sweep, save_models)
     return sweep

@@ -49,7 +49,7 @@ class Progress:
         self._say(
             f"{self.total} run{'s' * (self.total != 1)} to do"
             + (f", {there} there already" if there else "")
-            + (f"; {workers} at a time on {self.sweep.jobs[0].device}" if self.total else "")
+            + (f"; {workers} at a time on {self.sweep.place}" if self.total else "")
         )
         self.started = time.monotonic()
         if self.total and self.console.is_terminal:

@@ -25,6 +25,7 @@ from typing import Literal
 import joblib
 from filelock import FileLock, Timeout
 
+from clbench.cluster import connected
 from clbench.errors import ClbenchError, UsageError
 from clbench.job import Job, failed, run_one
 from clbench.store import RunRecord, Store
@@ -44,6 +45,9 @@ class Sweep:
     notes: list[str] = field(default_factory=list)
     done: dict[str, RunRecord] = field(default_factory=dict)
     fresh: bool = False  # whether runs begin at their first task, whatever checkpoints there are
+    backend: str = "local"  # where workers are: on this machine, or a cluster's
+    scheduler: str | None = None  # the cluster's address
+    limit: int | None = None  # how many runs go side by side at most, if the user has said so
 
     @property
     def missing(self) -> list[Job]:
@@ -53,6 +57,12 @@ class Sweep:
     def labels(self) -> list[str]:
         """The methods' labels in the order in which they were asked for."""
         return list(dict.fromkeys(job.spec.label for job in self.jobs))
+
+    @property
+    def place(self) -> str:
+        """Where runs are done, in words."""
+        device = self.jobs[0].device
+        return device if self.backend == "local" else f"{device.split(':')[0]}, {self.backend}"
 
     @property
     def records(self) -> list[RunRecord]:
@@ -69,11 +79,14 @@ class Sweep:
         """
         fork = fork and sys.platform == "linux"
         fork = fork and all(job.device == "cpu" and not job.spec.code for job in self.missing)
-        records = self._run("fork" if fork else "loky")
+        if self.backend != "local" and self.missing:
+            records = self._run_on_cluster()
+        else:
+            records = self._run("fork" if fork else "loky")
         next(records)  # so that workers are there before the caller goes on
         return records  # type: ignore[return-value]
 
-    def _run(self, backend: Backend) -> Generator[RunRecord | None, None, None]:
+    def _make_ready(self) -> None:
         create_folder(self.store.folder)
         self.store.tidy()
         for job in self.missing if self.fresh else ():
@@ -81,6 +94,20 @@ class Sweep:
                 Path(job.checkpoint).unlink(missing_ok=True)
         for job in self.missing:
             self.store.set_aside(job.spec.key)
+
+    def _run_on_cluster(self) -> Generator[RunRecord | None, None, None]:
+        device = self.missing[0].device
+        with connected(self.backend, self.scheduler, device, self.limit) as cluster:
+            self.workers = cluster.workers
+            self._make_ready()
+            yield None
+            # those that train on old data take longest
+            for record in cluster.run(sorted(self.missing, key=lambda job: not job.memory)):
+                self._take(record)
+                yield record
+
+    def _run(self, backend: Backend) -> Generator[RunRecord | None, None, None]:
+        self._make_ready()
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(_temporary_folder())
             jobs = in_good_order(self.missing, self.workers, folder)
@@ -90,9 +117,7 @@ class Sweep:
             for record in surviving(jobs, self.workers, backend):
                 if record is not None:
                     job = by_key[record.key]
-                    if record.ok or not self.store.has_finished(record.key):  # by another sweep, or before --force
-                        self._write(record)
-                    self.done[record.key] = record
+                    self._take(record)
                     sharers[job.first_task] -= 1
                     if job.first_task is not None and sharers[job.first_task] == 0:
                         Path(job.first_task).unlink(missing_ok=True)
@@ -100,11 +125,13 @@ class Sweep:
                         Path(job.checkpoint).unlink(missing_ok=True)
                 yield record
 
-    def _write(self, record: RunRecord) -> None:
+    def _take(self, record: RunRecord) -> None:
         try:
-            self.store.write(record)
+            if record.ok or not self.store.has_finished(record.key):  # by another sweep, or before --force
+                self.store.write(record)
         except OSError as error:
             raise ClbenchError(f"cannot write to {self.store.folder}: {error.strerror or error}") from None
+        self.done[record.key] = record
 
 
 def create_folder(folder: Path) -> None:

@@ -168,6 +168,13 @@ BAD = """
 --preset hsu2018-split-mnist --methods lwf | are its rows
 --preset hsu2018-split-mnist --rows LfW | LfW
 --methods ./taken:Mine | taken
+--backend slurm | choose from local, dask, ray
+--scheduler tcp://10.0.0.1:8786 | give --backend dask or ray
+--backend dask | needs --scheduler ADDRESS
+--backend dask --scheduler nonsense://x --device cuda:1 | choose from cpu (as auto), cuda
+--backend dask --scheduler nonsense://x --checkpoint | leave it out with --backend dask
+--backend dask --scheduler nonsense://x --save-models | leave it out with --backend dask
+--backend dask --scheduler nonsense://x | no Dask scheduler answers at nonsense://x
 """
 # a file's name and content, and what is asked of it
 FILES = {
