@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clbench.results import Results
     from clbench.verification import Verification
 
-__all__ = ["NUMBERS", "__version__", "load", "run", "verify"]
+__all__ = ["NUMBERS", "__version__", "compare", "load", "run", "verify"]
 __version__ = version("clbench")
 NUMBERS = 1  # raised from 0.1.0 on with every 'Changed numbers' entry in the changelog; part of every record's key
 
@@ -158,6 +158,16 @@ def verify(
         for record in sweep.run():
             progress.landed(record)
     return compare(chosen, sweep.records)
+
+
+def compare(results: Results, a: str, b: str, metric: str = "average_accuracy") -> list[str]:
+    """Say whether a is better than b, a line per task sequence and scenario, as `clbench compare` does.
+
+    Raises UsageError for labels and metrics that there are not.
+    """
+    from clbench import analysis
+
+    return analysis.compare(results, a, b, metric)
 
 
 def load(folder: str | Path = "results/runs") -> Results:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up import record, three_methods
 from scipy import stats
-from test_report import record, three_methods
 from typer.testing import CliRunner
 
 from clbench import names

@@ -1,8 +1,6 @@
 """Figures: what is in them, checked through their artists against numbers worked out by hand, and their files."""
 
-import hashlib
 import io
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import HOSTILE, JOINT, LWF, T2, N, record, three_methods
 from matplotlib import image
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex, to_rgba
@@ -25,61 +24,6 @@ from clbench.layouts import WIDTHS
 from clbench.plots import styles_of, wrap
 from clbench.results import Curves, Results
 from clbench.store import RunRecord
-
-N = None
-FINETUNE = [[[N, N], [0.9, N], [0.5, 1.0]], [[N, N], [1.0, N], [0.8, 0.8]]]  # by seed
-LWF = [[[N, N], [0.9, N], [0.9, 0.9]], [[N, N], [1.0, N], [0.9, 0.8]]]
-JOINT = [[[N, N], [0.9, N], [1.0, 1.0]], [[N, N], [1.0, N], [1.0, 1.0]]]
-HOSTILE = r"a|b_c*<script>alert(1)</script>$x$ \input{/etc/passwd} [d](e) #1 100% ~^&{`f`"
-T2 = 12.7062  # Student's 97.5 % quantile for two seeds
-
-
-def record(label: str, seed: int = 0, R: Any = LWF[0], error: str | None = None, **changes: Any) -> RunRecord:
-    """Make a record; `changes` are to it if it has such a field, else to its spec."""
-    own = {name: changes.pop(name) for name in list(changes) if name in RunRecord.__dataclass_fields__}
-    spec = {
-        "sequence": "split-digits",
-        "sequence_label": "split-digits",
-        "sequence_params": {},
-        "scenario": "task",
-        "method": label.split("@")[0],
-        "label": label,
-        "params": {"of": label},
-        "model": "mlp",
-        "model_label": "mlp",
-        "model_params": {"width": 256},
-        "seed": seed,
-        "class_order_rule": "seed",
-        "class_order": [seed, seed + 1],
-        "training": {"epochs": 10, "iterations": None, "lr": 0.1},
-        "device": "cpu",
-        "data": "ab" * 32,
-        "numbers": 1,
-        "code": {},
-        **changes,
-    }
-    key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:20]
-    if error is not None:
-        return RunRecord(key, spec, "failed", error)
-    tasks = len(R) - 1
-    content: dict[str, Any] = {
-        "accuracy": {"task_aware": R, "task_agnostic": [[x if x is None else x / 2 for x in row] for row in R]},
-        "seconds": {"train": [1.25] * tasks, "evaluate": [0.5] * (tasks + 1)},
-        "updates": [100] * tasks,
-        "images": [1600] * tasks,
-        "forward_passes": [1600] * tasks,
-        "backward_passes": [1500] * tasks,
-        "parameters": 1000,
-        "stored_bytes": 2048,
-        "weights_hash": "cd" * 32,
-        "environment": {},
-    }
-    return RunRecord(key, spec, "ok", **(content | own))
-
-
-def three_methods(**changes: Any) -> list[RunRecord]:
-    by_label = {"finetune": FINETUNE, "lwf": LWF, "joint": JOINT}
-    return [record(label, seed, R, **changes) for label, some in by_label.items() for seed, R in enumerate(some)]
 
 
 def five_sequences() -> list[RunRecord]:
@@ -669,3 +613,23 @@ def test_formats_and_widths_are_checked(tmp_path: Path) -> None:
         FigureFolder(Results([]), tmp_path, ["gif"])
     with pytest.raises(UsageError, match="no width 'wide'"):
         FigureFolder(Results([]), tmp_path, width="wide")  # type: ignore[arg-type]
+
+
+def test_files_are_laid_out_for_the_ticks_that_they_show(tmp_path: Path) -> None:
+    """Values below 0 give the axis wider numbers once it has its size: its label must still have room."""
+    low = [[[N, N], [0.5, N], [0.9, 1.0]], [[N, N], [0.6, N], [0.4, 1.0]], [[N, N], [0.5, N], [0.5, 0.9]]]
+    runs = [record(label, seed, R) for label in ("finetune", "lwf") for seed, R in enumerate(low)]
+    for path in write_figures(Results(runs), tmp_path, formats=("png",)).paths:
+        pixels = image.imread(path)
+        for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
+            assert (edge[..., :3] == 1).all(), path.name
+
+
+def test_pixels_keep_the_shades_that_are_there(tmp_path: Path) -> None:
+    """Stripes a little darker than white are told from it, in a file of 256 colours at most."""
+    paths = write_figures(Results(three_methods()), tmp_path, formats=("png",)).paths
+    (path,) = [path for path in paths if "forgetting" in path.name]
+    colours, counts = np.unique((255 * image.imread(path)[..., :3]).round().reshape(-1, 3), axis=0, return_counts=True)
+    assert len(colours) <= 256
+    common = {tuple(colour) for colour in colours[counts > 0.05 * counts.sum()]}
+    assert {(255.0,) * 3, (242.0,) * 3} <= common

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import FINETUNE, HOSTILE, JOINT, LWF, record, three_methods
+from made_up import FINETUNE, HOSTILE, JOINT, LWF, record, three_methods
 
 from clbench.page import render
 from clbench.report import write_report

@@ -77,3 +77,11 @@ def test_every_command_in_the_readme_is_understood(
     words = command.split()[1:]
     result = CliRunner().invoke(app, [*words, "--dry-run"] if words[0] == "run" else words)
     assert result.exit_code == 0, result.exception
+
+
+def test_the_gallery_draws_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "results")
+    gallery = importlib.import_module("gallery")
+    paths = gallery.main(tmp_path, seeds=2, epochs=1)
+    assert len(paths) == len({path.read_bytes() for path in paths}) == 8
+    assert all(path.read_bytes().startswith(b"%PDF") for path in paths)

@@ -1,18 +1,16 @@
 """Tables and figures from made-up records whose numbers are known."""
 
-import hashlib
 import io
-import json
 import re
 import subprocess
 import sys
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import FINETUNE, HOSTILE, JOINT, LWF, record, three_methods
 from markdown_it import MarkdownIt
 from rich.console import Console
 
@@ -22,62 +20,8 @@ from clbench.report import print_tables, terminal_table, write_report
 from clbench.results import METRIC_NAMES, Results, load
 from clbench.store import RunRecord, Store
 
-N = None
-FINETUNE = [[[N, N], [0.9, N], [0.5, 1.0]], [[N, N], [1.0, N], [0.8, 0.8]]]  # by seed
-LWF = [[[N, N], [0.9, N], [0.9, 0.9]], [[N, N], [1.0, N], [0.9, 0.8]]]
-JOINT = [[[N, N], [0.9, N], [1.0, 1.0]], [[N, N], [1.0, N], [1.0, 1.0]]]
 TABLES = {"summary.csv", "runs.csv", "differences.csv", "gap_recovered.csv", "summary.md", "summary.tex"}
 TABLES |= {"methods.bib", "report.html"}
-HOSTILE = r"a|b_c*<script>alert(1)</script>$x$ \input{/etc/passwd} [d](e) #1 100% ~^&{`f`"
-
-
-def record(label: str, seed: int = 0, R: Any = LWF[0], error: str | None = None, **changes: Any) -> RunRecord:
-    """Make a record; `changes` are to its spec."""
-    spec = {
-        "sequence": "split-digits",
-        "sequence_label": "split-digits",
-        "sequence_params": {},
-        "scenario": "task",
-        "method": label.split("@")[0],
-        "label": label,
-        "params": {"of": label},
-        "model": "mlp",
-        "model_label": "mlp",
-        "model_params": {"width": 256},
-        "seed": seed,
-        "class_order_rule": "seed",
-        "class_order": [seed, seed + 1],
-        "training": {"epochs": 10, "iterations": None, "lr": 0.1},
-        "device": "cpu",
-        "data": "ab" * 32,
-        "numbers": 1,
-        "code": {},
-        **changes,
-    }
-    key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:20]
-    if error is not None:
-        return RunRecord(key, spec, "failed", error)
-    tasks = len(R) - 1
-    return RunRecord(
-        key,
-        spec,
-        "ok",
-        accuracy={"task_aware": R, "task_agnostic": [[x if x is None else x / 2 for x in row] for row in R]},
-        seconds={"train": [1.25] * tasks, "evaluate": [0.5] * (tasks + 1)},
-        updates=[100] * tasks,
-        images=[1600] * tasks,
-        forward_passes=[1600] * tasks,
-        backward_passes=[1500] * tasks,
-        parameters=1000,
-        stored_bytes=2048,
-        weights_hash="cd" * 32,
-        environment={},
-    )
-
-
-def three_methods() -> list[RunRecord]:
-    by_label = {"finetune": FINETUNE, "lwf": LWF, "joint": JOINT}
-    return [record(label, seed, R) for label, matrices in by_label.items() for seed, R in enumerate(matrices)]
 
 
 def mean_of(results: Results, label: str, metric: str) -> float:

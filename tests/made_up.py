@@ -1,0 +1,62 @@
+"""Made-up records whose numbers are known."""
+
+import hashlib
+import json
+from typing import Any
+
+from clbench.store import RunRecord
+
+N = None
+FINETUNE = [[[N, N], [0.9, N], [0.5, 1.0]], [[N, N], [1.0, N], [0.8, 0.8]]]  # by seed
+LWF = [[[N, N], [0.9, N], [0.9, 0.9]], [[N, N], [1.0, N], [0.9, 0.8]]]
+JOINT = [[[N, N], [0.9, N], [1.0, 1.0]], [[N, N], [1.0, N], [1.0, 1.0]]]
+HOSTILE = r"a|b_c*<script>alert(1)</script>$x$ \input{/etc/passwd} [d](e) #1 100% ~^&{`f`"
+T2 = 12.7062  # Student's 97.5 % quantile for two seeds
+
+
+def record(label: str, seed: int = 0, R: Any = LWF[0], error: str | None = None, **changes: Any) -> RunRecord:
+    """Make a record; `changes` are to it if it has such a field, else to its spec."""
+    own = {name: changes.pop(name) for name in list(changes) if name in RunRecord.__dataclass_fields__}
+    spec = {
+        "sequence": "split-digits",
+        "sequence_label": "split-digits",
+        "sequence_params": {},
+        "scenario": "task",
+        "method": label.split("@")[0],
+        "label": label,
+        "params": {"of": label},
+        "model": "mlp",
+        "model_label": "mlp",
+        "model_params": {"width": 256},
+        "seed": seed,
+        "class_order_rule": "seed",
+        "class_order": [seed, seed + 1],
+        "training": {"epochs": 10, "iterations": None, "lr": 0.1},
+        "device": "cpu",
+        "data": "ab" * 32,
+        "numbers": 1,
+        "code": {},
+        **changes,
+    }
+    key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:20]
+    if error is not None:
+        return RunRecord(key, spec, "failed", error)
+    tasks = len(R) - 1
+    content: dict[str, Any] = {
+        "accuracy": {"task_aware": R, "task_agnostic": [[x if x is None else x / 2 for x in row] for row in R]},
+        "seconds": {"train": [1.25] * tasks, "evaluate": [0.5] * (tasks + 1)},
+        "updates": [100] * tasks,
+        "images": [1600] * tasks,
+        "forward_passes": [1600] * tasks,
+        "backward_passes": [1500] * tasks,
+        "parameters": 1000,
+        "stored_bytes": 2048,
+        "weights_hash": "cd" * 32,
+        "environment": {},
+    }
+    return RunRecord(key, spec, "ok", **(content | own))
+
+
+def three_methods(**changes: Any) -> list[RunRecord]:
+    by_label = {"finetune": FINETUNE, "lwf": LWF, "joint": JOINT}
+    return [record(label, seed, R, **changes) for label, some in by_label.items() for seed, R in enumerate(some)]
