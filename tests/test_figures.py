@@ -617,8 +617,12 @@ def test_formats_and_widths_are_checked(tmp_path: Path) -> None:
 
 def test_files_are_laid_out_for_the_ticks_that_they_show(tmp_path: Path) -> None:
     """Values below 0 give the axis wider numbers once it has its size: its label must still have room."""
-    low = [[[N, N], [0.5, N], [0.9, 1.0]], [[N, N], [0.6, N], [0.4, 1.0]], [[N, N], [0.5, N], [0.5, 0.9]]]
-    runs = [record(label, seed, R) for label in ("finetune", "lwf") for seed, R in enumerate(low)]
+    runs = []
+    for label, ends in (("finetune", [0.98, 0.97, 0.6, 0.99, 0.98]), ("scratch", [0.5, 0.45, 0.6, 0.4, 0.5])):
+        for seed, end in enumerate(ends):
+            R = np.where(np.tri(6, 5, -1), end, np.nan)
+            R[np.arange(1, 6), np.arange(5)] = 1.0
+            runs.append(record(label, seed, [[N if x != x else x for x in row] for row in R.tolist()]))
     for path in write_figures(Results(runs), tmp_path, formats=("png",)).paths:
         pixels = image.imread(path)
         for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
