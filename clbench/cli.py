@@ -100,8 +100,8 @@ def run(
             help="A method's, model's, sequence's or 'training' setting; repeatable; a comma list is a grid.",
         ),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, or one on a GPU.")] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train.")] = "auto",
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, one on each GPU.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train; cuda: on all.")] = "auto",
     precision: Annotated[
         str, typer.Option(metavar="fp32|tf32|bf16", help="Of matrix products; tf32 on CUDA only.")
     ] = "fp32",
@@ -257,8 +257,8 @@ def verify(
     controls: Annotated[
         bool, typer.Option("--controls", help="Run the preset's faults too: they should not agree.")
     ] = False,
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, or one on a GPU.")] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train.")] = "auto",
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, one on each GPU.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train; cuda: on all.")] = "auto",
     data_root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
     ] = None,

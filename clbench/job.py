@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from typing import IO, Any
 
 import joblib
 import torch
+from filelock import FileLock, Timeout
 
 from clbench import registry
 from clbench.errors import ClbenchError
@@ -118,6 +120,7 @@ class Job:
     timeout: float | None = None  # seconds after which the run has failed
     checkpoint: str | None = None  # the file from which the run goes on
     mark: str | None = None  # a file that is there while the run is under way
+    slots: Sequence[tuple[str, str]] = ()  # of several devices: a file to lock for each run at a time, and its device
 
     @property
     def root(self) -> Path | None:
@@ -141,8 +144,29 @@ class Job:
 def run_one(job: Job) -> RunRecord:
     """Run one job in this process, with one thread; an exception becomes a failed record."""
     # a process has one random state and one number of threads: runs in several threads of it wait for each other
-    with _ONE_AT_A_TIME, _marked(job.mark), one_thread(), _deterministic(job.device):
+    with _ONE_AT_A_TIME, _marked(job.mark), one_thread(), _with_device(job) as job, _deterministic(job.device):
         return _run(job)
+
+
+@contextlib.contextmanager
+def _with_device(job: Job) -> Iterator[Job]:
+    """Give the job a device that has room for it, and keep the room until it is done; a lock ends with its process."""
+    lock: FileLock | None = None
+    while job.slots and lock is None:
+        for path, device in job.slots:
+            lock = FileLock(path)
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                job = dataclasses.replace(job, device=device)
+                break
+        else:
+            lock = None
+            time.sleep(0.1)
+    try:
+        yield job
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _run(job: Job) -> RunRecord:

@@ -91,19 +91,21 @@ def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dic
     return parsed
 
 
-def check_device(device: str) -> str:
-    """Return the device to run on, "cpu" or "cuda:N"."""
+def check_device(device: str) -> list[str]:
+    """Return the devices to run on: "cpu", every "cuda:N" there is, or the one that was named."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return "cpu"
+        return ["cpu"]
     match = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if device == "auto" else device)
     if match is None:
         raise UsageError(f"unknown device {device!r}: choose from auto, cpu, cuda, cuda:N")
     if not torch.cuda.is_available():
         raise UsageError(f"device {device!r}: PyTorch finds no CUDA device here; use --device cpu")
-    index = int(match[1] or 0)
+    if match[1] is None:
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    index = int(match[1])
     if index >= torch.cuda.device_count():
         raise UsageError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return f"cuda:{index}"
+    return [f"cuda:{index}"]
 
 
 def check_folder(folder: Path) -> None:
@@ -135,7 +137,7 @@ def check_eval_every(updates: int | None) -> None:
 
 
 def check_workers(jobs: int | None, device: str) -> int:
-    """Return how many runs go side by side: one per core, or one on a GPU, unless told."""
+    """Return how many runs go side by side on a device: one per core, or one on a GPU, unless told."""
     if jobs is None:
         return 1 if device.startswith("cuda") else joblib.cpu_count()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:

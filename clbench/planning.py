@@ -90,7 +90,8 @@ def plan(
     if there and (checkpoint or save_models):
         what = "--checkpoint" if checkpoint else "--save-models"
         raise UsageError(f"{what} writes to folders of this machine: leave it out with --backend {backend}")
-    place = cluster.check_device(device) if there else check_device(device)
+    devices = [cluster.check_device(device)] if there else check_device(device)
+    place = devices[0]  # runs that are not on the CPU are given theirs when they begin
     check_precision(precision, place)
     check_eval_every(eval_every)
     workers = check_workers(jobs, place)
@@ -121,7 +122,8 @@ def plan(
         dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
         for job in _jobs(points, place, precision, eval_every, root, folder, save_models, reuse)
     ]
-    sweep = Sweep(planned, Store(folder), workers, notes, fresh=force, backend=backend, scheduler=scheduler, limit=jobs)
+    sweep = Sweep(planned, Store(folder), workers * len(devices), notes, fresh=force, devices=devices)
+    sweep = dataclasses.replace(sweep, backend=backend, scheduler=scheduler, limit=jobs)
     if not force:
         _resume(sweep, save_models)
     return sweep

@@ -47,6 +47,7 @@ class Sweep:
     fresh: bool = False  # whether runs begin at their first task, whatever checkpoints there are
     backend: str = "local"  # where workers are: on this machine, or a cluster's
     scheduler: str | None = None  # the cluster's address
+    devices: list[str] = field(default_factory=lambda: ["cpu"])  # of this machine; workers are shared out evenly
     limit: int | None = None  # how many runs go side by side at most, if the user has said so
 
     @property
@@ -112,6 +113,10 @@ class Sweep:
             folder = stack.enter_context(_temporary_folder())
             jobs = in_good_order(self.missing, self.workers, folder)
             jobs = [dataclasses.replace(job, mark=str(Path(folder) / f"{job.spec.key}.mark")) for job in jobs]
+            if len(self.devices) > 1:
+                shares = [(device, n) for n in range(self.workers // len(self.devices)) for device in self.devices]
+                slots = [(str(Path(folder) / f"{device.replace(':', '-')}-{n}.slot"), device) for device, n in shares]
+                jobs = [dataclasses.replace(job, slots=slots) for job in jobs]
             by_key = {job.spec.key: job for job in jobs}
             sharers = Counter(job.first_task for job in jobs)
             for record in surviving(jobs, self.workers, backend):

@@ -1,7 +1,11 @@
 """The CUDA path: on a real device where there is one, and its placement under fake tensors everywhere."""
 
+import multiprocessing
+import queue
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +14,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clbench import penalty, registry
+from clbench import penalty, registry, runner
+from clbench.errors import UsageError
+from clbench.job import Job, _with_device
 from clbench.method import SCENARIOS, Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.model import ExpandingHeadModel
+from clbench.parsing import check_device
+from clbench.planning import plan
 from clbench.schedule import Training
 from clbench.sequences import Task, to_device
 from clbench.testing import tiny_tasks
@@ -151,3 +159,56 @@ def test_no_step_waits_for_the_device(name: str, scenario: Scenario) -> None:
         waits.append(mode.count)
     assert waits[0] > 0
     assert len(set(waits)) == 1, waits
+
+
+def test_all_devices_are_used_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert check_device("cuda") == check_device("auto") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert check_device("cuda:1") == ["cuda:1"]
+    assert check_device("cpu") == ["cpu"]
+    with pytest.raises(UsageError, match="there are 3 CUDA devices"):
+        check_device("cuda:3")
+
+
+def hold(job: Job, devices: Any) -> None:
+    with _with_device(job) as mine:
+        devices.put(mine.device)
+        time.sleep(60)
+
+
+def test_runs_wait_for_a_device_with_room_and_a_killed_one_makes_room(tmp_path: Path) -> None:
+    """Two devices with one run each: never more, whichever worker is quick."""
+    slots = [(str(tmp_path / f"{device}.slot"), f"cuda:{device}") for device in range(2)]
+    job = replace(plan("finetune", seeds=1, out=tmp_path).jobs[0], slots=slots)
+    context = multiprocessing.get_context("spawn")
+    devices = context.Queue()
+    holders = [context.Process(target=hold, args=(job, devices), daemon=True) for _ in range(3)]
+    try:
+        for holder in holders[:2]:
+            holder.start()
+        assert {devices.get(timeout=60), devices.get(timeout=60)} == {"cuda:0", "cuda:1"}
+        holders[2].start()
+        with pytest.raises(queue.Empty):
+            devices.get(timeout=8)
+        holders[0].kill()
+        assert devices.get(timeout=60) in ("cuda:0", "cuda:1")
+        holders[1].kill()
+        with _with_device(job) as mine:
+            assert mine.device in ("cuda:0", "cuda:1")
+    finally:
+        for holder in holders:
+            if holder.pid is not None:
+                holder.kill()
+                holder.join()
+
+
+def test_a_sweep_over_several_devices_gives_each_run_its_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = plan("finetune", seeds=2, out=tmp_path, jobs=2)
+    sweep = replace(sweep, devices=["cuda:0", "cuda:1"], workers=4)
+    seen: list[Job] = []
+    monkeypatch.setattr(runner, "surviving", lambda jobs, workers, backend: [None, *map(seen.append, jobs)])
+    list(sweep.run())
+    assert len(seen) == 2
+    assert [device for _, device in seen[0].slots] == ["cuda:0", "cuda:1"] * 2
+    assert len({path for path, _ in seen[0].slots}) == 4
