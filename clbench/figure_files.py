@@ -88,10 +88,7 @@ class FigureFolder:
         width: Width | None = None,
         differences: pd.DataFrame | None = None,
     ):
-        if unknown := [name for name in formats if name not in FORMATS] or ([] if formats else ["none"]):
-            raise UsageError(f"no format '{unknown[0]}': choose from {', '.join(FORMATS)}")
-        if width not in (None, *figures.WIDTHS):
-            raise UsageError(f"no width '{width}': choose one of {', '.join(figures.WIDTHS)}")
+        check_format(formats, width)
         self.folder, self.width = Path(folder), width
         self.formats = tuple(dict.fromkeys(formats))
         self._source = figures.Source(results, differences)
@@ -200,6 +197,14 @@ def write_figures(
 ) -> Figures:
     """Draw the figures of results into a folder that exists, those that are not there yet; see `FigureFolder`."""
     return FigureFolder(results, folder, formats, width, differences).draw(jobs, progress)
+
+
+def check_format(formats: Sequence[str], width: str | None) -> None:
+    """Raise UsageError for formats and widths that there are not."""
+    if unknown := [name for name in formats if name not in FORMATS] or ([] if formats else ["none"]):
+        raise UsageError(f"no format '{unknown[0]}': choose from {', '.join(FORMATS)}")
+    if width not in (None, *figures.WIDTHS):
+        raise UsageError(f"no width '{width}': choose one of {', '.join(figures.WIDTHS)}")
 
 
 def _planned(results: Results, width: Width | None, differences: pd.DataFrame | None) -> Iterator[_Figure]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from clbench import names
 from clbench.analysis import unequal_budgets
 from clbench.errors import UsageError
-from clbench.figure_files import FigureFolder, Figures, Place, write
+from clbench.figure_files import FigureFolder, Figures, Place, check_format, write
 from clbench.figures import FIGURES, Width
 from clbench.page import Picture, render
 from clbench.results import Comparison, Group, Results, count_of, failure_title
@@ -229,6 +229,9 @@ class Report:
     tables: Tables
     formats: Sequence[str] = ("png", "pdf")
     width: Width | None = None
+
+    def __post_init__(self) -> None:
+        check_format(self.formats, self.width)
 
     def write_tables(self) -> list[Path]:
         """Write all but the figures, with those that are there from before and up to date; return the files."""

@@ -356,3 +356,41 @@ def test_runs_with_and_without_curves_are_the_same_run() -> None:
     assert group.seeds == [0, 1]
     assert group.runs[0].curves
     assert group.curves("task_aware") is None  # not all have one
+
+
+BAD = """
+report nowhere                            | no folder of records at nowhere
+report runs --methods si                  | no records of 'si' in runs: choose from finetune, joint, lwf
+report runs --columns accuracy            | no column 'accuracy': choose from average_accuracy
+report runs --baseline si                 | no finished run of 'si'
+report runs --test z                      | unknown 'z': choose from t, wilcoxon
+report runs --interval exact              | unknown 'exact': choose from t, bootstrap
+report runs --formats gif                 | no format 'gif': choose from png, pdf, svg
+report runs --width wide                  | no width 'wide': choose one of column, page
+report runs --out runs/x.json/report      | cannot write the report to runs/x.json/report
+compare lwf                               | Missing argument 'B'
+compare lwf si --records runs             | no finished run of 'si': choose from finetune, joint, lwf
+compare lwf lwf --records runs            | lwf is compared with itself
+compare lwf joint --records runs --metric speed | no metric 'speed'
+compare lwf joint --records runs --test z | unknown 'z'
+compare lwf joint --records nowhere       | no folder of records at nowhere
+compare joint finetune --records few --test wilcoxon | cannot reach p < 0.05 with 2 seeds
+"""
+
+
+@pytest.mark.parametrize("line", BAD.strip().splitlines())
+def test_bad_input_is_one_clear_line(line: str, tmp_path: Path, results: Results, monkeypatch: Any) -> None:
+    arguments, message = (part.strip() for part in line.split("|"))
+    write(results.records, tmp_path / "runs")
+    write(three_methods(), tmp_path / "few")
+    (tmp_path / "runs/x.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, arguments.split())
+    assert said.exit_code != 0
+    if isinstance(said.exception, UsageError):
+        assert message in str(said.exception)
+        assert "\n" not in str(said.exception)
+    else:
+        assert said.exit_code == 2
+        assert message in said.output
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "few"}
