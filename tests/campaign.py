@@ -91,6 +91,15 @@ BAD = {
 }
 
 
+WHAT = {
+    "Raises": "raises",
+    "ReturnsNaN": "returns NaN",
+    "Hangs": "hangs",
+    "AllocatesTooMuch": "allocates too much",
+    "Deaf": "hangs, deaf to signals",
+}
+
+
 @dataclass
 class Tried:
     """What a kind of fault did."""
@@ -139,13 +148,18 @@ def kills(count: int, draws: random.Random, undisturbed: dict[str, RunRecord], p
         while not ended and parents.tried + workers.tried < count:
             with start(*WORDS, str(folder), *options) as process:
                 while parents.tried + workers.tried < count:
-                    time.sleep(draws.uniform(0, 2.5))
-                    if process.poll() is not None:
-                        ended = True
+                    parent = draws.random() < 0.5
+                    if parent:
+                        time.sleep(draws.uniform(0, 5))
+                    else:  # there are none while the sweep is being planned
+                        while process.poll() is None and not _children(process.pid):
+                            time.sleep(0.01)
+                        time.sleep(draws.uniform(0, 1.5))
+                    children = _children(process.pid)
+                    if process.poll() is not None or not (parent or children):
+                        ended = process.poll() is not None
                         break
                     there = good(folder)
-                    children = _children(process.pid)
-                    parent = not children or draws.random() < 0.5
                     tried = parents if parent else workers
                     victim = process.pid if parent else draws.choice(children)
                     try:
@@ -261,9 +275,7 @@ def bad_methods(undisturbed: dict[str, RunRecord], place: Path, bad: dict[str, s
     records, problems = Store(folder).read()
     found = []
     for name, message in bad.items():
-        tried = Tried(
-            f"a method that {name[0].lower()}{name[1:]}".replace("NaN", " NaN").replace("TooMuch", " too much")
-        )
+        tried = Tried(f"a method that {WHAT[name]}")
         failed = [record for record in records.values() if record.spec["method"].endswith(f":{name}")]
         tried.tried = len(failed)
         tried.lost = 3 - len(failed) + len(problems)
