@@ -59,7 +59,7 @@ def load(folder: str | Path = "results/runs", *, methods: Sequence[str] = ()) ->
 
 
 class Curves(NamedTuple):
-    """Accuracy on all tasks at every evaluation of training, for runs that were evaluated at the same updates."""
+    """Accuracy on all tasks at every evaluation of training, over the runs of a group."""
 
     updates: Array  # optimiser steps so far, over all tasks: [points]
     tasks: Array  # number of the task under way, from 1: [points]
@@ -86,11 +86,30 @@ class Group:
         return np.stack([_matrix(record, view) for record in self.runs])
 
     def curves(self, view: View) -> Curves | None:
-        """Return accuracies within tasks, or None unless all runs have them, at the same updates."""
-        found = [_curves(record, view) for record in self.runs]
-        if any(curves is None or not np.array_equal(curves.updates, found[0].updates) for curves in found):  # type: ignore[union-attr]
+        """Return accuracies within tasks, or None unless all runs were evaluated every so many updates alike.
+
+        Where seeds have tasks of different sizes, their points are paired by number, the last with the last: points
+        that only some have, just before it, are left out, and `updates` are means.
+        """
+        if any(not record.curves for record in self.runs) or len({r.spec["eval_every"] for r in self.runs}) > 1:
             return None
-        return found[0]._replace(accuracy=np.concatenate([curves.accuracy for curves in found]))  # type: ignore[union-attr]
+        parts = []
+        before = np.zeros(len(self.runs))
+        for task, of_seeds in enumerate(zip(*(record.curves or () for record in self.runs), strict=True), 1):
+            count = min(len(curve["updates"]) for curve in of_seeds)
+            if count:
+                chosen = [[*range(count - 1), -1]] * len(of_seeds)
+                updates = np.array([np.array(c["updates"])[i] for c, i in zip(of_seeds, chosen, strict=True)])
+                rows = [np.array(c[view], dtype=np.float64)[i] for c, i in zip(of_seeds, chosen, strict=True)]
+                parts.append(((before[:, None] + updates).mean(axis=0), np.full(count, float(task)), np.stack(rows)))
+            before += [record.updates[task - 1] for record in self.runs if record.updates]
+        if not parts:
+            return None
+        return Curves(
+            np.concatenate([updates for updates, _, _ in parts]),
+            np.concatenate([tasks for _, tasks, _ in parts]),
+            np.concatenate([accuracy for *_, accuracy in parts], axis=1),
+        )
 
 
 @dataclass(frozen=True)
@@ -443,19 +462,6 @@ def _fits(place: Comparison, sequence: str | None, scenario: str | None, model: 
 def _matrix(record: RunRecord, view: View) -> Array:
     assert record.accuracy is not None
     return np.array(record.accuracy[view], dtype=np.float64)  # null becomes NaN
-
-
-def _curves(record: RunRecord, view: View) -> Curves | None:
-    if not record.curves:
-        return None
-    assert record.updates is not None
-    before = np.cumsum([0, *record.updates[:-1]])
-    updates = [start + np.array(task["updates"]) for start, task in zip(before, record.curves, strict=True)]
-    tasks = np.repeat(np.arange(1, len(updates) + 1), [len(some) for some in updates])
-    accuracy = np.array([row for task in record.curves for row in task[view]], dtype=np.float64)
-    return Curves(
-        np.concatenate(updates).astype(float), tasks.astype(float), accuracy.reshape(1, len(tasks), len(updates))
-    )
 
 
 def _final_accuracy(record: RunRecord, view: View) -> float:

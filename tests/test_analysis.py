@@ -348,6 +348,19 @@ def test_curves_give_the_lowest_accuracy_on_the_way() -> None:
     assert np.isnan(curves.accuracy[:, :2, 1]).all()
 
 
+def test_curves_of_tasks_of_different_sizes_are_paired_by_number() -> None:
+    long, short = with_curve("lwf", 0, 0.3), with_curve("lwf", 1, 0.5)
+    assert short.curves
+    cut = [{name: values[1:] for name, values in short.curves[0].items()}, short.curves[1]]
+    cut[0] = {**cut[0], "updates": [40]}
+    short = RunRecord(**{**vars(short), "updates": [40, 100], "curves": cut})
+    curves = Results([long, short]).comparisons[0].groups[0].curves("task_aware")
+    assert curves is not None
+    assert curves.updates.tolist() == [70, 120, 170]  # ends of task 1 at 100 and 40; then 150 and 90, 200 and 140
+    assert curves.tasks.tolist() == [1, 2, 2]
+    assert curves.accuracy[:, :, 0].tolist() == [[0.9, 0.3, 0.8], [0.9, 0.5, 0.8]]
+
+
 def test_runs_with_and_without_curves_are_the_same_run() -> None:
     plain = record("lwf", 0, [[N, N], [0.9, N], [0.8, 1.0]])
     results = Results([plain, with_curve("lwf", 0, 0.3), record("lwf", 1, [[N, N], [0.9, N], [0.8, 1.0]])])
