@@ -210,7 +210,8 @@ def lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
     many = len(every) > 9 or (len(every) > 4 and figure.get_figwidth() < 5)
     columns, rows = _grid(len(every), figure.get_figwidth() / (1.65 if many else 2.3))
     figure.set_figheight(0.25 + (1.3 if many else 1.6) * rows)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    alike = len({round(curves.updates[-1]) for curves in every.values()}) == 1  # joint training takes more
+    panels = figure.subplots(rows, columns, sharex=alike, sharey=True, squeeze=False)
     width = characters(figure.get_figwidth() / columns - 0.3)
     for number, axes in enumerate(panels.flat):
         if number >= len(every):

@@ -637,3 +637,16 @@ def test_pixels_keep_the_shades_that_are_there(tmp_path: Path) -> None:
     assert len(colours) <= 256
     common = {tuple(colour) for colour in colours[counts > 0.05 * counts.sum()]}
     assert {(255.0,) * 3, (242.0,) * 3} <= common
+
+
+def test_within_task_panels_show_all_updates_of_their_method() -> None:
+    rows = with_curves()
+    longer = []
+    for one in rows:
+        if one.spec["label"] == "lwf":
+            curves = [{**task, "updates": [3 * n for n in task["updates"]]} for task in one.curves or ()]
+            longer.append(RunRecord(**{**vars(one), "curves": curves, "updates": [300, 300]}))
+        else:
+            longer.append(one)
+    drawn = figure(Results(longer), "within-task-curves")
+    assert {axes.get_title(): axes.get_xlim()[1] for axes in drawn.axes} == {"Fine-tuning": 200, "LwF": 600}
