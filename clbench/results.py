@@ -91,7 +91,7 @@ class Group:
         Where seeds have tasks of different sizes, their points are paired by number, the last with the last: points
         that only some have, just before it, are left out, and `updates` are means.
         """
-        if any(not record.curves for record in self.runs) or len({r.spec["eval_every"] for r in self.runs}) > 1:
+        if any(not record.curves for record in self.runs) or len({r.spec.get("eval_every") for r in self.runs}) > 1:
             return None
         parts = []
         before = np.zeros(len(self.runs))
