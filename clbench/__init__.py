@@ -160,14 +160,18 @@ def verify(
     return compare(chosen, sweep.records)
 
 
-def compare(results: Results, a: str, b: str, metric: str = "average_accuracy") -> list[str]:
+def compare(
+    results: Results, a: str, b: str, metric: str = "average_accuracy", test: str = "t", interval: str = "t"
+) -> list[str]:
     """Say whether a is better than b, a line per task sequence and scenario, as `clbench compare` does.
 
-    Raises UsageError for labels and metrics that there are not.
+    Raises UsageError for labels, metrics, tests and intervals that there are not.
     """
     from clbench import analysis
+    from clbench.tables import Choices
 
-    return analysis.compare(results, a, b, metric)
+    choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
+    return analysis.compare(results, a, b, metric, choices.test, choices.interval)
 
 
 def load(folder: str | Path = "results/runs") -> Results:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from clbench.statistics import (
     ALPHA,
     IntervalKind,
     Paired,
+    Ratio,
     Test,
     average_ranks,
     holm,
@@ -87,10 +88,19 @@ def difference(
     test: Test = "t",
     interval: IntervalKind = "t",
 ) -> Paired | None:
-    """Compare two groups over the seeds that both have; None if there is none."""
+    """Compare two groups over the seeds that both have; None if there is none.
+
+    p is NaN where there can be no test: of one seed, of differences without spread, or by Wilcoxon's with too few.
+    """
     ours, theirs = results.by_seed(group, metric), results.by_seed(baseline, metric)
     both = [seed for seed in ours if seed in theirs]
-    return paired([ours[seed] - theirs[seed] for seed in both], test, interval) if both else None
+    if not both:
+        return None
+    values = [ours[seed] - theirs[seed] for seed in both]
+    try:
+        return paired(values, test, interval)
+    except UsageError:
+        return paired(values, "t", interval)._replace(p=np.nan)
 
 
 def differences(
@@ -126,10 +136,16 @@ def differences(
                 continue
             p_holm = np.nan if np.isnan(one.p) else next(corrected)
             verdict = verdict_of(one.mean, p_holm, metric)
-            needed = seeds_needed(one.effect_size) if verdict == "undecided" else np.nan
+            needed = _seeds_to_settle(one, p_holm) if verdict == "undecided" else np.nan
             place = (*comparison.place, metric, group.label, base.label)
             rows.append((*place, *one[:5], p_holm, one.effect_size, needed, verdict))
     return pd.DataFrame(rows, columns=list(DIFFERENCES))
+
+
+def _seeds_to_settle(found: Paired, p_holm: float) -> float:
+    """Return how many seeds would show a difference at the level that Holm's correction leaves to it; more than now."""
+    needed = seeds_needed(found.effect_size, ALPHA * found.p / p_holm)
+    return max(needed, found.n + 1.0) if np.isfinite(needed) else needed
 
 
 def verdict_of(mean: float, p: float, metric: str) -> str:
@@ -145,7 +161,7 @@ def gap_recovered(results: Results, metric: str = "average_accuracy") -> pd.Data
     """Return how much of the gap from fine-tuning to joint training each method recovers: a row per group.
 
     gap_recovered = (method − finetune) / (joint − finetune), a ratio of means over the seeds that all three have, with
-    Fieller's 95 % interval; NaN where the gap's own interval contains 0.
+    Fieller's 95 % interval; NaN unless the gap's own interval lies above 0.
     """
     check_metric(metric)
     rows = []
@@ -159,7 +175,8 @@ def gap_recovered(results: Results, metric: str = "average_accuracy") -> pd.Data
             seeds = [seed for seed in own if seed in low and seed in high]
             if group is not lower and group is not upper and seeds:
                 gained, gap = ([values[seed] - low[seed] for seed in seeds] for values in (own, high))
-                rows.append((*comparison.place, metric, group.label, len(seeds), *ratio_of_means(gained, gap)))
+                ratio = ratio_of_means(gained, gap) if np.mean(gap) > 0 else Ratio(np.nan, np.nan, np.nan)
+                rows.append((*comparison.place, metric, group.label, len(seeds), *ratio))
     return pd.DataFrame(rows, columns=[*PLACE, "metric", "label", "n", "gap_recovered", "ci_low", "ci_high"])
 
 
@@ -177,7 +194,7 @@ def compare(
     found = []
     for place in results.comparisons:
         one, other = baseline_of(place, a), baseline_of(place, b)
-        if one is not None and other is not None:
+        if one is not None and other is not None and one is not other:
             pairs = difference(results, one, other, metric, test, interval)
             if pairs is not None:
                 found.append((place, one, other, pairs))
@@ -185,6 +202,10 @@ def compare(
         raise UsageError(
             f"{a} and {b} have no finished runs of the same seeds, with {metric} defined, in any comparison"
         )
+    if test == "wilcoxon" and all(np.isnan(pairs.p) for *_, pairs in found):
+        place, one, other, _ = found[0]
+        ours, theirs = results.by_seed(one, metric), results.by_seed(other, metric)
+        paired([ours[seed] - theirs[seed] for seed in ours if seed in theirs], test)  # raises, and says why
     corrected = iter(holm([pairs.p for *_, pairs in found if not np.isnan(pairs.p)]))
     lines = []
     for place, one, other, pairs in found:
@@ -193,7 +214,7 @@ def compare(
         relation = words.get(verdict_of(pairs.mean, p, metric), "has no test against")
         line = f"{place.title}: {one.label} {relation} {other.label} in {metric.replace('_', ' ')}: "
         line += spell(pairs, p if len(found) > 1 else None)
-        needed = seeds_needed(pairs.effect_size) if "told" in relation else np.nan
+        needed = _seeds_to_settle(pairs, p) if "told" in relation else np.nan
         if not np.isnan(needed):
             line += f"; about {needed:,.0f} seeds would settle it, if the difference is as large as observed"
         lines.append(line)
@@ -217,27 +238,41 @@ def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
     found = []
     for scenario in dict.fromkeys(comparison.scenario for comparison in results.comparisons):
         places = [place for place in results.comparisons if place.scenario == scenario and place.finished]
-        means = pd.DataFrame(
+        means = pd.DataFrame(  # a column per sequence: models of one sequence are no sequences of their own
             {
-                place.place: {
-                    group.label: np.mean(values)
-                    for group in place.finished
-                    if (values := list(results.by_seed(group, metric).values()))
-                }
-                for place in places
+                sequence: pd.DataFrame(
+                    [
+                        {
+                            group.label: np.mean(values)
+                            for group in place.finished
+                            if (values := list(results.by_seed(group, metric).values()))
+                        }
+                        for place in places
+                        if place.sequence == sequence
+                    ]
+                ).mean(skipna=False)
+                for sequence in dict.fromkeys(place.sequence for place in places)
             }
         ).dropna()
-        if len({place.sequence for place in places}) < FEWEST_SEQUENCES or len(means) < 2:
+        if means.shape[1] < FEWEST_SEQUENCES or len(means) < 2:
             continue
         labels = [label for label in results.labels if label in means.index]
         scores = means.loc[labels].to_numpy().T
         average, critical, p = average_ranks(-scores if metric in LOWER_IS_BETTER else scores)
-        found.append(Ranks(scenario, labels, average, critical, p, len(places)))
+        found.append(Ranks(scenario, labels, average, critical, p, means.shape[1]))
     return found
 
 
-def best(results: Results, comparison: Comparison, metric: str) -> tuple[Group | None, list[Group]]:
-    """Return the group with the best mean, and those that a paired test can't tell from it (Holm, 5 % level).
+class Best(NamedTuple):
+    """The group with the best mean, those that a paired test can't tell from it, and those that there is no test of."""
+
+    group: Group | None
+    ties: list[Group]
+    untested: list[Group]
+
+
+def best(results: Results, comparison: Comparison, metric: str, test: Test = "t") -> Best:
+    """Return what is best by a metric, and how sure that is (Holm's correction over the others, 5 % level).
 
     Joint training, the upper bound, does not compete where there is anything else.
     """
@@ -245,42 +280,66 @@ def best(results: Results, comparison: Comparison, metric: str) -> tuple[Group |
     groups = [group for group in comparison.finished if id(group) in means]
     groups = [group for group in groups if group.method != REFERENCE] or groups
     if not groups:
-        return None, []
+        return Best(None, [], [])
     sign = -1 if metric in LOWER_IS_BETTER else 1
     first = max(groups, key=lambda group: sign * np.mean(list(means[id(group)].values())))
-    others = [group for group in groups if group is not first]
-    tested = [difference(results, group, first, metric) for group in others]
-    p = holm([1.0 if one is None or np.isnan(one.p) else one.p for one in tested])
-    seen = [one is not None and not np.isnan(one.p) for one in tested]
-    return first, [group for group, value, ok in zip(others, p, seen, strict=True) if ok and value >= ALPHA]
+    tested, untested = [], []
+    for group in groups:
+        if group is not first:
+            one = difference(results, group, first, metric, test)
+            if one is None or np.isnan(one.p):
+                untested.append(group)
+            else:
+                tested.append((group, one.p))
+    corrected = holm([p for _, p in tested])
+    return Best(first, [group for (group, _), p in zip(tested, corrected, strict=True) if p >= ALPHA], untested)
 
 
-def findings(results: Results, comparison: Comparison, baseline: str | None = None) -> list[str]:
-    """Say in sentences which methods are best, how sure that is, and what it cost."""
+def findings(
+    results: Results, comparison: Comparison, frame: pd.DataFrame, test: Test = "t", interval: IntervalKind = "t"
+) -> list[str]:
+    """Say in sentences which methods are best, how sure that is, and what it cost.
+
+    `frame` has the differences to the baseline, as `differences` makes them, of this comparison.
+    """
     sentences: list[str] = []
     winners: list[Group] = []
+    base = None
     for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
-        first, ties = best(results, comparison, metric)
+        first, ties, untested = best(results, comparison, metric, test)
         if first is None:
             continue
-        values = list(results.by_seed(first, metric).values())
-        text = f"{what}: {first.title}, {percent(values)} %"
+        text = f"{what}: {first.title}, {percent(list(results.by_seed(first, metric).values()), interval=interval)} %"
         bounds = [group for group in comparison.finished if group.method == REFERENCE and group is not first]
         if bounds and (upper := list(results.by_seed(bounds[0], metric).values())):
-            text += f" ({bounds[0].title}, which sees all data: {percent(upper)} %)"
-        base = baseline_of(comparison, baseline)
-        against = None if base in (None, first) else difference(results, first, base, metric)
-        if base is not None and against is not None:
-            text += f"; {base.title} is at {percent(list(results.by_seed(base, metric).values()))} %, "
-            text += f"the paired difference {spell(against)}"
+            text += f" ({bounds[0].title}, which sees all data: {percent(upper, interval=interval)} %)"
+        if (line := line_of(frame, first, metric)) is not None:
+            base = next(group for group in comparison.finished if group.label == line.baseline)
+            there = percent(list(results.by_seed(base, metric).values()), interval=interval)
+            text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
+        sure = []
         if ties:
-            text += f". A paired test cannot tell it from {', '.join(group.title for group in ties)}"
-        elif len(values) > 1 and len(comparison.finished) > 1 + len(bounds):
-            text += ". A paired test tells it from every other method"
-        sentences.append(text + ".")
+            sure.append(f"A paired test cannot tell it from {', '.join(group.title for group in ties)}")
+        if untested:
+            sure.append(f"There is no test against {', '.join(group.title for group in untested)}")
+        if not sure and len(comparison.finished) > 1 + len(bounds):
+            sure.append("A paired test tells it from every other method")
+        sentences.append(". ".join([text, *sure]) + ".")
         if first not in winners:
             winners.append(first)
-    return sentences + [_price(group, baseline_of(comparison, baseline)) for group in winners]
+    return sentences + [_price(group, base) for group in winners]
+
+
+def line_of(frame: pd.DataFrame, group: Group, metric: str) -> Any:
+    """Return a comparison's line of `differences` for a group and metric, or None."""
+    if frame.empty:
+        return None
+    return next(frame[(frame["label"] == group.label) & (frame["metric"] == metric)].itertuples(), None)
+
+
+def found_in(line: Any) -> Paired:
+    """Return what was found of a pair from its line of `differences`."""
+    return Paired(line.n, line.difference, line.ci_low, line.ci_high, line.p, line.effect_size)
 
 
 def _price(group: Group, base: Group | None) -> str:
@@ -288,7 +347,8 @@ def _price(group: Group, base: Group | None) -> str:
     own = _mean_seconds(group)
     text = f"A run of {group.title} trains for {own:.3g} s"
     if base is not None and base is not group and (other := _mean_seconds(base)):
-        text += f", {own / other:.2g} times as long as one of {base.title}"
+        ratio = f"{own / other:.2g}"
+        text += f", {'as long' if ratio == '1' else f'{ratio} times as long'} as one of {base.title}"
     return text + "."
 
 
@@ -301,6 +361,8 @@ def spell(found: Paired, p: float | None = None) -> str:
     text = f"{signed(found.mean)} points"
     if found.n == 1:
         return f"{text} (one seed: no test)"
+    if math.isnan(found.p):
+        return f"{text} (95 % interval {signed(found.low)} to {signed(found.high)}, no test, {found.n} seeds)"
     shown = f"p {of_p(found.p)}" if p is None else f"p {of_p(p)} by Holm"
     return f"{text} (95 % interval {signed(found.low)} to {signed(found.high)}, {shown}, {found.n} seeds)"
 

@@ -361,9 +361,10 @@ def compare(
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
     results = load(records)
-    for line in results.problems:
+    said = compared(results, a, b, metric, choices.test, choices.interval)
+    for line in [*results.problems, *(line for line in results.warnings if a in line or b in line)]:
         print(f"clbench: {line}", file=sys.stderr)
-    for line in compared(results, a, b, metric, choices.test, choices.interval):
+    for line in said:
         typer.echo(line)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,7 +20,6 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -111,6 +111,7 @@ class FigureFolder:
         longer made are removed unless someone has changed them; a file of someone else's in the place of a figure is
         renamed.
         """
+        self._made = _read_manifest(self.folder / MANIFEST)  # another report may have been at it
         missing = [figure for figure in self._figures if not self._is_ready(figure)]
         subjects = {figure: self._read(figure) for figure in missing}
         for figure, subject in subjects.items():
@@ -119,7 +120,8 @@ class FigureFolder:
                 self._made["without"][figure.stem] = figure.fingerprint
                 continue
             for path in self._paths(figure):
-                if path.exists() and path.name not in self._made["files"]:
+                ours = self._made["files"].get(path.name)
+                if path.exists() and (ours is None or ours.get("hash") not in (None, _hash_of(path))):
                     _set_aside(path)
                 self._made["files"][path.name] = {}  # ours from now on, whatever happens
         self._tidy()
@@ -160,7 +162,8 @@ class FigureFolder:
             if self._made["without"].get(figure.stem) != figure.fingerprint:
                 files = self._paths(figure)
                 paths += files
-                links.setdefault(figure.place, {})[figure.kind] = files[0].name
+                shown = [path for path in files if path.suffix in (".png", ".svg")] or files
+                links.setdefault(figure.place, {})[figure.kind] = shown[0].name
         return Figures(paths, links)
 
     def _tidy(self) -> None:
@@ -213,13 +216,14 @@ def _planned(results: Results, width: Width | None, differences: pd.DataFrame | 
     styles = plots.styles_of(results.labels)
     by_place = {} if differences is None or differences.empty else dict(list(differences.groupby(list(PLACE))))
     hashes: dict[str, list[str]] = {}
-    names = Counter[str]()
+    stems = set[str]()
     for comparison in results.comparisons:
         if not comparison.finished:
             continue
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(comparison.place)).strip("-.")[:80]
-        names[name] += 1
-        stem = name if names[name] == 1 else f"{name}-{names[name]}"
+        numbered = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+        stem = next(one for one in numbered if one.lower() not in stems)
+        stems.add(stem.lower())
         content = base.copy()
         _add_content(content, comparison, styles)
         fingerprint = content.hexdigest()[:16]
@@ -339,7 +343,11 @@ def _ticks(figure: Figure) -> list[list[float]]:
 
 
 def _save_pixels(canvas: FigureCanvasAgg, buffer: io.BytesIO) -> None:
-    """Save a PNG of the 256 most frequent colours: less than half as large, and to the eye the same."""
+    """Save a PNG of 256 colours, less than half as large, and to the eye the same.
+
+    They are the 64 most frequent ones as they are, and 192 that stand for all others evenly, so that colour bars stay
+    smooth.
+    """
     from PIL import Image
 
     canvas.draw()
@@ -347,9 +355,10 @@ def _save_pixels(canvas: FigureCanvasAgg, buffer: io.BytesIO) -> None:
     counts: Any = pixels.getcolors(pixels.width * pixels.height)
     colours = np.array([colour for _, colour in sorted(counts, reverse=True)], dtype=np.int32)  # [n, 3]
     kept = colours[:256]
-    nearest = np.arange(len(colours))
-    for index in range(256, len(colours)):
-        nearest[index] = ((kept - colours[index]) ** 2).sum(axis=1).argmin()
+    if len(colours) > 256:
+        others = Image.fromarray(colours[None, 64:].astype(np.uint8)).quantize(192, Image.Quantize.MEDIANCUT)
+        kept = np.concatenate([colours[:64], np.array(others.getpalette()).reshape(-1, 3)[:192]])
+    nearest = np.array([((kept - colour) ** 2).sum(axis=1).argmin() for colour in colours])
     code = np.array([1 << 16, 1 << 8, 1])
     table = np.zeros(1 << 24, dtype=np.uint8)
     table[colours @ code] = nearest
@@ -402,15 +411,17 @@ def _add_font(path: str) -> str:
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     """Read what is ours in a folder; of an earlier version's list, the names."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return {"files": {}, "without": {}}
     try:
         made = json.loads(text)
-        if not (isinstance(made, dict) and all(isinstance(made.get(part), dict) for part in ("files", "without"))):
+        if not all(isinstance(entry, dict) for entry in made["files"].values()) or not isinstance(
+            made["without"], dict
+        ):
             raise ValueError
         return made
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {"files": {name: {} for name in text.splitlines()}, "without": {}}
 
 

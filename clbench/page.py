@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clbench import __version__, names
-from clbench.analysis import baseline_of, best, difference, percent, signed, spell, unequal_budgets
+from clbench.analysis import best, found_in, line_of, percent, signed, spell, unequal_budgets
 from clbench.results import Comparison, Results, count_of, failure_title
 from clbench.tables import Cell, Table, Tables, commands
 
@@ -131,7 +131,7 @@ def _overview(results: Results, tables: Tables) -> Table | None:
         "training (s)",
     ]
     caption = (
-        "What is best in each comparison, joint training aside: mean over seeds ± half-width of its 95 % interval, the "
+        "What is best in each comparison, joint training aside: mean over seeds with its 95 % interval, the "
         "paired difference to "
         "the baseline, the methods that a paired test cannot tell from the best, and seconds of training a run."
     )
@@ -140,23 +140,24 @@ def _overview(results: Results, tables: Tables) -> Table | None:
 
 def _short(results: Results, tables: Tables, comparison: Comparison) -> Iterator[list[Cell]]:
     for metric, question in (("average_accuracy", "highest average accuracy"), ("forgetting", "least forgetting")):
-        first, ties = best(results, comparison, metric)
+        first, ties, untested = best(results, comparison, metric, tables.choices.test)
         if first is None:
             continue
         values = list(results.by_seed(first, metric).values())
-        base = baseline_of(comparison, tables.choices.baseline)
-        found = None if base is None or base is first else difference(results, first, base, metric)
-        beside = "it is the baseline" if base is first else "–"
-        if found is not None and base is not None:
-            beside = f"{spell(found)} to {base.title}"
+        line = line_of(tables.differences_of(comparison), first, metric)
+        beside, difference = "it is the baseline", None
+        if line is not None:
+            beside = f"{spell(found_in(line), line.p_holm)} to {comparison.titles[line.baseline]}"
+            difference = line.difference
+        not_told = [group.title for group in ties] + [f"{group.title} (no test)" for group in untested]
         seconds = float(np.mean([sum((record.seconds or {})["train"]) for record in first.runs]))
         yield [
             Cell(comparison.title),
             Cell(question),
             Cell(first.title),
             Cell(percent(values, interval=tables.choices.interval), float(np.mean(values))),
-            Cell(beside, None if found is None else found.mean),
-            Cell(", ".join(group.title for group in ties) or ("–" if len(values) > 1 else "one seed: no test")),
+            Cell(beside, difference),
+            Cell(", ".join(not_told) or "–"),
             Cell(f"{seconds:.2f}", seconds),
         ]
 

@@ -32,9 +32,9 @@ class Progress:
         self.total, self.done, self.failed = len(sweep.missing), 0, 0
         self.live: Live | None = None
         specs = [job.spec for job in sweep.jobs]
-        # average accuracies by sequence, scenario and label, in the order in which they were asked for
-        self.finals: dict[tuple[str, str, str], list[float]] = {
-            (spec.sequence_label, spec.scenario, spec.label): [] for spec in specs
+        # average accuracies by sequence, scenario, model and label, in the order in which they were asked for
+        self.finals: dict[tuple[str, str, str, str], list[float]] = {
+            (spec.sequence_label, spec.scenario, spec.model_label, spec.label): [] for spec in specs
         }
         for record in sweep.done.values():
             self._count(record)
@@ -80,7 +80,7 @@ class Progress:
         spec = record.spec
         name = f"{spec['label']} on {spec['sequence_label']}, {spec['scenario']}, seed {spec['seed']}"
         if not record.ok:
-            self._say(f"FAILED {name}: {(record.error or '').splitlines()[0]}")
+            self._say(f"FAILED {name}: {(record.error or '?').splitlines()[0]}")
         if self.live is not None:
             self.bar.update(self.task, completed=self.done, under_way=min(self.sweep.workers, left))
             if time.monotonic() - self.started > LONG:
@@ -93,7 +93,7 @@ class Progress:
 
     def means(self) -> Table:
         """Return a table of average accuracy so far, as many rows as the terminal has room for."""
-        table = Table("sequence", "scenario", "method", box=box.SIMPLE)
+        table = Table("sequence", "scenario", "model", "method", box=box.SIMPLE)
         for heading in ("average accuracy so far (%)", "seeds"):
             table.add_column(heading, justify="right")
         room = max(3, self.console.height - 8)
@@ -101,14 +101,14 @@ class Progress:
         for place, values in there[:room]:
             table.add_row(*map(Text, place), f"{100 * np.mean(values):.2f}", str(len(values)))
         if len(there) > room:
-            table.add_row("…", "", f"and {len(there) - room} more", "", "")
+            table.add_row("…", "", "", f"and {len(there) - room} more", "", "")
         return table
 
     def _count(self, record: RunRecord) -> None:
         if record.accuracy is not None:
             spec = record.spec
             matrix = np.array(record.accuracy[metrics.primary_view(spec["scenario"])], dtype=float)
-            place = spec["sequence_label"], spec["scenario"], spec["label"]
+            place = spec["sequence_label"], spec["scenario"], spec["model_label"], spec["label"]
             self.finals.setdefault(place, []).append(metrics.average_accuracy(matrix))
 
     def __exit__(self, *_: object) -> None:

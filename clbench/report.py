@@ -249,14 +249,14 @@ class Report:
                 "methods.bib": names.bibliography(methods),
             }
             paths = [write(self.folder / name, text.encode()) for name, text in texts.items()]
-            return paths + self._write_texts(self.figures.ready(), self.figures.missing)
+            self.waiting = self.figures.missing
+            return paths + self._write_texts(self.figures.ready(), self.waiting)
 
     def draw(self, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Draw the figures that are not there or not up to date; return the files of all."""
         with self._writing():
-            before = self.figures.ready()
             drawn = self.figures.draw(progress=progress)
-            if drawn != before:
+            if self.waiting:
                 self._write_texts(drawn)
             return drawn.paths
 

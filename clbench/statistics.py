@@ -45,13 +45,16 @@ class Paired(NamedTuple):
 def paired(differences: ArrayLike, test: Test = "t", interval: IntervalKind = "t") -> Paired:
     """Test whether differences [n] are 0 on average, by Student's paired t or Wilcoxon's signed ranks.
 
-    All but the mean are NaN where n = 1; p is 1 if all are 0. Raises UsageError for Wilcoxon's test where no outcome
-    could reach p < 0.05.
+    Differences below 1e-12 are rounding, and count as 0. All but the mean are NaN where n = 1; p is 1 if all are 0, and
+    NaN if they are all alike otherwise, for then nothing says how much they vary. Raises UsageError for Wilcoxon's test
+    where no outcome could reach p < 0.05.
     """
     from scipy.special import stdtr  # Student's distribution; quicker to import than scipy.stats
 
-    array = np.asarray(differences, dtype=np.float64)
+    array = np.round(np.asarray(differences, dtype=np.float64), 12)
     n, mean, std, low, high = mean_interval(array, kind=interval)
+    if np.ptp(array) < 1e-12:  # a mean of equal values rounds
+        array = np.full_like(array, array[0])
     if test == "wilcoxon":
         ranked = int(np.count_nonzero(array))  # differences of 0 have no sign
         if 2 * 0.5**ranked > ALPHA:
@@ -64,15 +67,15 @@ def paired(differences: ArrayLike, test: Test = "t", interval: IntervalKind = "t
 
         p = float(wilcoxon(array).pvalue)
     elif n > 1 and np.ptp(array) == 0:
-        p = float(array[0] == 0)
+        p = 1.0 if array[0] == 0 else np.nan
     else:
         p = float(2 * stdtr(n - 1, -abs(mean / (std / np.sqrt(n))))) if n > 1 else np.nan
     size = float(mean / std) if n > 1 and np.ptp(array) > 0 else np.nan
     return Paired(n, float(mean), float(low), float(high), p, size)
 
 
-def seeds_needed(effect_size: float) -> float:
-    """Return how many pairs a t test needs to show such an effect at the 5 % level with 80 % power.
+def seeds_needed(effect_size: float, alpha: float = ALPHA) -> float:
+    """Return how many pairs a t test needs to show such an effect at the level alpha with 80 % power.
 
     It is a guess: the effect is itself estimated. NaN where there is none, or more than 10,000 would be needed.
     """
@@ -82,7 +85,7 @@ def seeds_needed(effect_size: float) -> float:
         return np.nan
 
     def power(n: int) -> float:
-        edge, shift = stdtrit(n - 1, 1 - ALPHA / 2), min(abs(effect_size), 100.0) * np.sqrt(n)
+        edge, shift = stdtrit(n - 1, 1 - alpha / 2), min(abs(effect_size), 100.0) * np.sqrt(n)
         return 1 - nctdtr(n - 1, shift, edge)  # the other side adds less than 0.001 where this nears 80 %
 
     low, high = 2, 10_010

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clbench.analysis import best, differences, findings, gap_recovered, of_p, percent, signed
+from clbench.analysis import baseline_of, best, differences, findings, gap_recovered, of_p, percent, signed
 from clbench.errors import UsageError
-from clbench.results import METRIC_NAMES, PLACE, TOTALS, Comparison, Group, Results
+from clbench.results import METRIC_NAMES, PLACE, TOTALS, Comparison, Group, Results, count_of
 from clbench.statistics import IntervalKind, Test
 
 DASH = "–"
@@ -78,17 +78,24 @@ class Tables:
         self._findings: dict[tuple[str, str, str], list[str]] = {}
         self.gap = gap_recovered(results)
         self.notes: list[str] = []  # why something is missing
-        frames = []
-        for metric in self.choices.metrics:
-            try:
-                frames.append(
-                    differences(results, metric, self.choices.baseline, self.choices.test, self.choices.interval)
+        baseline, test, interval = self.choices.baseline, self.choices.test, self.choices.interval
+        frames = [differences(results, metric, baseline, test, interval) for metric in self.choices.metrics]
+        frames = [frame for frame in frames if not frame.empty] or frames[:1]
+        self.differences = pd.concat(frames)
+        untested = self.differences[(self.differences["verdict"] == "no test") & (self.differences["n"] > 1)]
+        if test == "wilcoxon" and len(untested):
+            self.notes.append(
+                f"{count_of(len(untested), 'difference')} without a test: Wilcoxon's signed-rank test cannot reach "
+                "p < 0.05 with fewer than six seeds that differ"
+            )
+        for comparison in results.comparisons:
+            tuned = [group.title for group in comparison.finished if group.method == "finetune"]
+            base = baseline_of(comparison, baseline)
+            if baseline is None and len(tuned) > 1 and base is not None and base.label != "finetune":
+                self.notes.append(
+                    f"{comparison.title}: of {', '.join(tuned)}, the baseline is {base.title} (--baseline chooses "
+                    "another), and no gap recovered is given"
                 )
-            except UsageError as error:
-                if not str(error).startswith("Wilcoxon"):
-                    raise
-                self.notes.append(f"no tests of {heading(metric)}: {error}")
-        self.differences = pd.concat(frames) if frames else pd.DataFrame(columns=[*PLACE])
         runs = results.runs
         self._costs = {} if runs.empty else runs.groupby("key")[list(COSTS)].first().to_dict("index")
 
@@ -109,7 +116,9 @@ class Tables:
     def findings(self, comparison: Comparison) -> list[str]:
         """Return the comparison's findings, in sentences."""
         if comparison.place not in self._findings:
-            self._findings[comparison.place] = findings(self.results, comparison, self.choices.baseline)
+            frame = self._of(comparison, self.differences)
+            said = findings(self.results, comparison, frame, self.choices.test, self.choices.interval)
+            self._findings[comparison.place] = said
         return self._findings[comparison.place]
 
     def results_table(self, comparison: Comparison, columns: Sequence[str] | None = None) -> Table:
@@ -128,6 +137,8 @@ class Tables:
 
     def results_caption(self, comparison: Comparison) -> str:
         """Say what the numbers are."""
+        if not comparison.finished:
+            return "No run has finished."
         if {len(group.runs) for group in comparison.groups} <= {0, 1}:
             return "Per cent; one seed, so there are no intervals."
         if self.choices.interval == "bootstrap":
@@ -176,6 +187,10 @@ class Tables:
         rows = [[Cell(group.title), *(self._cost(group, name) for name in COSTS)] for group in comparison.finished]
         return Table("costs", "Costs, means per run.", ["method", *map(heading, COSTS)], rows)
 
+    def differences_of(self, comparison: Comparison) -> pd.DataFrame:
+        """Return a comparison's differences to the baseline, all metrics that are compared."""
+        return self._of(comparison, self.differences)
+
     def _of(self, comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
         if frame.empty:
             return frame
@@ -193,7 +208,9 @@ class Tables:
         if name in COSTS:
             yield from (self._cost(group, name) for group in comparison.groups)
             return
-        first, ties = best(self.results, comparison, name) if len(comparison.finished) > 1 else (None, [])
+        first, ties, _ = best(self.results, comparison, name, self.choices.test)
+        if len(comparison.finished) == 1:
+            first = None
         for group in comparison.groups:
             values = list(self.results.by_seed(group, name).values())
             text = percent(values, len(group.runs), self.choices.interval)

@@ -213,7 +213,9 @@ def compare(preset: Preset, records: Sequence[RunRecord]) -> Verification:
         _judge(frame, preset)
     claims = pd.DataFrame(_claims(preset, groups))
     if len(claims):
-        claims["p_holm"] = holm(claims["p"].tolist()) if claims["p"].notna().all() else np.nan
+        tested = claims["p"].notna()
+        claims["p_holm"] = np.nan
+        claims.loc[tested, "p_holm"] = holm(claims.loc[tested, "p"].tolist())
         claims["verdict"] = [_claim_verdict(line) for _, line in claims.iterrows()]
     made = [record for records in groups.values() for record in records]
     commits = sorted({str(commit) for record in made if (commit := (record.environment or {}).get("commit"))})
@@ -280,7 +282,7 @@ def _claims(preset: Preset, groups: Mapping[Key, Sequence[RunRecord]]) -> Iterat
 def _claim_verdict(line: pd.Series) -> str:
     """Say whether an ordering holds: shown, not contradicted (for ≥), undecided (for >), or contradicted."""
     if np.isnan(line["p_holm"]):
-        return "one seed: no test"
+        return "no test: one seed, or no spread"
     if line["p_holm"] < 1 - LEVEL:
         return "holds" if line["difference"] > 0 else "DOES NOT HOLD"
     return "undecided" if line["strictly"] else "not contradicted"

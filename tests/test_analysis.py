@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import record, three_methods
 from scipy import stats
@@ -17,6 +18,7 @@ from clbench import names
 from clbench.analysis import best, compare, differences, findings, gap_recovered, ranks, unequal_budgets
 from clbench.cli import app
 from clbench.errors import UsageError
+from clbench.page import render
 from clbench.results import Results
 from clbench.store import RunRecord, Store
 from clbench.tables import Choices, Tables, commands
@@ -139,16 +141,16 @@ def test_ranks_need_five_sequences() -> None:
 
 def test_the_upper_bound_does_not_compete(results: Results) -> None:
     (place,) = results.comparisons
-    first, ties = best(results, place, "average_accuracy")
+    first, ties, untested = best(results, place, "average_accuracy")
     assert first is not None
     assert first.label == "lwf"
-    assert ties == []
-    told = findings(results, place)
+    assert ties == untested == []
+    told = findings(results, place, pd.concat([differences(results), differences(results, "forgetting")]))
     assert told[0].startswith("Highest average accuracy: LwF, 94.50 ± ")
     assert "Joint training, which sees all data: 98.83 ± " in told[0]
     assert "paired difference +14.17 points" in told[0]
     assert told[1].startswith("Least forgetting: LwF, 11.00 ± ")
-    assert told[2] == "A run of LwF trains for 2.5 s, 1 times as long as one of Fine-tuning."
+    assert told[2] == "A run of LwF trains for 2.5 s, as long as one of Fine-tuning."
 
 
 def test_ties_are_those_that_a_paired_test_cannot_tell() -> None:
@@ -314,8 +316,76 @@ def test_choices_that_there_are_not() -> None:
 
 def test_wilcoxon_is_refused_in_a_report_with_its_reason() -> None:
     tables = Tables(Results(three_methods()), Choices(test="wilcoxon"))
-    assert tables.difference_table(tables.results.comparisons[0]) is None
-    assert "Wilcoxon's signed-rank test cannot reach p < 0.05 with 2 seeds" in tables.notes[0]
+    assert set(tables.differences["verdict"]) == {"no test"}
+    assert "4 differences without a test: Wilcoxon's signed-rank test cannot reach p < 0.05" in tables.notes[0]
+
+
+def test_one_pair_that_wilcoxon_cannot_test_leaves_the_others() -> None:
+    rows = [*runs("finetune", FINETUNE), *runs("lwf", LWF), *runs("si", LWF[:3])]
+    frame = differences(Results(rows), test="wilcoxon").set_index("label")
+    assert frame["verdict"].to_dict() == {"lwf": "better", "si": "no test"}
+    assert frame.loc["lwf", "p_holm"] == 2 / 2**6
+
+
+def test_what_was_not_tested_is_not_called_told_apart() -> None:
+    seeds_apart = [*runs("finetune", FINETUNE[:3]), *runs("lwf", LWF)[3:]]
+    results = Results(seeds_apart)
+    (place,) = results.comparisons
+    assert best(results, place, "average_accuracy").untested == [place.groups[0]]
+    said = Tables(results).findings(place)
+    assert "There is no test against Fine-tuning" in said[0]
+    assert "tells it from every other" not in " ".join(said)
+    page = render(results, Tables(results))
+    assert "Fine-tuning (no test)" in page
+
+
+def test_seeds_to_settle_are_more_than_there_were() -> None:
+    """Six methods with the same effect: alone each would be decided, by Holm none is."""
+    rng = np.random.default_rng(2)
+    rows = runs("finetune", [0.8] * 10)
+    for number in range(6):
+        noise = rng.normal(size=10)
+        noise = (noise - noise.mean()) / noise.std(ddof=1)
+        rows += runs(f"m{number}", list(0.8 + 0.01 * (0.8 + noise)))
+    frame = differences(Results(rows))
+    assert (frame["p"] < 0.05).all()
+    assert (frame["verdict"] == "undecided").all()
+    assert (frame["seeds_needed"] > 10).all()
+
+
+def test_findings_say_what_the_table_says() -> None:
+    rows = [*runs("finetune", FINETUNE), *runs("lwf", LWF), *runs("si", [value + 0.01 for value in FINETUNE])]
+    results = Results(rows)
+    for choices in (Choices(), Choices(test="wilcoxon", interval="bootstrap")):
+        tables = Tables(results, choices)
+        table = tables.difference_table(results.comparisons[0])
+        assert table is not None
+        (row,) = [row for row in table.texts if row[:2] == ["LwF", "average accuracy"]]
+        assert f"interval {row[3]}" in tables.findings(results.comparisons[0])[0]
+        assert f"{row[5]} by Holm" in tables.findings(results.comparisons[0])[0]
+
+
+def test_models_of_one_sequence_are_no_sequences() -> None:
+    rows = []
+    for number in range(5):
+        for model in ("mlp", "cnn"):
+            for label, values in (("finetune", FINETUNE), ("lwf", LWF)):
+                rows += runs(label, values, sequence_label=f"split-{number}", model_label=model)
+    (found,) = ranks(Results(rows))
+    assert found.sequences == 5
+
+
+def test_no_gap_is_recovered_where_joint_training_is_worse() -> None:
+    rows = [*runs("finetune", LWF), *runs("lwf", FINETUNE), *runs("joint", [value - 0.3 for value in LWF])]
+    assert gap_recovered(Results(rows))["gap_recovered"].isna().all()
+
+
+def test_a_choice_among_variants_of_the_baseline_is_said() -> None:
+    rows = [*runs("adam", FINETUNE, method="finetune"), *runs("sgd", LWF, method="finetune"), *runs("si", LWF)]
+    (note,) = Tables(Results(rows)).notes
+    assert note.endswith(
+        "of adam, sgd, the baseline is adam (--baseline chooses another), and no gap recovered is given"
+    )
 
 
 def test_a_notebook_shows_the_tables(results: Results) -> None:

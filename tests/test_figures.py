@@ -650,3 +650,43 @@ def test_within_task_panels_show_all_updates_of_their_method() -> None:
             longer.append(one)
     drawn = figure(Results(longer), "within-task-curves")
     assert {axes.get_title(): axes.get_xlim()[1] for axes in drawn.axes} == {"Fine-tuning": 200, "LwF": 600}
+
+
+@pytest.mark.parametrize("kind", ["accuracy-matrix", "within-task-curves", "stability-plasticity"])
+def test_few_colours_look_like_all(kind: str) -> None:
+    """No pixel of the file is far from what was drawn, whatever the colours: bars stay smooth."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    low = record("si", R=[[N, N], [0.4, N], [0.2, 0.7]])
+    records = with_curves() if kind == "within-task-curves" else [*three_methods(), low]
+    canvas = FigureCanvasAgg(Results(records).figure(kind))
+    canvas.figure.set_dpi(200)
+    buffer = io.BytesIO()
+    figure_files._save_pixels(canvas, buffer)
+    saved = 255 * image.imread(io.BytesIO(buffer.getvalue()))[..., :3]
+    error = np.abs(saved - np.asarray(canvas.buffer_rgba())[..., :3]).max(axis=-1)
+    assert (error > 16).mean() < 1e-4
+    assert error.max() < 48
+
+
+def test_names_that_look_alike_in_files_are_numbered(tmp_path: Path) -> None:
+    rows = [record("lwf", model_label=model) for model in ("m", "m!", "m-2", "M")]
+    drawn = write_figures(Results(rows), tmp_path, formats=("png",))
+    assert len({path.name.lower() for path in drawn.paths}) == len(drawn.paths)
+    assert len(drawn.links) == 4
+
+
+def test_a_figure_that_somebody_changed_is_kept(tmp_path: Path) -> None:
+    paths = write_figures(Results(three_methods()), tmp_path, formats=("png",)).paths
+    paths[0].write_bytes(b"mine")
+    write_figures(Results(three_methods()), tmp_path, formats=("png",))
+    assert [path.read_bytes() for path in tmp_path.glob("*.kept-1.png")] == [b"mine"]
+    assert paths[0].read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b'{"files": {"a.png": 3}, "without": {}}', b"[]", b"{"])
+def test_a_damaged_list_of_what_is_ours_does_no_harm(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".made-by-clbench").write_bytes(damage)
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    assert len(write_figures(Results(three_methods()), tmp_path, formats=("png",)).paths) > 4
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"

@@ -11,9 +11,9 @@ import pytest
 from made_up import FINETUNE, HOSTILE, JOINT, LWF, record, three_methods
 
 from clbench.page import render
-from clbench.report import write_report
+from clbench.report import Report, write_report
 from clbench.results import Results
-from clbench.tables import Tables
+from clbench.tables import Choices, Tables
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
@@ -167,3 +167,14 @@ def test_latex_compiles(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "paper.pdf").stat().st_size > 10_000
     assert r"\textbf{" in body
+
+
+def test_nothing_is_being_drawn_when_the_report_is_done(tmp_path: Path) -> None:
+    waiting = "Figures are being drawn"
+    report = Report(Results(three_methods()), tmp_path, Tables(Results(three_methods())))
+    report.write_tables()
+    assert waiting in (tmp_path / "report.html").read_text()
+    report.draw()
+    assert waiting not in (tmp_path / "report.html").read_text()
+    write_report(Results(three_methods()), tmp_path, Tables(Results(three_methods()), Choices(test="wilcoxon")))
+    assert waiting not in (tmp_path / "report.html").read_text()

@@ -37,8 +37,8 @@ def test_means_so_far_are_over_the_seeds_that_landed(tmp_path: Path) -> None:
     progress = Progress(plan("finetune,lwf", seeds=2, out=tmp_path), quiet=True)
     landed(progress)
     rows = said(progress, 40)
-    assert "split-digits task finetune 80.00 2" in rows
-    assert "split-digits task lwf 50.00 1" in rows
+    assert "split-digits task mlp finetune 80.00 2" in rows
+    assert "split-digits task mlp lwf 50.00 1" in rows
     assert len(rows) == 4  # headings, a rule, and these
     progress.landed(replace(record("y", error="broken"), spec=progress.sweep.jobs[-1].spec.as_json()))
     assert said(progress, 40) == rows
@@ -47,12 +47,12 @@ def test_means_so_far_are_over_the_seeds_that_landed(tmp_path: Path) -> None:
 def test_runs_that_are_there_already_count(tmp_path: Path) -> None:
     sweep = plan("finetune,lwf", seeds=2, out=tmp_path)
     sweep.done = {one.key: one for one in landed(Progress(sweep, quiet=True))}
-    assert "split-digits task finetune 80.00 2" in said(Progress(sweep, quiet=True), 40)
+    assert "split-digits task mlp finetune 80.00 2" in said(Progress(sweep, quiet=True), 40)
 
 
 def test_no_more_rows_than_the_terminal_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(plan("finetune", seeds=1, out=tmp_path), quiet=True)
-    progress.finals = {(f"sequence-{i}", "task", "lwf"): [0.5] for i in range(30)}
+    progress.finals = {(f"sequence-{i}", "task", "mlp", "lwf"): [0.5] for i in range(30)}
     rows = said(progress, 20)
     assert rows[-1] == "… and 18 more"
     assert len(rows) == 2 + 12 + 1

@@ -71,7 +71,7 @@ print_tables(results)
 write_report(results, sys.argv[2])
 print(sorted({"torch", "torchvision", "avalanche"} & set(sys.modules)))
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "runs"), str(tmp_path / "report")]
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "runs"), str(tmp_path / "report")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "finetune" in done.stdout

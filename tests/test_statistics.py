@@ -103,8 +103,21 @@ def test_wilcoxon_is_refused_where_it_cannot_decide() -> None:
 
 def test_differences_without_spread() -> None:
     assert paired([0.0, 0.0, 0.0]).p == 1
-    assert paired([0.1, 0.1, 0.1]).p == 0
-    assert np.isnan(paired([0.1, 0.1]).effect_size)
+    for alike in ([0.1, 0.1, 0.1], [0.1, 0.1], [0.9 - 0.8, 0.8 - 0.7, 0.7 - 0.6]):
+        assert np.isnan([paired(alike).p, paired(alike).effect_size]).all()  # nothing says how much they vary
+
+
+def test_rounding_is_no_difference() -> None:
+    orders = [[0.9, 0.7, 0.85, 0.65, 1.0], [0.9, 0.7, 0.85, 1.0, 0.65]]
+    noise = sum(orders[0]) / 5 - sum(orders[1]) / 5
+    assert noise != 0
+    assert paired([noise, noise, noise]).p == 1
+    assert paired([noise, 0.0, 0.0]).p == 1
+    with pytest.raises(UsageError, match="0 of 6 seeds that differ"):
+        paired([noise] * 6, "wilcoxon")
+
+
+def test_one_seed_has_no_test() -> None:
     assert np.isnan([paired([0.1]).p, paired([0.1]).low, paired([0.1]).effect_size]).all()
 
 

@@ -80,7 +80,7 @@ def test_paired_is_scipys() -> None:
     interval = expected.confidence_interval()
     assert paired(a - b)[:5] == pytest.approx((len(a), np.mean(a - b), interval.low, interval.high, expected.pvalue))
     assert paired([0.0, 0.0, 0.0]).p == 1
-    assert paired([0.1, 0.1]).p == 0
+    assert np.isnan(paired([0.1, 0.1]).p)  # nothing says how much they vary
     assert np.isnan(paired([0.1]).p)
 
 
