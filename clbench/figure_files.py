@@ -21,13 +21,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import joblib
 import numpy as np
 
 from clbench import figures, plots
@@ -266,31 +267,31 @@ def _drawn(tasks: Sequence[Task], jobs: int | None) -> Iterator[tuple[int, list[
         jobs or len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)), len(tasks)
     )
     light_font = _light_font() if tasks else ""
-    with contextlib.ExitStack() as stack:
-        executor = _executor(workers, len(tasks), stack) if workers > 1 else None
-        if executor is None:
-            yield from ((number, _draw(task, light_font)) for number, task in enumerate(tasks))
-            return
-        numbers: dict[Future[list[bytes]], int] = {
-            executor.submit(_draw, task, light_font): number for number, task in enumerate(tasks)
-        }
-        stack.callback(lambda: [future.cancel() for future in numbers])
-        for future in as_completed(numbers):
-            yield numbers[future], future.result()
-
-
-def _executor(workers: int, tasks: int, stack: contextlib.ExitStack) -> Executor | None:
-    """Return worker processes: copies of this one where that is safe, else started anew if there is enough to do."""
-    if sys.platform == "linux" and threading.active_count() == 1:
+    numbered = [(number, task, light_font) for number, task in enumerate(tasks)]
+    alone = threading.active_count() == 1
+    if workers > 1 and alone and sys.platform == "linux":  # copies of this process
         from matplotlib import figure, font_manager  # noqa: F401  # once, rather than in each worker
 
-        return stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("fork")))
-    if tasks < 12:
-        return None
-    from joblib.externals import loky
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+            futures = [pool.submit(_draw_numbered, *some) for some in numbered]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    elif workers > 1 and len(tasks) >= 12:  # new processes take seconds to start
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            parallel = joblib.Parallel(workers, batch_size=1, return_as="generator_unordered")
+        with contextlib.closing(parallel(joblib.delayed(_draw_numbered)(*some) for some in numbered)) as landing:
+            yield from landing
+        # runs in the same workers would load so much on top that joblib takes it for a leak, and warns
+        joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+    else:
+        yield from (_draw_numbered(*some) for some in numbered)
 
-    executor: Executor = loky.get_reusable_executor(workers)
-    return executor
+
+def _draw_numbered(number: int, task: Task, light_font: str) -> tuple[int, list[bytes]]:
+    return number, _draw(task, light_font)
 
 
 @contextlib.contextmanager

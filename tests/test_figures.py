@@ -1,6 +1,7 @@
 """Figures: what is in them, checked through their artists against numbers worked out by hand, and their files."""
 
 import io
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
+import clbench
 from clbench import figure_files, names, plots
 from clbench.analysis import Ranks
 from clbench.errors import UsageError
@@ -690,3 +692,20 @@ def test_a_damaged_list_of_what_is_ours_does_no_harm(damage: bytes, tmp_path: Pa
     (tmp_path / "mine.png").write_bytes(b"mine")
     assert len(write_figures(Results(three_methods()), tmp_path, formats=("png",)).paths) > 4
     assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+def test_a_sweep_can_follow_figures_drawn_beside_other_threads(tmp_path: Path) -> None:
+    """Beside threads a process is not copied: figures and runs then both have joblib's workers."""
+    done = threading.Event()
+    other = threading.Thread(target=done.wait, daemon=True)
+    other.start()
+    try:
+        rows = [*three_methods(), *three_methods(sequence_label="another")]
+        (tmp_path / "figures").mkdir()
+        assert len(write_figures(Results(rows), tmp_path / "figures", formats=("png",)).paths) >= 12
+        results = clbench.run("finetune,lwf", seeds=3, quiet=True, out=tmp_path / "runs", jobs=2)
+    finally:
+        done.set()
+        other.join()
+    assert len(results) == 6
+    assert not results.failed
