@@ -271,10 +271,13 @@ class Best(NamedTuple):
     untested: list[Group]
 
 
-def best(results: Results, comparison: Comparison, metric: str, test: Test = "t") -> Best:
+def best(
+    results: Results, comparison: Comparison, metric: str, test: Test = "t", frame: pd.DataFrame | None = None
+) -> Best:
     """Return what is best by a metric, and how sure that is (Holm's correction over the others, 5 % level).
 
-    Joint training, the upper bound, does not compete where there is anything else.
+    Joint training, the upper bound, does not compete where there is anything else. Of the baseline, the verdict in
+    `frame`, the comparison's `differences`, is the one that counts: they are corrected over other tests.
     """
     means = {id(group): values for group in comparison.finished if (values := results.by_seed(group, metric))}
     groups = [group for group in comparison.finished if id(group) in means]
@@ -292,7 +295,13 @@ def best(results: Results, comparison: Comparison, metric: str, test: Test = "t"
             else:
                 tested.append((group, one.p))
     corrected = holm([p for _, p in tested])
-    return Best(first, [group for (group, _), p in zip(tested, corrected, strict=True) if p >= ALPHA], untested)
+    ties = [group for (group, _), p in zip(tested, corrected, strict=True) if p >= ALPHA]
+    line = None if frame is None else line_of(frame, first, metric)
+    if line is not None and line.verdict != "no test":
+        base = next(group for group in comparison.finished if group.label == line.baseline)
+        ties = [group for group in ties if group is not base]
+        ties += [base] if line.verdict == "undecided" and base in groups else []
+    return Best(first, ties, untested)
 
 
 def findings(
@@ -306,7 +315,7 @@ def findings(
     winners: list[Group] = []
     base = None
     for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
-        first, ties, untested = best(results, comparison, metric, test)
+        first, ties, untested = best(results, comparison, metric, test, frame)
         if first is None:
             continue
         text = f"{what}: {first.title}, {percent(list(results.by_seed(first, metric).values()), interval=interval)} %"
@@ -317,13 +326,15 @@ def findings(
             base = next(group for group in comparison.finished if group.label == line.baseline)
             there = percent(list(results.by_seed(base, metric).values()), interval=interval)
             text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
+            text += f": {line.verdict}" if line.n > 1 else ""
         sure = []
         if ties:
-            sure.append(f"A paired test cannot tell it from {', '.join(group.title for group in ties)}")
+            names = ", ".join(group.title for group in ties)
+            sure.append(f"A paired test cannot tell {first.title} from {names}, which does not make them equal")
         if untested:
             sure.append(f"There is no test against {', '.join(group.title for group in untested)}")
         if not sure and len(comparison.finished) > 1 + len(bounds):
-            sure.append("A paired test tells it from every other method")
+            sure.append(f"A paired test tells {first.title} from every other method")
         sentences.append(". ".join([text, *sure]) + ".")
         if first not in winners:
             winners.append(first)

@@ -33,6 +33,11 @@ def title(method: str, label: str) -> str:
     return name + (f" ({', '.join(settings)})" if settings else "") + bracket + apart
 
 
+def explanations(methods: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the names of built-in methods for people, and a line on each."""
+    return [(_names()[name]["title"], _names()[name]["what"]) for name in dict.fromkeys(methods) if name in _names()]
+
+
 def bibliography(methods: Iterable[str]) -> str:
     """Return the BibTeX entries of the papers that built-in methods come from, each once."""
     papers = (files("clbench.methods") / "papers.bib").read_text(encoding="utf-8")

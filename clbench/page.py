@@ -44,13 +44,13 @@ WORDS = (
         "(method − fine-tuning) / (joint training − fine-tuning) of average accuracy in per cent, with Fieller's 95 % "
         "interval; undefined where the gap may be 0",
     ),
+    ("updates, images", "steps of the optimiser, and images that they were taken on, repeats counted"),
+    ("forward passes", "images through the backbone in training; fewer than images where features are computed once"),
+    ("stored", "the most that a method keeps between tasks beside the network: old images, importances, old networks"),
+    ("peak memory", "what the run itself took, beside the program and the data that all runs share"),
     (
         "scenario",
         "task: which class, given the task; class: which class of all seen; domain: which class, whatever the task",
-    ),
-    (
-        "bold, underlined",
-        "bold: a column's best mean, joint training aside; underlined: a paired test cannot tell it from that (5 %)",
     ),
 )
 
@@ -79,6 +79,7 @@ def render(
     pictures = pictures or {}
     finished = len(results) - len(results.failed)
     environments = [record.environment or {} for record in results.records]
+    made_by = set(_distinct(environments, "clbench"))
     about = [f"{count_of(finished, 'finished run')} of {count_of(len(results.labels), 'method')}"]
     about += [f"{len(results.failed)} failed"] * bool(results.failed)
     for name, what in (("device", "on"), ("torch", "PyTorch"), ("clbench", "clbench")):
@@ -86,13 +87,14 @@ def render(
             about.append(f"{what} {' and '.join(found)}")
     return _template().render(
         title="Continual learning: " + ", ".join(dict.fromkeys(place.sequence for place in results.comparisons)),
-        about="; ".join(about) + f". Page by clbench {__version__}.",
+        about="; ".join(about) + ("." if {__version__} == made_by else f". Page by clbench {__version__}."),
         warnings=[*results.warnings, *results.problems, *tables.notes],
         overview=_overview(results, tables),
         overall=[picture for place, some in pictures.items() if len(place) == 1 for picture in some],
         waiting=waiting,
         sections=[_section(results, tables, place, pictures.get(place.place, ())) for place in results.comparisons],
         failures=[{"title": failure_title(record), "text": record.error} for record in results.failed],
+        methods=names.explanations(group.method for place in results.comparisons for group in place.groups),
         words=WORDS,
         bibliography=names.bibliography(group.method for place in results.comparisons for group in place.groups),
     )
@@ -126,8 +128,8 @@ def _overview(results: Results, tables: Tables) -> Table | None:
         "question",
         "answer",
         "value (%)",
-        "beside the baseline",
-        "not told from it",
+        "difference to the baseline",
+        "cannot be told from",
         "training (s)",
     ]
     caption = (
@@ -140,14 +142,16 @@ def _overview(results: Results, tables: Tables) -> Table | None:
 
 def _short(results: Results, tables: Tables, comparison: Comparison) -> Iterator[list[Cell]]:
     for metric, question in (("average_accuracy", "highest average accuracy"), ("forgetting", "least forgetting")):
-        first, ties, untested = best(results, comparison, metric, tables.choices.test)
+        frame = tables.differences_of(comparison)
+        first, ties, untested = best(results, comparison, metric, tables.choices.test, frame)
         if first is None:
             continue
         values = list(results.by_seed(first, metric).values())
-        line = line_of(tables.differences_of(comparison), first, metric)
+        line = line_of(frame, first, metric)
         beside, difference = "it is the baseline", None
         if line is not None:
-            beside = f"{spell(found_in(line), line.p_holm)} to {comparison.titles[line.baseline]}"
+            beside = f"to {comparison.titles[line.baseline]}: {spell(found_in(line), line.p_holm)}"
+            beside += f": {line.verdict}" if line.n > 1 else ""
             difference = line.difference
         not_told = [group.title for group in ties] + [f"{group.title} (no test)" for group in untested]
         seconds = float(np.mean([sum((record.seconds or {})["train"]) for record in first.runs]))

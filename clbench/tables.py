@@ -177,7 +177,7 @@ class Tables:
             "Holm's correction over the methods; effect size: mean over standard deviation of the differences. Seeds "
             "to settle it: for 80 % power if the difference is as large as observed, a guess."
         )
-        headings = ["method", "of", "difference", "95 % interval", "p", "p (Holm)", "effect size", "verdict"]
+        headings = ["method", "metric", "difference", "95 % interval", "p", "p (Holm)", "effect size", "verdict"]
         return Table("differences", caption, [*headings, "seeds to settle it", "seeds"], rows)
 
     def cost_table(self, comparison: Comparison) -> Table | None:
@@ -208,7 +208,8 @@ class Tables:
         if name in COSTS:
             yield from (self._cost(group, name) for group in comparison.groups)
             return
-        first, ties, _ = best(self.results, comparison, name, self.choices.test)
+        frame = self.differences_of(comparison)
+        first, ties, _ = best(self.results, comparison, name, self.choices.test, frame)
         if len(comparison.finished) == 1:
             first = None
         for group in comparison.groups:
