@@ -18,7 +18,7 @@ from clbench.methods.joint import Joint
 from clbench.methods.lwf import LwF
 from clbench.model import MLP, ExpandingHeadModel
 from clbench.planning import plan
-from clbench.report import _markdown
+from clbench.report import write_report
 from clbench.runner import in_good_order
 from clbench.schedule import Training
 from clbench.sequences import Task
@@ -269,7 +269,8 @@ def test_a_sweep_is_the_same_with_and_without_reuse(tmp_path: Path) -> None:
         for what in ("accuracy", "updates", "images", "weights_hash", "forward_passes"):
             if what != "forward_passes" or record.spec["method"] != "lwf":
                 assert getattr(record, what) == getattr(alone[key], what), (record.spec["label"], what)
-    text = _markdown(clbench.load(tmp_path / "shared"), {})
+    write_report(clbench.load(tmp_path / "shared"), tmp_path / "report", formats=("pdf",))
+    text = (tmp_path / "report/summary.md").read_text()
     assert "A first task that methods have in common was trained once; its cost is counted in each." in text
     taken = [record for record in shared.values() if record.shared_first_task]
     assert len(taken) == 2 * (4 - 1)  # of each seed one run trains it for the others; si is not among them
