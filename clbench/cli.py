@@ -335,7 +335,7 @@ def report(
     report = Report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
     paths = report.write_tables()
     print_tables(results, tables)
-    if report.figures.missing:
+    if report.waiting:
         print(f"clbench: tables and page are in {out}; drawing the figures", file=sys.stderr)
     paths += report.draw()
     print(f"clbench: {len(paths)} files are in {out}; begin with {out / 'report.html'}", file=sys.stderr)

@@ -34,6 +34,7 @@ import numpy as np
 from clbench import figures, plots
 from clbench.errors import UsageError
 from clbench.figures import FIGURES, Subject, Width
+from clbench.results import PLACE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,6 @@ FORMATS: Mapping[str, Mapping[str, Any]] = {  # no dates, so that the same data 
     "svg": {"metadata": {"Date": None}},
 }
 LIGHT_FONT = "Figures Sans"
-PLACE = ("sequence", "scenario", "model")
 MANIFEST = ".made-by-clbench"
 SOURCES = ("figures", "figure_files", "plots", "metrics", "statistics", "results", "analysis", "names", "layouts")
 Place = tuple[str, ...]  # sequence, scenario and model of a comparison; or a scenario

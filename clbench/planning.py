@@ -122,8 +122,8 @@ def plan(
         dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
         for job in _jobs(points, place, precision, eval_every, root, folder, save_models, reuse)
     ]
-    sweep = Sweep(planned, Store(folder), workers * len(devices), notes, fresh=force, devices=devices)
-    sweep = dataclasses.replace(sweep, backend=backend, scheduler=scheduler, limit=jobs)
+    where: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "limit": jobs}
+    sweep = Sweep(planned, Store(folder), workers * len(devices), notes, fresh=force, devices=devices, **where)
     if not force:
         _resume(sweep, save_models)
     return sweep
