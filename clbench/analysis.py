@@ -271,13 +271,11 @@ class Best(NamedTuple):
     untested: list[Group]
 
 
-def best(
-    results: Results, comparison: Comparison, metric: str, test: Test = "t", frame: pd.DataFrame | None = None
-) -> Best:
+def best(results: Results, comparison: Comparison, metric: str, test: Test = "t", lines: Sequence[Any] = ()) -> Best:
     """Return what is best by a metric, and how sure that is (Holm's correction over the others, 5 % level).
 
     Joint training, the upper bound, does not compete where there is anything else. Of the baseline, the verdict in
-    `frame`, the comparison's `differences`, is the one that counts: they are corrected over other tests.
+    `lines`, the rows of the comparison's `differences`, is the one that counts: they are corrected over other tests.
     """
     means = {id(group): values for group in comparison.finished if (values := results.by_seed(group, metric))}
     groups = [group for group in comparison.finished if id(group) in means]
@@ -296,7 +294,7 @@ def best(
                 tested.append((group, one.p))
     corrected = holm([p for _, p in tested])
     ties = [group for (group, _), p in zip(tested, corrected, strict=True) if p >= ALPHA]
-    line = None if frame is None else line_of(frame, first, metric)
+    line = line_of(lines, first, metric)
     if line is not None and line.verdict != "no test":
         base = next(group for group in comparison.finished if group.label == line.baseline)
         ties = [group for group in ties if group is not base]
@@ -305,24 +303,24 @@ def best(
 
 
 def findings(
-    results: Results, comparison: Comparison, frame: pd.DataFrame, test: Test = "t", interval: IntervalKind = "t"
+    results: Results, comparison: Comparison, lines: Sequence[Any], test: Test = "t", interval: IntervalKind = "t"
 ) -> list[str]:
     """Say in sentences which methods are best, how sure that is, and what it cost.
 
-    `frame` has the differences to the baseline, as `differences` makes them, of this comparison.
+    `lines` are the rows of this comparison's `differences` to the baseline, as named tuples.
     """
     sentences: list[str] = []
     winners: list[Group] = []
     base = None
     for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
-        first, ties, untested = best(results, comparison, metric, test, frame)
+        first, ties, untested = best(results, comparison, metric, test, lines)
         if first is None:
             continue
         text = f"{what}: {first.title}, {percent(list(results.by_seed(first, metric).values()), interval=interval)} %"
         bounds = [group for group in comparison.finished if group.method == REFERENCE and group is not first]
         if bounds and (upper := list(results.by_seed(bounds[0], metric).values())):
             text += f" ({bounds[0].title}, which sees all data: {percent(upper, interval=interval)} %)"
-        if (line := line_of(frame, first, metric)) is not None:
+        if (line := line_of(lines, first, metric)) is not None:
             base = next(group for group in comparison.finished if group.label == line.baseline)
             there = percent(list(results.by_seed(base, metric).values()), interval=interval)
             text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
@@ -341,11 +339,9 @@ def findings(
     return sentences + [_price(group, base) for group in winners]
 
 
-def line_of(frame: pd.DataFrame, group: Group, metric: str) -> Any:
-    """Return a comparison's line of `differences` for a group and metric, or None."""
-    if frame.empty:
-        return None
-    return next(frame[(frame["label"] == group.label) & (frame["metric"] == metric)].itertuples(), None)
+def line_of(lines: Sequence[Any], group: Group, metric: str) -> Any:
+    """Return a group's line for a metric among those of a comparison's `differences`, or None."""
+    return next((line for line in lines if line.label == group.label and line.metric == metric), None)
 
 
 def found_in(line: Any) -> Paired:

@@ -65,6 +65,7 @@ def lay_out_matrices(figure: Figure, subject: Subject) -> None:
     figure.set_figheight(0.45 + rows * (shape["height"] + 0.32 + 0.13 * lines))
     lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
     low = min(np.floor(10 * lowest) / 10, 0.9)
+    alike = len({bool(np.isnan(R[0]).all()) for R in means.values()}) == 1  # all with a row before task 1, or none
     panels = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(panels.flat):
         if number >= len(means):
@@ -74,8 +75,10 @@ def lay_out_matrices(figure: Figure, subject: Subject) -> None:
         plots.draw_matrix(means[label], axes, low, numbers=shape is few).set_title(titles[label])
         if number % columns:
             axes.set_ylabel("")
+            axes.tick_params(labelleft=not alike)
         if number + columns < len(means):
             axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
     colours = ScalarMappable(Normalize(100 * low, 100), "cividis")
     figure.colorbar(
         colours, ax=figure.axes, label="accuracy (%)", aspect=18 * min(rows, 3), shrink=min(1, 3 / rows), pad=0.02

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clbench import __version__, names
-from clbench.analysis import best, found_in, line_of, percent, signed, spell, unequal_budgets
+from clbench.analysis import found_in, line_of, percent, signed, spell, unequal_budgets
 from clbench.results import Comparison, Results, count_of, failure_title
 from clbench.tables import Cell, Table, Tables, commands
 
@@ -142,12 +142,11 @@ def _overview(results: Results, tables: Tables) -> Table | None:
 
 def _short(results: Results, tables: Tables, comparison: Comparison) -> Iterator[list[Cell]]:
     for metric, question in (("average_accuracy", "highest average accuracy"), ("forgetting", "least forgetting")):
-        frame = tables.differences_of(comparison)
-        first, ties, untested = best(results, comparison, metric, tables.choices.test, frame)
+        first, ties, untested = tables.best(comparison, metric)
         if first is None:
             continue
         values = list(results.by_seed(first, metric).values())
-        line = line_of(frame, first, metric)
+        line = line_of(tables.differences_of(comparison), first, metric)
         beside, difference = "it is the baseline", None
         if line is not None:
             beside = f"to {comparison.titles[line.baseline]}: {spell(found_in(line), line.p_holm)}"

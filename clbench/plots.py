@@ -83,6 +83,19 @@ def styles_of(labels: Sequence[str], titles: Mapping[str, str] | None = None) ->
     A built-in method has its own in every report, as has a variant of one that stands alone; any other label gets what
     is free, with a new colour and marker as long as there are any.
     """
+    return {
+        label: {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": LINES[number % len(LINES)],
+            "label": plain((titles or {}).get(label, label)),
+        }
+        for label, number in _numbers_of_styles(tuple(labels)).items()
+    }
+
+
+@cache
+def _numbers_of_styles(labels: tuple[str, ...]) -> dict[str, int]:
     known, chosen = names.known(), dict[str, int]()
     for name_of in (str, lambda label: label.split("@")[0].split(" [")[0]):  # methods as they are first, then variants
         for label in labels:
@@ -92,15 +105,7 @@ def styles_of(labels: Sequence[str], titles: Mapping[str, str] | None = None) ->
     for label in labels:
         if label not in chosen:
             chosen[label] = _free(list(chosen.values()))
-    return {
-        label: {
-            "color": COLOURS[chosen[label] % len(COLOURS)],
-            "marker": MARKERS[chosen[label] % len(MARKERS)],
-            "linestyle": LINES[chosen[label] % len(LINES)],
-            "label": plain((titles or {}).get(label, label)),
-        }
-        for label in labels
-    }
+    return {label: chosen[label] for label in labels}
 
 
 def _free(taken: Sequence[int]) -> int:

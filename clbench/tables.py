@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clbench.analysis import baseline_of, best, differences, findings, gap_recovered, of_p, percent, signed
+from clbench.analysis import Best, baseline_of, best, differences, findings, gap_recovered, of_p, percent, signed
 from clbench.errors import UsageError
 from clbench.results import METRIC_NAMES, PLACE, TOTALS, Comparison, Group, Results, count_of
 from clbench.statistics import IntervalKind, Test
@@ -76,12 +76,15 @@ class Tables:
         self.results, self.choices = results, choices or Choices()
         self._tables: dict[tuple[str, str, str], list[Table]] = {}
         self._findings: dict[tuple[str, str, str], list[str]] = {}
+        self._best: dict[tuple[str, str, str, str], Best] = {}
         self.gap = gap_recovered(results)
+        self._gap_at = _by_place(self.gap)
         self.notes: list[str] = []  # why something is missing
         baseline, test, interval = self.choices.baseline, self.choices.test, self.choices.interval
         frames = [differences(results, metric, baseline, test, interval) for metric in self.choices.metrics]
         frames = [frame for frame in frames if not frame.empty] or frames[:1]
         self.differences = pd.concat(frames)
+        self._differences_at = _by_place(self.differences)
         untested = self.differences[(self.differences["verdict"] == "no test") & (self.differences["n"] > 1)]
         if test == "wilcoxon" and len(untested):
             self.notes.append(
@@ -104,7 +107,7 @@ class Tables:
         if self.choices.columns:
             return list(self.choices.columns)
         names = [name for name in METRIC_NAMES if any(self.results.by_seed(g, name) for g in comparison.finished)]
-        return names + [GAP] * (not self._of(comparison, self.gap).empty)
+        return names + [GAP] * bool(self._gap_at.get(comparison.place))
 
     def of(self, comparison: Comparison) -> list[Table]:
         """Return the comparison's tables: results, differences to the baseline and costs, where there are any."""
@@ -116,10 +119,18 @@ class Tables:
     def findings(self, comparison: Comparison) -> list[str]:
         """Return the comparison's findings, in sentences."""
         if comparison.place not in self._findings:
-            frame = self._of(comparison, self.differences)
-            said = findings(self.results, comparison, frame, self.choices.test, self.choices.interval)
+            lines = self.differences_of(comparison)
+            said = findings(self.results, comparison, lines, self.choices.test, self.choices.interval)
             self._findings[comparison.place] = said
         return self._findings[comparison.place]
+
+    def best(self, comparison: Comparison, metric: str) -> Best:
+        """Return what is best by a metric, and how sure that is: see `analysis.best`."""
+        key = (*comparison.place, metric)
+        if key not in self._best:
+            lines = self.differences_of(comparison)
+            self._best[key] = best(self.results, comparison, metric, self.choices.test, lines)
+        return self._best[key]
 
     def results_table(self, comparison: Comparison, columns: Sequence[str] | None = None) -> Table:
         """Tabulate metrics over seeds in per cent, best ones and ties marked; failed runs too if there are any."""
@@ -147,30 +158,29 @@ class Tables:
 
     def difference_table(self, comparison: Comparison) -> Table | None:
         """Tabulate the differences to the baseline, paired by seed; None where there is none."""
-        frame = self._of(comparison, self.differences)
-        if frame.empty:
+        lines = self.differences_of(comparison)
+        if not lines:
             return None
         rows = []
-        for metric in dict.fromkeys(frame["metric"]):
-            for line in frame[frame["metric"] == metric].itertuples():
-                interval = f"{signed(line.ci_low)} to {signed(line.ci_high)}" if line.n > 1 else DASH
-                rows.append(
-                    [
-                        Cell(comparison.titles[line.label]),
-                        Cell(heading(metric)),
-                        Cell(signed(line.difference), line.difference),
-                        Cell(interval, line.ci_low),
-                        Cell(of_p(line.p).removeprefix("= "), line.p),
-                        Cell(of_p(line.p_holm).removeprefix("= "), line.p_holm),
-                        Cell(f"{line.effect_size:.2f}".replace("-", "−"), line.effect_size)
-                        if np.isfinite(line.effect_size)
-                        else Cell(DASH),
-                        Cell(str(line.verdict)),
-                        Cell(self._needed(line), line.seeds_needed),
-                        _count(line.n),
-                    ]
-                )
-        base = comparison.titles[frame["baseline"].iloc[0]]
+        for line in lines:
+            interval = f"{signed(line.ci_low)} to {signed(line.ci_high)}" if line.n > 1 else DASH
+            rows.append(
+                [
+                    Cell(comparison.titles[line.label]),
+                    Cell(heading(line.metric)),
+                    Cell(signed(line.difference), line.difference),
+                    Cell(interval, line.ci_low),
+                    Cell(of_p(line.p).removeprefix("= "), line.p),
+                    Cell(of_p(line.p_holm).removeprefix("= "), line.p_holm),
+                    Cell(f"{line.effect_size:.2f}".replace("-", "−"), line.effect_size)
+                    if np.isfinite(line.effect_size)
+                    else Cell(DASH),
+                    Cell(str(line.verdict)),
+                    Cell(self._needed(line), line.seeds_needed),
+                    _count(line.n),
+                ]
+            )
+        base = comparison.titles[lines[0].baseline]
         test = "Student's paired t test" if self.choices.test == "t" else "Wilcoxon's signed-rank test"
         caption = (
             f"Differences to {base} in percentage points, paired by seed, with 95 % intervals; p by {test}, and after "
@@ -187,29 +197,21 @@ class Tables:
         rows = [[Cell(group.title), *(self._cost(group, name) for name in COSTS)] for group in comparison.finished]
         return Table("costs", "Costs, means per run.", ["method", *map(heading, COSTS)], rows)
 
-    def differences_of(self, comparison: Comparison) -> pd.DataFrame:
-        """Return a comparison's differences to the baseline, all metrics that are compared."""
-        return self._of(comparison, self.differences)
-
-    def _of(self, comparison: Comparison, frame: pd.DataFrame) -> pd.DataFrame:
-        if frame.empty:
-            return frame
-        return frame[
-            np.logical_and.reduce([frame[name] == at for name, at in zip(PLACE, comparison.place, strict=True)])
-        ]
+    def differences_of(self, comparison: Comparison) -> list[Any]:
+        """Return a comparison's rows of `differences`, to the baseline, metric by metric."""
+        return self._differences_at.get(comparison.place, [])
 
     def _column(self, comparison: Comparison, name: str) -> Iterator[Cell]:
         """Return a column's cells, one per group."""
         if name == GAP:
-            found = {line.label: line for line in self._of(comparison, self.gap).itertuples()}
+            found = {line.label: line for line in self._gap_at.get(comparison.place, [])}
             for group in comparison.groups:
                 yield _ratio(found.get(group.label))
             return
         if name in COSTS:
             yield from (self._cost(group, name) for group in comparison.groups)
             return
-        frame = self.differences_of(comparison)
-        first, ties, _ = best(self.results, comparison, name, self.choices.test, frame)
+        first, ties, _ = self.best(comparison, name)
         if len(comparison.finished) == 1:
             first = None
         for group in comparison.groups:
@@ -230,6 +232,14 @@ class Tables:
         if line.verdict != "undecided":
             return ""
         return f"{line.seeds_needed:,.0f}" if np.isfinite(line.seeds_needed) else "more than 10,000"
+
+
+def _by_place(frame: pd.DataFrame) -> dict[tuple[str, ...], list[Any]]:
+    """Return a data frame's rows as named tuples, by comparison."""
+    rows: dict[tuple[str, ...], list[Any]] = {}
+    for row in frame.itertuples():
+        rows.setdefault(tuple(getattr(row, name) for name in PLACE), []).append(row)
+    return rows
 
 
 def _count(number: int) -> Cell:

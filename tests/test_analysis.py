@@ -145,7 +145,8 @@ def test_the_upper_bound_does_not_compete(results: Results) -> None:
     assert first is not None
     assert first.label == "lwf"
     assert ties == untested == []
-    told = findings(results, place, pd.concat([differences(results), differences(results, "forgetting")]))
+    frame = pd.concat([differences(results), differences(results, "forgetting")])
+    told = findings(results, place, list(frame.itertuples()))
     assert told[0].startswith("Highest average accuracy: LwF, 94.50 ± ")
     assert "Joint training, which sees all data: 98.83 ± " in told[0]
     assert "paired difference +14.17 points" in told[0]
