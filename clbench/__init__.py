@@ -127,6 +127,10 @@ def verify(
     device: str = "auto",
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
+    checkpoint: bool = False,
+    timeout: float | None = None,
+    backend: str = "local",
+    scheduler: str | None = None,
     quiet: bool = False,
 ) -> Verification:
     """Compare a preset's rows with what was published for them, as `clbench verify` does; only records are written.
@@ -152,10 +156,14 @@ def verify(
         device=device,
         data_root=data_root,
         out=out,
+        checkpoint=checkpoint,
+        timeout=timeout,
         jobs=jobs,
+        backend=backend,
+        scheduler=scheduler,
     )
-    with Progress(sweep, quiet) as progress:
-        for record in sweep.run():
+    with contextlib.closing(sweep.run()) as records, Progress(sweep, quiet) as progress:
+        for record in records:
             progress.landed(record)
     return compare(chosen, sweep.records)
 

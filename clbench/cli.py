@@ -25,6 +25,22 @@ app = typer.Typer(
 )
 
 
+# options that commands share
+Jobs = Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, one on each GPU.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train; cuda: on all.")]
+DataRoot = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
+]
+Checkpoint = Annotated[
+    bool, typer.Option("--checkpoint", help="Keep each run's state after every task, and go on from there.")
+]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="A run that takes longer has failed.")]
+Backend = Annotated[str, typer.Option(metavar="local|dask|ray", help="Whose workers: this machine's, or a cluster's.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Of the cluster. For ray: the one of this machine.")
+]
+
+
 def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
     try:
@@ -100,35 +116,25 @@ def run(
             help="A method's, model's, sequence's or 'training' setting; repeatable; a comma list is a grid.",
         ),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, one on each GPU.")] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train; cuda: on all.")] = "auto",
+    jobs: Jobs = None,
+    device: Device = "auto",
     precision: Annotated[
         str, typer.Option(metavar="fp32|tf32|bf16", help="Of matrix products; tf32 on CUDA only.")
     ] = "fp32",
     eval_every: Annotated[
         int | None, typer.Option(metavar="N", help="Evaluate the tasks seen so far every N updates too: curves.")
     ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
-    ] = None,
+    data_root: DataRoot = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the records.")] = "results/runs",
     save_models: Annotated[bool, typer.Option("--save-models", help="Keep the network after each task.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run again what is there already.")] = False,
     no_reuse: Annotated[
         bool, typer.Option("--no-reuse", help="Compute again what runs or steps share; numbers stay the same.")
     ] = False,
-    checkpoint: Annotated[
-        bool, typer.Option("--checkpoint", help="Keep each run's state after every task, and go on from there.")
-    ] = False,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="A run that takes longer has failed.")
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="local|dask|ray", help="Whose workers: this machine's, or a cluster's.")
-    ] = "local",
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Of the cluster. For ray: the one of this machine.")
-    ] = None,
+    checkpoint: Checkpoint = False,
+    timeout: Timeout = None,
+    backend: Backend = "local",
+    scheduler: Scheduler = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
@@ -257,12 +263,14 @@ def verify(
     controls: Annotated[
         bool, typer.Option("--controls", help="Run the preset's faults too: they should not agree.")
     ] = False,
-    jobs: Annotated[int | None, typer.Option(help="Runs side by side. Default: one per core, one on each GPU.")] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train; cuda: on all.")] = "auto",
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
-    ] = None,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the records and the table.")] = "results/runs",
+    checkpoint: Checkpoint = False,
+    timeout: Timeout = None,
+    backend: Backend = "local",
+    scheduler: Scheduler = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
 ) -> None:
     """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
@@ -283,7 +291,11 @@ def verify(
         device=device,
         data_root=data_root,
         out=out,
+        checkpoint=checkpoint,
+        timeout=timeout,
         jobs=jobs,
+        backend=backend,
+        scheduler=scheduler,
     )
     _go(sweep, out, quiet)
     found = compare(chosen, sweep.records)

@@ -346,8 +346,8 @@ def _ticks(figure: Figure) -> list[list[float]]:
 def _save_pixels(canvas: FigureCanvasAgg, buffer: io.BytesIO) -> None:
     """Save a PNG of 256 colours, less than half as large, and to the eye the same.
 
-    They are the 64 most frequent ones as they are, and 192 that stand for all others, more for those of a colour bar than
-    for those at the edges of letters.
+    They are the 64 most frequent ones as they are, and 192 that stand for all others, more for those of a colour bar
+    than for those at the edges of letters.
     """
     from PIL import Image
 

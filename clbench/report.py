@@ -103,18 +103,18 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[
             lines += [""]
     lines += _bullets("Before you compare", [*results.warnings, *results.problems, *tables.notes])
     for comparison in results.comparisons:
-        lines += [f"## {_escape_markdown(comparison.title)}", ""]
+        lines += [f"## {escape_markdown(comparison.title)}", ""]
         groups = comparison.finished
         seeds = sorted({seed for group in groups for seed in group.seeds})
         if seeds:
-            lines += [f"Seeds: {', '.join(map(str, seeds))}. {_escape_markdown(_shared_training(groups))}".rstrip(), ""]
+            lines += [f"Seeds: {', '.join(map(str, seeds))}. {escape_markdown(_shared_training(groups))}".rstrip(), ""]
         if len(seeds) == 1:
             lines += ["One seed: there are no intervals, and differences between methods may be chance.", ""]
-        lines += [f"- {_escape_markdown(line)}" for line in tables.findings(comparison)]
+        lines += [f"- {escape_markdown(line)}" for line in tables.findings(comparison)]
         for table in tables.of(comparison):
-            lines += ["", _escape_markdown(table.caption), "", *_markdown_table(table)]
+            lines += ["", escape_markdown(table.caption), "", *_markdown_table(table)]
             if table.name == "costs":
-                lines += ["", *(f"- {_escape_markdown(line)}." for line in unequal_budgets(comparison))]
+                lines += ["", *(f"- {escape_markdown(line)}." for line in unequal_budgets(comparison))]
         if any(record.shared_first_task for group in groups for record in group.runs):
             lines += ["", "A first task that methods have in common was trained once; its cost is counted in each."]
         for kind, file in figures.get(comparison.place, {}).items():
@@ -125,7 +125,7 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[
 
 
 def _bullets(title: str, items: Sequence[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {_escape_markdown(item)}" for item in items), ""] if items else []
+    return [f"## {title}", "", *(f"- {escape_markdown(item)}" for item in items), ""] if items else []
 
 
 def _fenced(lines: Sequence[str]) -> list[str]:
@@ -145,17 +145,18 @@ def _shared_training(groups: Sequence[Group]) -> str:
 
 def _markdown_table(table: Table) -> list[str]:
     def show(cell: Cell) -> str:
-        text = _escape_markdown(cell.text)
+        text = escape_markdown(cell.text)
         return f"**{text}**" if cell.mark == "best" else text
 
-    return markdown_table(
-        [list(map(_escape_markdown, table.headings)), *([show(c) for c in row] for row in table.rows)]
-    )
+    return markdown_table([list(map(escape_markdown, table.headings)), *([show(c) for c in row] for row in table.rows)])
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, headings first, cells as they are; the first column is text, the others numbers."""
-    rule = ["---", *(["---:"] * (len(rows[0]) - 1))]
+def markdown_table(rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> list[str]:
+    """Return the lines of a table, headings first, cells as they are.
+
+    The first column is text, as are those under the headings `texts`; all others are numbers.
+    """
+    rule = ["---", *("---" if heading in texts else "---:" for heading in rows[0][1:])]
     return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
 
 
@@ -190,10 +191,12 @@ def _latex_cell(cell: Cell) -> str:
     return rf"\underline{{{text}}}" if cell.mark == "tie" else text
 
 
-def _escape_markdown(text: str) -> str:
-    """Make any text plain in Markdown, on one line."""
-    one_line = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", one_line)
+def escape_markdown(text: str) -> str:
+    """Make any text plain in Markdown, on one line; a bracket or sign that means nothing there stays as it is."""
+    one_line = " ".join(text.split())
+    one_line = re.sub(r"&(?=[#\w])", "&amp;", one_line)
+    one_line = re.sub(r"<(?=[\w/!?])", "&lt;", one_line)
+    return re.sub(r"([\\`*_\[|#~$]|^>)", r"\\\1", one_line)
 
 
 _LATEX = {character: rf"\{character}" for character in "{}$&#%_"} | {

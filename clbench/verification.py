@@ -139,15 +139,21 @@ class Verification:
 
     def markdown(self) -> str:
         """Return the table with what it needs to be understood."""
-        published, rows = self.preset.published, self.table()
-        lines = [f"# {self.preset.name}", "", f"{self.preset.title}.", "", *self.legend(), ""]
-        lines += _markdown(rows)
+        from clbench.report import escape_markdown, markdown_table
+
+        def table(rows: Sequence[Sequence[str]]) -> list[str]:
+            return markdown_table([[escape_markdown(cell) for cell in row] for row in rows], TEXTS)
+
+        title = f"# {escape_markdown(self.preset.name)}"
+        lines = [title, "", f"{escape_markdown(self.preset.title)}.", "", *map(escape_markdown, self.legend()), ""]
+        lines += table(self.table())
         if len(self.claims):
-            lines += ["", CLAIMS, "", *_markdown(self.claims_table())]
-        shown = set(self.frame["row"])
-        notes = [f"- {row.label}: {row.note}." for row in self.preset.rows if row.note and row.label in shown]
+            lines += ["", CLAIMS, "", *table(self.claims_table())]
+        shown, published = set(self.frame["row"]), self.preset.published
+        said = [f"{row.label}: {row.note}." for row in self.preset.rows if row.note and row.label in shown]
         if published is not None and published.note:
-            notes.append(f"- {published.note}")
+            said.append(published.note)
+        notes = [f"- {escape_markdown(text)}" for text in said]
         if notes:
             lines += ["", *notes]
         return "\n".join(lines) + "\n"
@@ -191,6 +197,7 @@ CLAIMS = (
     "if p < 0.05 against it; in between, ≥ is not contradicted and > is undecided."
 )
 HEADINGS = ["row", "scenario", "ours", "theirs", "difference", "could see", "verdict"]
+TEXTS = ("row", "scenario", "verdict", "claim", "task")  # columns that are not of numbers
 KINDS = {"sd": "a standard deviation", "sem": "a standard error"}
 
 
@@ -243,8 +250,7 @@ def _rich_table(title: str, rows: Sequence[Sequence[str]]) -> Table:
 
     table = Table(title=Text(title), box=box.SIMPLE, title_justify="left")
     for heading in rows[0]:
-        left = heading in ("row", "scenario", "verdict", "claim", "task")
-        table.add_column(heading, justify="left" if left else "right")
+        table.add_column(heading, justify="left" if heading in TEXTS else "right")
     for cells in rows[1:]:
         table.add_row(*map(Text, cells))
     return table
@@ -302,10 +308,6 @@ def _spread(finished: Sequence[RunRecord]) -> dict[str, float]:
 def _old_and_new(record: RunRecord) -> dict[str, float]:
     accuracies = 100 * final_accuracies(record)
     return {"old": float(accuracies[:-1].mean()) if len(accuracies) > 1 else np.nan, "new": float(accuracies[-1])}
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
 
 
 def _short(commit: str) -> str:

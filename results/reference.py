@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clbench.report import markdown_table
 from clbench.results import Results, average_accuracy, load
 from clbench.store import SAME, RunRecord, Store
 
@@ -143,8 +144,7 @@ def _core_table(results: Results) -> str:
     columns = pd.MultiIndex.from_product([["task", "class", "domain"], ["average_accuracy", "forgetting"]])
     wide = wide.reindex(columns=columns, fill_value="–")
     heads = ["method", *(f"{scenario}: {metric.replace('_', ' ')}" for scenario, metric in columns)]
-    rows = [heads, ["---", *["---:"] * len(columns)], *([label, *cells] for label, *cells in wide.itertuples())]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = "\n".join(markdown_table([heads, *([label, *cells] for label, *cells in wide.itertuples())]))
     return f"Per cent, mean over seeds ± half-width of its 95 % interval.\n\n{table}\n"
 
 

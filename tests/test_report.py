@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_up import FINETUNE, HOSTILE, JOINT, LWF, record, three_methods
 from markdown_it import MarkdownIt
 from rich.console import Console
 
 from clbench.errors import UsageError
 from clbench.figures import FIGURES
-from clbench.report import print_tables, terminal_table, write_report
+from clbench.report import escape_markdown, markdown_table, print_tables, terminal_table, write_report
 from clbench.results import METRIC_NAMES, Results, load
 from clbench.store import RunRecord, Store
 
@@ -350,3 +352,14 @@ def test_tables_in_a_pipe_are_plain_and_unfolded(capsys: pytest.CaptureFixture[s
     assert "[bold]mine, task scenario, mlp" in out
     assert "\x1b" not in out
     assert re.search(r"lwf \[device=cpu\] +– +– +0 +1", out)
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" <>&;#[]()|`*_\\!~$=-a1"), max_size=30))
+def test_any_text_reads_in_a_markdown_table_as_it_is(text: str) -> None:
+    plain = " ".join(text.split())
+    html = (
+        MarkdownIt()
+        .enable(["table", "strikethrough"])
+        .render("\n".join(markdown_table([["a"], [escape_markdown(text)]])))
+    )
+    assert [unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", html, re.DOTALL)] == [plain]
