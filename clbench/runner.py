@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import ctypes
 import dataclasses
@@ -13,17 +14,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal
 
-import joblib
 from filelock import FileLock, Timeout
+from joblib.externals import loky
 
 from clbench.cluster import connected
 from clbench.errors import ClbenchError, UsageError
@@ -32,6 +33,7 @@ from clbench.store import RunRecord, Store
 
 Backend = Literal["fork", "loky"]
 PREFIX = "clbench-sweep-"  # of temporary folders
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
 DIED = "its worker process died, and died again when it was run alone, perhaps for want of memory"
 
 
@@ -190,72 +192,149 @@ def _temporary_folder() -> Iterator[str]:
 def surviving(jobs: Sequence[Job], workers: int, backend: Backend) -> Generator[RunRecord | None, None, None]:
     """Yield None when workers have been started, then a record for every job, whatever becomes of the workers.
 
-    When a worker dies, the others under way end with it, and all of these are suspects: they are run again, each alone,
-    and one that is under way when its worker dies once more has failed.
+    A run whose worker dies is run again when all others are done, alone; it has failed if its worker dies once more.
     """
-    left = {job.spec.key: job for job in jobs}
-    deaths: Counter[str] = Counter()  # by the run that was under way
-    started, in_vain = False, 0
+    again: list[Job] = []
     apart = any(job.timeout is not None for job in jobs)  # only a worker can be ended if it does not heed the limit
-    while left or not started:
-        suspects = [job for key, job in left.items() if deaths[key]]
-        some = suspects[:1] or list(left.values())
-        try:
-            with executing(some, 1 if suspects else workers, backend, apart or bool(deaths)) as landing:
-                if not started:
-                    started = True
-                    yield None
-                for record in landing:
-                    in_vain = 0
-                    del left[record.key]
-                    yield record
-        except BrokenProcessPool:
-            lost = [job for job in some if job.spec.key in left and Path(str(job.mark)).exists()]
-            in_vain = 0 if lost else in_vain + 1
-            if in_vain > 2:
-                message = "workers die before they have begun a run; finished records are kept"
-                raise ClbenchError(message) from None
-            for job in lost:
-                Path(str(job.mark)).unlink(missing_ok=True)
-                deaths[job.spec.key] += 1
-                if deaths[job.spec.key] == 2:
-                    del left[job.spec.key]
-                    limit = "" if job.timeout is None else f", or deaf to its time limit of {job.timeout:g} s"
-                    yield failed(job, DIED + limit)
+    with executing(jobs, workers, backend, apart) as landing:
+        yield None
+        for job, record in landing:
+            if record is None:
+                again.append(job)
+            else:
+                yield record
+    with executing(again, 1, backend, apart=True) as landing:
+        for job, record in landing:
+            limit = "" if job.timeout is None else f", or deaf to its time limit of {job.timeout:g} s"
+            yield failed(job, DIED + limit) if record is None else record
 
 
 @contextlib.contextmanager
 def executing(
-    jobs: Sequence[Job],
-    workers: int,
-    backend: Backend = "loky",
-    apart: bool = False,
-) -> Iterator[Iterator[RunRecord]]:
-    """Start jobs in `workers` processes; give their records as they are finished, in any order.
+    jobs: Sequence[Job], workers: int, backend: Backend = "loky", apart: bool = False
+) -> Iterator[Iterator[tuple[Job, RunRecord | None]]]:
+    """Start jobs in `workers` processes; give each as it is finished, in any order, and None if its worker has died.
 
     Whatever is still running when the context is left is stopped. One job, or one worker that need not be forked, is
-    this process, unless `apart`. Raises BrokenProcessPool when a worker has died, after the records there are.
+    this process, unless `apart`. Raises ClbenchError if workers die before they have begun a run.
     """
     workers = min(workers, len(jobs))
     if not jobs or (not apart and (len(jobs) == 1 or (workers == 1 and backend != "fork"))):
-        yield map(run_one, jobs)
-    elif backend == "fork":
-        context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(workers, context, _begin_worker, (os.getpid(),))
+        yield ((job, run_one(job)) for job in jobs)
+        return
+    team = _Forked() if backend == "fork" else _Loky()
+    try:
+        yield team.work(jobs, workers)
+    except BaseException:
+        team.kill()
+        raise
+    team.end()
+
+
+class _Team(abc.ABC):
+    """Worker processes, each an executor of its own, so that one that dies takes no run but its own."""
+
+    def __init__(self) -> None:
+        self._executors: list[Executor] = []
+        self._waiting: deque[Job] = deque()
+        self._landed: SimpleQueue[tuple[Executor, Job, Future[RunRecord]]] = SimpleQueue()
+
+    @abc.abstractmethod
+    def _executor(self) -> Executor:
+        """Return an executor of one worker."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """Stop the workers, whatever they are at."""
+
+    def end(self) -> None:
+        """Let the workers go, which have nothing left to do."""
+        for wait in (False, True):  # tell all, then wait for all
+            for executor in self._executors:
+                executor.shutdown(wait)
+
+    def work(self, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, RunRecord | None]]:
+        self._waiting += jobs
+        for _ in range(workers):
+            self._start()
+        return self._landing(len(jobs), workers)
+
+    def _landing(self, left: int, workers: int) -> Iterator[tuple[Job, RunRecord | None]]:
+        in_vain = 0  # workers that have died since a run was begun
+        while left:
+            executor, job, future = self._landed.get()
+            error = future.exception()
+            if error is None:
+                in_vain, left = 0, left - 1
+                yield job, future.result()
+                continue
+            if not isinstance(error, BrokenExecutor):
+                raise error
+            self._executors.remove(executor)
+            executor.shutdown(wait=False)
+            if job.mark is None or Path(job.mark).exists():
+                in_vain, left = 0, left - 1
+                yield job, None
+            else:
+                in_vain += 1
+                if in_vain > 2 * workers:
+                    raise ClbenchError("workers die before they have begun a run; finished records are kept")
+                self._waiting.appendleft(job)
+            if self._waiting:
+                self._start()
+
+    def _start(self) -> None:
+        self._executors.append(self._executor())
+        self._feed(self._executors[-1])
+
+    def _feed(self, executor: Executor) -> None:
         try:
-            yield _as_completed([pool.submit(run_one, job) for job in jobs])
-            pool.shutdown()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.kill()
-            raise
-    else:
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-            parallel = joblib.Parallel(n_jobs=max(2, workers), return_as="generator_unordered", batch_size=1)
-            landing = parallel(joblib.delayed(_run_in_loky)(job, os.getpid()) for job in jobs)
-        with contextlib.closing(landing):
-            yield landing
+            job = self._waiting.popleft()
+        except IndexError:
+            return
+        future: Future[RunRecord] = Future()
+        try:
+            future = executor.submit(run_one, job)
+        except RuntimeError as error:  # its worker has just died
+            future.set_exception(error)
+        future.add_done_callback(partial(self._land, executor, job))
+
+    def _land(self, executor: Executor, job: Job, future: Future[RunRecord]) -> None:
+        if not future.cancelled():
+            if future.exception() is None:
+                self._feed(executor)  # at once, in a thread of the executor's
+            self._landed.put((executor, job, future))
+
+
+class _Forked(_Team):
+    """Copies of this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._others = set(multiprocessing.active_children())
+
+    def _executor(self) -> Executor:
+        return ProcessPoolExecutor(1, multiprocessing.get_context("fork"), _begin_worker, (os.getpid(),))
+
+    def kill(self) -> None:
+        self._waiting.clear()
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()) - self._others:
+            worker.kill()
+
+
+class _Loky(_Team):
+    """New processes."""
+
+    def _executor(self) -> Executor:
+        return loky.ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),), env=ONE_THREAD)
+
+    def kill(self) -> None:
+        self._waiting.clear()
+        for wait in (False, True):
+            for executor in self._executors:
+                executor.shutdown(wait, kill_workers=True)  # type: ignore[call-arg]
 
 
 def _begin_worker(parent: int) -> None:
@@ -268,12 +347,6 @@ def _begin_worker(parent: int) -> None:
         os._exit(1)
 
 
-def _run_in_loky(job: Job, parent: int) -> RunRecord:
-    _end_with(parent)
-    return run_one(job)
-
-
-@cache
 def _end_with(parent: int) -> None:
     """Watch from a thread whether the parent lives; end this process when it doesn't."""
 
@@ -283,14 +356,3 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _as_completed(futures: Sequence[Future[RunRecord]]) -> Iterator[RunRecord]:
-    """Yield what was finished, even where a worker has died meanwhile; then raise."""
-    broken: BaseException | None = None
-    for future in as_completed(futures):
-        broken = broken or future.exception()
-        if future.exception() is None:
-            yield future.result()
-    if broken is not None:
-        raise broken
