@@ -358,7 +358,7 @@ def _save_pixels(canvas: FigureCanvasAgg, buffer: io.BytesIO) -> None:
     colours = np.array([colour[:3] for _, colour in counts], dtype=np.uint8)  # [n, 3]
     kept = colours[:256]
     if len(colours) > 256:
-        weights = np.minimum([count for count, _ in counts[64:]], 16) ** 2
+        weights = np.sqrt(np.minimum([count for count, _ in counts[64:]], 64)).astype(int)
         others = Image.fromarray(np.repeat(colours[64:], weights, axis=0)[None]).quantize(192, Image.Quantize.MEDIANCUT)
         kept = np.concatenate([colours[:64], np.array(others.getpalette(), dtype=np.uint8).reshape(-1, 3)[:192]])
     exact = kept.astype(np.float32)

@@ -174,7 +174,7 @@ class Kills(Method):
 """
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_runs_that_all_kill_their_workers_never_kill_the_sweep(seeds: int, tmp_path: Path) -> None:
     (tmp_path / "kills.py").write_text(KILLS)
     words = ["run", "--methods", f"finetune,{tmp_path}/kills.py:Kills", "--seeds", str(seeds), "--epochs", "1"]
