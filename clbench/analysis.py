@@ -402,6 +402,19 @@ def of_p(p: float) -> str:
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
+def tasks_in_words(comparison: Comparison) -> str:
+    """Say of a built-in split sequence how many tasks and classes it has, and what guessing scores; of others, ''.
+
+    Guessing is among the classes of the image's task, or of all tasks in the class scenario.
+    """
+    record = next((record for group in comparison.finished for record in group.runs), None)
+    if record is None or record.spec["code"].get("sequence") or not record.spec["sequence"].startswith("split-"):
+        return ""
+    classes, tasks = len(record.spec["class_order"]), len(record.updates or ())
+    guess = 100 / (classes if comparison.scenario == "class" else classes / tasks)
+    return f"{tasks} tasks of {classes // tasks} classes; guessing is right in {guess:.3g} %."
+
+
 def unequal_budgets(comparison: Comparison, tolerance: float = 0.05) -> list[str]:
     """Say which methods took more or fewer updates or images than most: their accuracy has another price."""
     ratios: dict[str, list[str]] = {}

@@ -128,7 +128,7 @@ def lay_out_forgetting(figure: Figure, subject: Subject) -> None:
     fitting = max(1, int((figure.get_figwidth() - 0.6) / (0.055 * len(matrices) + 0.03)))  # tasks in a row
     rows = -(-tasks // fitting)
     in_row = -(-tasks // rows)
-    figure.set_figheight(2.3 if rows == 1 else 1.5 * rows + 0.3)
+    figure.set_figheight(2.3 if rows == 1 else rows * max(0.9, min(1.5, (TALLEST - 2) / rows)) + 0.3)
     panels = figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0]
     for row, axes in enumerate(panels):
         plots.draw_forgetting(matrices, axes, subject.styles)

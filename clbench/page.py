@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clbench import __version__, names
-from clbench.analysis import found_in, line_of, percent, signed, spell, unequal_budgets
+from clbench.analysis import found_in, line_of, percent, signed, spell, tasks_in_words, unequal_budgets
 from clbench.results import Comparison, Results, count_of, failure_title
 from clbench.tables import Cell, Table, Tables, commands
 
@@ -170,6 +170,7 @@ def _section(results: Results, tables: Tables, comparison: Comparison, pictures:
     about = f"Seeds: {', '.join(map(str, seeds))}." if seeds else "No run has finished."
     if len(seeds) == 1:
         about += " One seed: there are no intervals, and differences between methods may be chance."
+    about = f"{tasks_in_words(comparison)} {about}".strip()
     return {
         "id": _identity(comparison, results),
         "title": comparison.title,

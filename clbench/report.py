@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clbench import names
-from clbench.analysis import unequal_budgets
+from clbench.analysis import tasks_in_words, unequal_budgets
 from clbench.errors import UsageError
 from clbench.figure_files import FigureFolder, Figures, Place, check_format, write
 from clbench.figures import FIGURES, Width
@@ -107,7 +107,8 @@ def _markdown(results: Results, tables: Tables, figures: Mapping[Place, Mapping[
         groups = comparison.finished
         seeds = sorted({seed for group in groups for seed in group.seeds})
         if seeds:
-            lines += [f"Seeds: {', '.join(map(str, seeds))}. {escape_markdown(_shared_training(groups))}".rstrip(), ""]
+            said = [tasks_in_words(comparison), f"Seeds: {', '.join(map(str, seeds))}.", _shared_training(groups)]
+            lines += [escape_markdown(" ".join(filter(None, said))), ""]
         if len(seeds) == 1:
             lines += ["One seed: there are no intervals, and differences between methods may be chance.", ""]
         lines += [f"- {escape_markdown(line)}" for line in tables.findings(comparison)]

@@ -15,7 +15,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from clbench import names
-from clbench.analysis import best, compare, differences, findings, gap_recovered, ranks, unequal_budgets
+from clbench.analysis import best, compare, differences, findings, gap_recovered, ranks, tasks_in_words, unequal_budgets
 from clbench.cli import app
 from clbench.errors import UsageError
 from clbench.page import render
@@ -478,3 +478,15 @@ def test_bad_input_is_one_clear_line(line: str, tmp_path: Path, results: Results
         assert said.exit_code == 2
         assert message in said.output
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "few"}
+
+
+def test_what_guessing_scores_is_told_of_split_sequences() -> None:
+    def told(**changes: Any) -> str:
+        (comparison,) = Results([record("lwf", class_order=list(range(10)), **changes)]).comparisons
+        return tasks_in_words(comparison)
+
+    assert told() == "2 tasks of 5 classes; guessing is right in 20 %."
+    assert told(scenario="domain") == told()
+    assert told(scenario="class") == "2 tasks of 5 classes; guessing is right in 10 %."
+    assert told(sequence="permuted-mnist") == ""
+    assert told(sequence="split-mine", code={"sequence": "ab"}) == ""
