@@ -7,6 +7,7 @@ compiler, a second in every process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import is_not
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class Optimizer:
         """Take over the states of an optimiser of the same parameters."""
         for own, other in zip(self.state.values(), states, strict=True):
             for name, tensor in own.items():
-                tensor.copy_(other[name])
+                own[name] = other[name].to(tensor.device, copy=True)
 
 
 class SGD(Optimizer):
@@ -90,9 +91,24 @@ class Adam(Optimizer):
     moments = ("exp_avg", "exp_avg_sq")
     counts = True
 
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0):
+        self._together: list[Tensor] = []  # the parameters of the last step
+        self._counters: list[Tensor] = []  # their steps, those with as many by one tensor
+        super().__init__(parameters, lr, weight_decay)
+
+    def load_state_dict(self, states: Sequence[State]) -> None:
+        super().load_state_dict(states)
+        self._together = []
+
     def move(self, parameters: list[Tensor], gradients: list[Tensor], states: list[State]) -> None:
+        if len(parameters) != len(self._together) or any(map(is_not, parameters, self._together)):
+            counters: dict[float, Tensor] = {}
+            for state in states:
+                count = state["step"].item()
+                state["step"] = counters.setdefault(count, torch.full_like(state["step"], count))
+            self._together, self._counters = parameters, list(counters.values())
+        torch._foreach_add_(self._counters, 1)
         first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        torch._foreach_add_(steps, 1)
         torch._fused_adam_(
             parameters,
             gradients,
