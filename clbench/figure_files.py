@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import hashlib
 import io
 import itertools
@@ -35,6 +34,7 @@ from clbench import figures, plots
 from clbench.errors import UsageError
 from clbench.figures import FIGURES, Subject, Width
 from clbench.results import PLACE
+from clbench.store import collecting_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -294,20 +294,7 @@ def _draw_numbered(number: int, task: Task, light_font: str) -> tuple[int, list[
     return number, _draw(task, light_font)
 
 
-@contextlib.contextmanager
-def _collecting_once() -> Iterator[None]:
-    """Collect garbage once, at the end, among what was made meanwhile: while one draws it costs a third of the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.collect(0)
-        if before:
-            gc.enable()
-
-
-@_collecting_once()
+@collecting_once()
 def _draw(task: Task, light_font: str) -> list[bytes]:
     """Draw a figure and return its file in each of the formats."""
     from matplotlib import rc_context

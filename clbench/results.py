@@ -23,7 +23,7 @@ from clbench import figures, metrics, names
 from clbench.errors import UsageError
 from clbench.metrics import Array, View
 from clbench.statistics import IntervalKind, collapsed, mean_interval
-from clbench.store import RunRecord, Store
+from clbench.store import RunRecord, Store, collecting_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +36,7 @@ OF_THE_METHOD = ("method", "params.", "label", "code.method")  # what a spec say
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes")
 
 
+@collecting_once()
 def load(folder: str | Path = "results/runs", *, methods: Sequence[str] = ()) -> Results:
     """Read the records in a folder; damaged ones become `problems`.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import itertools
 import json
@@ -62,6 +63,19 @@ class RunRecord:
         return self.status == "ok"
 
 
+@contextlib.contextmanager
+def collecting_once() -> Iterator[None]:
+    """Collect garbage once, at the end, among what was made meanwhile: in between it takes a third of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect(0)
+        if before:
+            gc.enable()
+
+
 class Store:
     """The records in one folder, which need not exist yet."""
 
@@ -85,6 +99,7 @@ class Store:
             raise
         return path
 
+    @collecting_once()
     def read(self) -> tuple[dict[str, RunRecord], list[str]]:
         """Return the good records by key, in the order of their names, and a line for each damaged file."""
         records, problems = {}, []
