@@ -148,7 +148,7 @@ def kills(count: int, draws: random.Random, undisturbed: dict[str, RunRecord], p
         while not ended and parents.tried + workers.tried < count:
             with start(*WORDS, str(folder), *options) as process:
                 while parents.tried + workers.tried < count:
-                    parent = draws.random() < 0.5
+                    parent = draws.random() < 0.15  # workers are rarely there long enough
                     if parent:
                         time.sleep(draws.uniform(0, 5))
                     else:  # there are none while the sweep is being planned
