@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -43,6 +45,7 @@ Scheduler = Annotated[
 
 def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
+    atexit.register(gc.freeze)  # to look for garbage among all of PyTorch at the end takes most of a second
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ClbenchError as error:
