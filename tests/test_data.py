@@ -375,7 +375,9 @@ def test_a_damaged_file_is_named(damage: str, root: Path, cache: Path) -> None:
     assert entries(cache) == []
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"\0" * 1000)[:-12], gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"\0" * 1000)[:-12], gzip.compress(b"")], ids=["no gzip", "cut", "empty"]
+)
 def test_a_damaged_gzip_file_is_named(content: bytes, root: Path, cache: Path) -> None:
     make_mnist(root)
     path = root / "MNIST" / "raw" / IDX_NAMES[0]
