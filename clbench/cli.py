@@ -45,7 +45,7 @@ Scheduler = Annotated[
 
 def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
-    atexit.register(gc.freeze)  # to look for garbage among all of PyTorch at the end takes most of a second
+    atexit.register(_end_soon)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ClbenchError as error:
@@ -60,6 +60,12 @@ def main() -> None:
         sys.exit(code)
     print(f"clbench: error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _end_soon() -> None:
+    """Spare the interpreter its last search for garbage, which takes most of a second among all of PyTorch."""
+    if "avalanche" not in sys.modules:  # packages that it loads would print what they take for leaks
+        gc.freeze()
 
 
 def _version(wanted: bool) -> None:

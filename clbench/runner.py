@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import abc
-import atexit
 import contextlib
 import ctypes
 import dataclasses
-import gc
 import multiprocessing
 import os
 import shutil
@@ -350,8 +348,7 @@ def _begin_worker(parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Watch from a thread whether the parent lives; end this process when it doesn't. End soon otherwise, too."""
-    atexit.register(gc.freeze)
+    """Watch from a thread whether the parent lives; end this process when it doesn't."""
 
     def watch() -> None:
         while os.getppid() == parent:

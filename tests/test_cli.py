@@ -326,3 +326,11 @@ def test_a_method_from_an_installed_package(tmp_path: Path) -> None:
     records = [json.loads(path.read_text()) for path in (work / "results/runs").glob("*.json")]
     assert len(records) == 4
     assert all(list(record["spec"]["code"]) == ["method"] for record in records)
+
+
+@pytest.mark.parametrize("loaded", ["torch", "avalanche"])
+def test_a_command_ends_in_silence(loaded: str) -> None:
+    code = f"import sys, {loaded}; from clbench.cli import main; sys.argv = ['clbench', 'list', 'models']; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("cnn: ")
