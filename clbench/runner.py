@@ -274,6 +274,8 @@ class _Team(abc.ABC):
             executor.shutdown(wait=False)
             if job.mark is None or Path(job.mark).exists():
                 in_vain, left = 0, left - 1
+                if job.mark is not None:
+                    Path(job.mark).unlink()  # or the run would count as begun in its next worker before it is
                 yield job, None
             else:
                 in_vain += 1
