@@ -1,6 +1,33 @@
-"""`python -m clbench` is the command `clbench`."""
+"""The command `clbench`, also as `python -m clbench`."""
 
-from clbench.cli import main
+import atexit
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line in a process of its own."""
+    codes: list[int] = []
+    atexit.register(_end_at_once, codes)  # before anything that wants to do something at the end, and so after it
+    from clbench import cli
+
+    try:
+        cli.main()
+    except SystemExit as end:
+        codes.append(end.code if isinstance(end.code, int) else 0)  # an error is a line and a number here
+        raise
+
+
+def _end_at_once(codes: list[int]) -> None:
+    """End the process, its cleaning up done: to take PyTorch down costs the interpreter most of a second."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except OSError:
+        return  # the interpreter says so
+    if codes:
+        os._exit(codes[0])
+
 
 if __name__ == "__main__":
     main()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -45,11 +43,12 @@ Scheduler = Annotated[
 
 def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
-    atexit.register(_end_soon)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ClbenchError as error:
         message, code = " ".join(str(error).split()), 2 if isinstance(error, UsageError) else 1
+    except OSError as error:  # what is printed finds no room
+        message, code = str(error), 1
     except Exception as error:  # Typer's own for options and arguments, whichever class of it the version has
         if not hasattr(error, "format_message"):
             raise
@@ -60,12 +59,6 @@ def main() -> None:
         sys.exit(code)
     print(f"clbench: error: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def _end_soon() -> None:
-    """Spare the interpreter its last search for garbage, which takes most of a second among all of PyTorch."""
-    if "avalanche" not in sys.modules:  # packages that it loads would print what they take for leaks
-        gc.freeze()
 
 
 def _version(wanted: bool) -> None:

@@ -329,8 +329,31 @@ def test_a_method_from_an_installed_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loaded", ["torch", "avalanche"])
-def test_a_command_ends_in_silence(loaded: str) -> None:
-    code = f"import sys, {loaded}; from clbench.cli import main; sys.argv = ['clbench', 'list', 'models']; main()"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("cnn: ")
+@pytest.mark.parametrize(("what", "code"), [("models", 0), ("modles", 2)])
+def test_a_command_ends_in_order(loaded: str, what: str, code: int, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    program = f"""
+import {loaded}, atexit, pathlib, sys
+from clbench import cli
+from clbench.__main__ import main
+command = cli.main
+def with_an_end():
+    atexit.register(pathlib.Path({str(left)!r}).write_text, "cleaned up")
+    command()
+cli.main, sys.argv = with_an_end, ["clbench", "list", {what!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code
+    assert done.stdout.startswith("cnn: " if code == 0 else "")
+    assert done.stderr.count("\n") == (code != 0)
+    assert left.read_text() == "cleaned up"
+
+
+@pytest.mark.skipif("not Path('/dev/full').exists()")
+def test_a_full_device_for_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-P", "-m", "clbench", "list", "models"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "clbench: error: [Errno 28] No space left on device\n"
