@@ -123,6 +123,10 @@ def run(
     precision: Annotated[
         str, typer.Option(metavar="fp32|tf32|bf16", help="Of matrix products; tf32 on CUDA only.")
     ] = "fp32",
+    threads: Annotated[
+        int,
+        typer.Option(metavar="N", help="Of each run, on the CPU; other numbers round otherwise."),
+    ] = 1,
     eval_every: Annotated[
         int | None, typer.Option(metavar="N", help="Evaluate the tasks seen so far every N updates too: curves.")
     ] = None,
@@ -165,6 +169,7 @@ def run(
         rows=rows,
         device=device,
         precision=precision,
+        threads=threads,
         eval_every=eval_every,
         data_root=data_root,
         out=out,

@@ -70,6 +70,7 @@ class RunSpec:
     numbers: int  # version of the built-in code that computes numbers
     code: Mapping[str, str]  # hashes of methods, sequences and models from outside
     precision: Precision = "fp32"
+    threads: int = 1  # on the CPU; sums over several round in another order
     eval_every: int | None = None  # updates between two points of the curves within tasks
     preset: Mapping[str, Any] | None = None  # name, row, and what was overridden; how it was asked for, not what
 
@@ -98,6 +99,8 @@ class RunSpec:
         content = dataclasses.asdict(self)
         if self.eval_every is None:
             del content["eval_every"]  # as in records from before there were curves
+        if self.threads == 1:
+            del content["threads"]  # as in records from before there was a choice
         return content
 
 
@@ -142,9 +145,15 @@ class Job:
 
 
 def run_one(job: Job) -> RunRecord:
-    """Run one job in this process, with one thread; an exception becomes a failed record."""
+    """Run one job in this process, with its number of threads; an exception becomes a failed record."""
     # a process has one random state and one number of threads: runs in several threads of it wait for each other
-    with _ONE_AT_A_TIME, _marked(job.mark), one_thread(), _with_device(job) as job, _deterministic(job.device):
+    with (
+        _ONE_AT_A_TIME,
+        _marked(job.mark),
+        computing_in(job.spec.threads),
+        _with_device(job) as job,
+        _deterministic(job.device),
+    ):
         return _run(job)
 
 
@@ -335,9 +344,10 @@ def _model_saver(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def computing_in(threads: int) -> Iterator[None]:
+    """Compute in so many threads; leave PyTorch's number as found."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
@@ -346,7 +356,7 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deterministic(device: str) -> Iterator[None]:
-    """Ask for deterministic kernels on CUDA; the CPU's are with one thread."""
+    """Ask for deterministic kernels on CUDA; the CPU's are with a given number of threads."""
     if device == "cpu":
         yield
         return

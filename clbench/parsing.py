@@ -136,10 +136,21 @@ def check_eval_every(updates: int | None) -> None:
         raise UsageError(f"eval_every={updates}: give the updates between two evaluations, from 1 to {2**31}")
 
 
-def check_workers(jobs: int | None, device: str) -> int:
-    """Return how many runs go side by side on a device: one per core, or one on a GPU, unless told."""
-    if jobs is None:
-        return 1 if device.startswith("cuda") else joblib.cpu_count()
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+def check_workers(jobs: int | None, threads: int, device: str, backend: str) -> int:
+    """Return how many runs go side by side on a device: one on `threads` cores or a GPU, unless told."""
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
         raise UsageError(f"jobs={jobs}: at least one worker is needed")
-    return jobs
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads={threads}: a run has at least one")
+    cores = joblib.cpu_count()
+    if threads > 1:
+        if backend != "local":
+            raise UsageError(f"threads={threads} are of this machine's cores, and a run on {backend} has one")
+        if device != "cpu":
+            raise UsageError(f"threads={threads} are the CPU's, and these runs are on {device}: leave it out")
+        if threads * (jobs or 1) > cores:  # threads that wait for a core hold the others up many times over
+            side_by_side = f"{jobs} runs of {threads} threads" if jobs and jobs > 1 else f"threads={threads}"
+            raise UsageError(f"{side_by_side}: this machine has {cores} core{'s' * (cores > 1)}")
+    if jobs is not None:
+        return jobs
+    return 1 if device.startswith("cuda") else cores // threads

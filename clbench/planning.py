@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from clbench import NUMBERS, cluster, presets, registry
 from clbench.errors import ClbenchError, UsageError
-from clbench.job import Job, RunSpec, checkout_commit, one_thread
+from clbench.job import Job, RunSpec, checkout_commit, computing_in
 from clbench.method import SCENARIOS, Method, Scenario, shares_first_task
 from clbench.model import Backbone, ExpandingHeadModel
 from clbench.parsing import (
@@ -53,6 +53,7 @@ def plan(
     controls: bool = False,
     device: str = "auto",
     precision: str = "fp32",
+    threads: int = 1,
     eval_every: int | None = None,
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
@@ -94,7 +95,7 @@ def plan(
     place = devices[0]  # runs that are not on the CPU are given theirs when they begin
     check_precision(precision, place)
     check_eval_every(eval_every)
-    workers = check_workers(jobs, place)
+    workers = check_workers(jobs, threads, place, backend)
     if str(out) == "" or str(data_root) == "":
         raise UsageError("an empty folder name: for the working folder write .")
     folder = Path(out)
@@ -120,7 +121,7 @@ def plan(
         raise UsageError(f"{deaf[0].label} has a state but no load_state: it cannot go on from a checkpoint")
     planned = [
         dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
-        for job in _jobs(points, place, precision, eval_every, root, folder, save_models, reuse)
+        for job in _jobs(points, place, precision, threads, eval_every, root, folder, save_models, reuse)
     ]
     where: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "limit": jobs}
     sweep = Sweep(planned, Store(folder), workers * len(devices), notes, fresh=force, devices=devices, **where)
@@ -403,11 +404,12 @@ def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], not
     return registry.configure("training", Training, values)
 
 
-@one_thread()
+@computing_in(1)
 def _jobs(
     points: Sequence[_Point],
     device: str,
     precision: str,
+    threads: int,
     eval_every: int | None,
     data_root: Path | None,
     out: Path,
@@ -451,6 +453,7 @@ def _jobs(
             numbers=NUMBERS,
             code={kind: choice.code for kind, choice in chosen.items() if choice.code},
             precision=precision,  # type: ignore[arg-type]
+            threads=threads,
             eval_every=eval_every,
             preset=point.preset,
         )
@@ -547,4 +550,4 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
 def _question(spec: Mapping[str, Any]) -> str:
     """Name what a spec asks for, whatever code answers it."""
     asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
-    return json.dumps({"precision": "fp32", **asked}, sort_keys=True)
+    return json.dumps({"precision": "fp32", "threads": 1, **asked}, sort_keys=True)

@@ -421,7 +421,7 @@ def _circumstances(spec: Mapping[str, Any]) -> str:
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec with its inner mappings unfolded, as `training.lr`."""
-    flat: dict[str, Any] = {"precision": "fp32"}  # of records from before there was a choice
+    flat: dict[str, Any] = {"precision": "fp32", "threads": 1}  # of records that leave them out
     for name, value in spec.items():
         if name == "preset":  # how it was asked for, not what
             continue

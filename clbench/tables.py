@@ -311,6 +311,8 @@ def _command(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
         tail += ["--eval-every", str(spec["eval_every"])]
     if spec.get("precision", "fp32") != "fp32":
         tail += ["--precision", spec["precision"]]
+    if spec.get("threads", 1) != 1:
+        tail += ["--threads", str(spec["threads"])]
     return head, name, [*tail, "--device", spec["device"]]
 
 

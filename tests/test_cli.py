@@ -160,6 +160,9 @@ BAD = """
 --eval-every -3 | from 1 to
 --eval-every 99999999999999 | from 1 to
 --eval-every often | valid integer
+--threads 0 | a run has at least one
+--threads 100000 | this machine has
+--threads all | valid integer
 --precision fp64 | choose from fp32, tf32, bf16
 --precision tf32 --device cpu | a mode of CUDA devices
 --preset hsu2018 | hsu2018-split-mnist

@@ -70,7 +70,7 @@ VALUES = st.one_of(
 OPTIONS = [
     *("--methods", "--seeds", "--sequence", "--scenario", "--class-order", "--model", "--epochs", "--iterations"),
     *("--batch-size", "--optimizer", "--lr", "--momentum", "--weight-decay", "--later-lr-factor", "--set", "--jobs"),
-    *("--device", "--precision", "--eval-every", "--timeout", "--preset", "--rows", "--data-root"),
+    *("--device", "--precision", "--threads", "--eval-every", "--timeout", "--preset", "--rows", "--data-root"),
 ]
 
 

@@ -124,18 +124,24 @@ def products(rounds: int) -> dict[str, Measured]:
 
 
 def runs(rounds: int) -> dict[str, Measured]:
-    """One run in a process that has imported everything: training, and evaluation of the tasks seen so far."""
+    """One run in a process that has imported everything: training, and evaluation of the tasks seen so far.
+
+    Both in one thread, and both in as many as there are cores, which is what PyTorch, and so Avalanche, has by itself.
+    """
     import avalanche_side
 
     tasks, benchmark = SplitMNIST().load(None, 0, None), avalanche_side.make_benchmark(0)
-    return {
-        method: in_turn(
-            rounds,
-            clbench=lambda m=method: our_run(tasks, m, dropout=0.5),
-            avalanche=lambda m=method: avalanche_side.run(m, benchmark, 0) and None,
-        )
-        for method in ("lwf", "finetune")
-    }
+    found = {}
+    for threads in sorted({1, os.cpu_count() or 1}):
+        torch.set_num_threads(threads)
+        for method in ("lwf", "finetune"):
+            found[f"{method}, {threads} thread{'s' * (threads > 1)}"] = in_turn(
+                rounds,
+                clbench=lambda m=method: our_run(tasks, m, dropout=0.5),
+                avalanche=lambda m=method: avalanche_side.run(m, benchmark, 0) and None,
+            )
+    torch.set_num_threads(1)
+    return found
 
 
 def sweeps(rounds: int) -> dict[str, Measured]:
