@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ FIGURE = ROOT / "results" / "performance.png"
 BEGIN, END = "<!-- ratios: written by tests/benchmarks/ratios.py describe -->", "<!-- end of ratios -->"
 TRAINING = Training(epochs=1, batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)
 SWEEP = "run --sequence split-mnist --methods core --set mlp.dropout=0.5 --quiet --seeds"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+THREADS = sorted({1, os.cpu_count() or 1})
 Measured = dict[str, list[float]]  # seconds of each contender, by round
 
 
@@ -132,10 +133,10 @@ def runs(rounds: int) -> dict[str, Measured]:
 
     tasks, benchmark = SplitMNIST().load(None, 0, None), avalanche_side.make_benchmark(0)
     found = {}
-    for threads in sorted({1, os.cpu_count() or 1}):
+    for threads in THREADS:
         torch.set_num_threads(threads)
         for method in ("lwf", "finetune"):
-            found[f"{method}, {threads} thread{'s' * (threads > 1)}"] = in_turn(
+            found[f"{method}, {_threads(threads)}"] = in_turn(
                 rounds,
                 clbench=lambda m=method: our_run(tasks, m, dropout=0.5),
                 avalanche=lambda m=method: avalanche_side.run(m, benchmark, 0) and None,
@@ -156,7 +157,7 @@ def sweeps(rounds: int) -> dict[str, Measured]:
             found[f"{seeds} seeds"]["clbench"].append(time.perf_counter() - start)
         start = time.perf_counter()
         command = [sys.executable, str(Path(__file__).parent / "avalanche_side.py"), str(max(numbers))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment(1)) as process:
             assert process.stdout is not None
             landed = [time.perf_counter() - start for _ in process.stdout]  # a line per run
         assert process.returncode == 0
@@ -166,19 +167,27 @@ def sweeps(rounds: int) -> dict[str, Measured]:
 
 
 def authors(rounds: int) -> dict[str, Measured]:
-    """The LwF run of van de Ven & Tolias 2018, from the command to the result: their public code beside the preset."""
+    """The LwF run of van de Ven & Tolias 2018, from the command to the result: their public code beside the preset.
+
+    Both in one thread, and both in as many as there are cores.
+    """
     checkout = Path(os.environ["CLBENCH_AUTHORS"])
 
-    def clbench() -> None:
+    def clbench(threads: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            ours = "run --preset vandeven2018-split-mnist --rows LwF --scenario task --seeds 1 --quiet --out"
-            _call("-P", "-m", "clbench", *ours.split(), folder)
+            ours = "run --preset vandeven2018-split-mnist --rows LwF --scenario task --seeds 1 --quiet"
+            _call("-P", "-m", "clbench", *ours.split(), "--threads", str(threads), "--out", folder)
 
-    def theirs() -> None:
+    def theirs(threads: int) -> None:
         command = "main.py --experiment=splitMNIST --scenario=task --contexts=5 --iters=2000 --lwf --no-gpus"
-        _call(*command.split(), folder=checkout)
+        _call(*command.split(), folder=checkout, threads=threads)
 
-    return {"lwf, 5 × 2,000 steps": in_turn(rounds, first_counts=True, clbench=clbench, authors=theirs)}
+    return {
+        f"lwf, 5 × 2,000 steps, {_threads(n)}": in_turn(
+            rounds, first_counts=True, clbench=partial(clbench, n), authors=partial(theirs, n)
+        )
+        for n in THREADS
+    }
 
 
 def start(rounds: int) -> dict[str, Measured]:
@@ -238,10 +247,18 @@ def _fewer(tasks: list[Task], images: int) -> list[Task]:
     return [replace(t, train=t.train.subset(rows), test=t.test.subset(torch.arange(256))) for t in tasks]
 
 
-def _call(*arguments: str, folder: Path | None = None) -> None:
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' * (number > 1)}"
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+def _call(*arguments: str, folder: Path | None = None, threads: int = 1) -> None:
+    quiet, others = subprocess.DEVNULL, subprocess.DEVNULL if folder else None
     command = [sys.executable, *arguments]
-    quiet = subprocess.DEVNULL
-    subprocess.run(command, check=True, stdout=quiet, stderr=quiet if folder else None, env=ENVIRONMENT, cwd=folder)
+    subprocess.run(command, check=True, stdout=quiet, stderr=others, env=_environment(threads), cwd=folder)
 
 
 MEASUREMENTS: dict[str, Callable[[int], dict[str, Measured]]] = {
