@@ -66,9 +66,10 @@ def run(
     is split-digits and `seeds` are 0 to 4, or what the preset says. With `eval_every`, the tasks seen so far are
     evaluated every so many updates too, and the records have `curves`. Without `reuse`, what runs or steps share is
     computed again; with `checkpoint`, a run that was stopped goes on after its last finished task; none of these
-    changes a number. A run that takes longer than `timeout` seconds has failed. With `backend` "dask" or "ray", runs go
-    to the cluster at the address `scheduler`. Raises UsageError, before any training, for anything that cannot be done;
-    a run that fails is in the results' `failed`.
+    changes a number. Several `threads` for each run, on the CPU, round otherwise than one: such runs stand apart. A run
+    that takes longer than `timeout` seconds has failed. With `backend` "dask" or "ray", runs go to the cluster at the
+    address `scheduler`. Raises UsageError, before any training, for anything that cannot be done; a run that fails is
+    in the results' `failed`.
     """
     from clbench.planning import plan
     from clbench.progress import Progress

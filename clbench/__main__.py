@@ -1,6 +1,7 @@
 """The command `clbench`, also as `python -m clbench`."""
 
 import atexit
+import contextlib
 import os
 import sys
 
@@ -20,13 +21,12 @@ def main() -> None:
 
 def _end_at_once(codes: list[int]) -> None:
     """End the process, its cleaning up done: to take PyTorch down costs the interpreter most of a second."""
-    try:
-        for stream in (sys.stdout, sys.stderr):
+    if not codes:  # an error of our own, which the interpreter tells
+        return
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError):  # told already
             stream.flush()
-    except OSError:
-        return  # the interpreter says so
-    if codes:
-        os._exit(codes[0])
+    os._exit(codes[0])
 
 
 if __name__ == "__main__":

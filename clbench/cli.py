@@ -45,9 +45,12 @@ def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        print(end="", flush=True)
     except ClbenchError as error:
         message, code = " ".join(str(error).split()), 2 if isinstance(error, UsageError) else 1
-    except OSError as error:  # what is printed finds no room
+    except BrokenPipeError:  # whoever read what is printed has gone
+        sys.exit(1)
+    except OSError as error:  # there is no room for it
         message, code = str(error), 1
     except Exception as error:  # Typer's own for options and arguments, whichever class of it the version has
         if not hasattr(error, "format_message"):

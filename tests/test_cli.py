@@ -354,9 +354,20 @@ main()
 
 
 @pytest.mark.skipif("not Path('/dev/full').exists()")
-def test_a_full_device_for_output_is_one_line() -> None:
+@pytest.mark.parametrize("arguments", [["list", "models"], ["--version"], ["run", "--dry-run", "--seeds", "1"]])
+def test_a_full_device_for_output_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "clbench", *arguments]
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-P", "-m", "clbench", "list", "models"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == "clbench: error: [Errno 28] No space left on device\n"
+    assert done.stderr.splitlines()[-1] == "clbench: error: [Errno 28] No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif("sys.platform == 'win32'")
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE) as reader:
+        reader.wait()
+        command = [sys.executable, "-P", "-m", "clbench", "list", "models"]
+        done = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "")

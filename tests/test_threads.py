@@ -29,6 +29,9 @@ def test_the_same_run_but_for_rounding(tmp_path: Path, options: dict[str, object
     before = torch.get_num_threads()
     one, two = (run(tmp_path, threads, jobs=1, **options) for threads in (1, 2))
     assert torch.get_num_threads() == before
+    (again,) = clbench.run("lwf", seeds=1, threads=2, out=tmp_path / "again", quiet=True, **options).records  # type: ignore[arg-type]
+    (lwf,) = [record for record in two.records if record.key == again.key]
+    assert again.weights_hash == lwf.weights_hash
     histories = []
     for threads, results in ((1, one), (2, two)):
         assert [record.environment["threads"] for record in results.records] == [threads] * 2  # type: ignore[index]
