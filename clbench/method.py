@@ -96,18 +96,23 @@ class Criterion:
         batch: Batch,
         blocks: Sequence[int] | None = None,
         weights: Tensor | None = None,
+        outputs: Tensor | None = None,
     ) -> Tensor:
         """Return the loss; `blocks` names other blocks than the scenario's, which hold every label of the batch.
 
-        `weights` [n] multiply the samples' losses before the mean is taken.
+        `weights` [n] multiply the samples' losses before the mean is taken. `outputs` [n, classes] are those of all
+        blocks seen so far, for a method that has computed them anyway.
         """
         if blocks is None:
             blocks = batch.tasks if self.scenario == "task" else range(model.seen)
         if self.scenario == "task" and len(blocks) > 1:
             logits, y = self._masked(model, batch), batch.y
         else:
-            logits = model.logits(batch.features, blocks)
             start = model.columns(blocks[0]).start
+            if outputs is None:
+                logits = model.logits(batch.features, blocks)
+            else:
+                logits = outputs[:, start : model.columns(blocks[-1]).stop]
             y = batch.y - start if start else batch.y
         batch.answers = logits.detach(), y
         if weights is None:

@@ -100,11 +100,13 @@ class LwF(Method):
 
     def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
         only_new = self.new_classes_only and self.run.scenario != "domain"
-        loss = criterion(model, batch, batch.tasks if only_new else None)
+        blocks = batch.tasks if only_new else None
         if self.teaching is None:
-            return loss
+            return criterion(model, batch, blocks)
         targets = self.teaching(batch)
-        return self.new_weight * loss + self.old_weight * self.distillation(model, batch.features, targets)
+        outputs = model.logits(batch.features, range(model.seen))  # old and new ones by one product
+        loss = criterion(model, batch, blocks, outputs=outputs)
+        return self.new_weight * loss + self.old_weight * self.distillation(outputs, targets)
 
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
         self._forget()
@@ -117,13 +119,14 @@ class LwF(Method):
         """Return the same from the whole head's outputs, blocks still to come included, which round differently."""
         return self.soften(network(x)[:, : sum(self.old_widths)], torch.softmax)
 
-    def distillation(self, model: ExpandingHeadModel, features: Tensor, targets: Tensor) -> Tensor:
-        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch: features [n, d], targets [n, old classes]."""
+    def distillation(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch: outputs [n, classes], targets [n, old classes]."""
+        n_old = targets.shape[1]
         if self.scope == "padded":  # the new outputs' targets are zero, so only their share of the softmax matters
-            student = model.logits(features, range(model.seen))
-            logs = torch.log_softmax(student / self.temperature, 1)[:, : targets.shape[1]]
+            student = outputs
+            logs = torch.log_softmax(student / self.temperature, 1)[:, :n_old]
         else:
-            student = model.logits(features, range(len(self.old_widths)))
+            student = outputs[:, :n_old]
             logs = self.soften(student, torch.log_softmax)
         loss = -(targets * logs).sum(1).mean()
         if self.reduction == "mean":

@@ -182,7 +182,8 @@ class GradientProbe(LwF):
 
     def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
         if self.teaching is not None:
-            term = self.weight * self.distillation(model, batch.features, self.teaching(batch))
+            outputs = model.logits(batch.features, range(model.seen))
+            term = self.weight * self.distillation(outputs, self.teaching(batch))
             named = {n: p for n, p in model.named_parameters() if not n.startswith("head.1")}
             gradients = torch.autograd.grad(term, list(named.values()), retain_graph=True)
             self.norms.append({name: g.norm().item() for name, g in zip(named, gradients, strict=True)})

@@ -11,6 +11,7 @@ in CLBENCH_AUTHORS, with MNIST in its store/datasets/MNIST.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from torch import nn
 import clbench
 from clbench import registry
 from clbench.job import _processor
+from clbench.precision import choose_kernels, computing
 from clbench.schedule import Training
 from clbench.sequences import PermutedMNIST, SplitMNIST, Task
 from clbench.training import run_sequence
@@ -59,6 +61,14 @@ def in_turn(rounds: int, first_counts: bool = False, **contenders: Callable[[], 
     return seconds
 
 
+@contextlib.contextmanager
+def as_in_a_sweep() -> Iterator[None]:
+    """Compute as a sweep's workers do: with the kernels that its probe chooses, and without subnormal numbers."""
+    with computing("fp32", "cpu", choose_kernels("fp32", "cpu", ((128, 784, 256),))["kernels"]):
+        yield
+
+
+@as_in_a_sweep()
 def our_run(tasks: list[Task], method: str, model: str = "mlp", **settings: Any) -> float:
     """Return the seconds of one run."""
     backbone = registry.find("model", model)(**settings)
@@ -70,6 +80,7 @@ def our_run(tasks: list[Task], method: str, model: str = "mlp", **settings: Any)
 # What is measured
 
 
+@as_in_a_sweep()
 def steps(rounds: int) -> dict[str, Measured]:
     """An epoch of the second task by the training core and by a hand-written loop."""
     tasks = SplitMNIST().load(None, 0, None)[:2]
@@ -103,6 +114,7 @@ def steps(rounds: int) -> dict[str, Measured]:
     }
 
 
+@as_in_a_sweep()
 def products(rounds: int) -> dict[str, Measured]:
     """A fine-tuning run's training, and the matrix products in it alone, of the same images."""
     tasks = SplitMNIST().load(None, 0, None)
@@ -205,6 +217,7 @@ def start(rounds: int) -> dict[str, Measured]:
         return {"default command": in_turn(rounds, clbench=default, nothing_to_do=again)}
 
 
+@as_in_a_sweep()
 def growth(rounds: int) -> dict[str, Measured]:
     """Seconds of training: the second task of a sequence beside its last; some images beside more of them."""
     found: dict[str, Measured] = {}
