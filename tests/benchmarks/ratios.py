@@ -309,41 +309,38 @@ def table(content: dict[str, Any]) -> list[str]:
         "products": "training, {}: its matrix products alone",
         "start": "the default command: the same with nothing left to do",
     }
-    lines = ["| what, and beside what | clbench | other | ratio |", "| --- | ---: | ---: | ---: |"]
+    lines = []
     for name, text in says.items():
         for what, measured in content.get(name, {}).get("measured", {}).items():
             ours, other = (statistics.median(values) for values in measured.values())
             row = text.format(what.replace("1 seeds", "1 seed"))
             lines.append(f"| {row} | {ours:.2f} s | {other:.2f} s | {other / ours:.2f} |")
-    return lines
+    return (
+        ["| what, and beside what | clbench | other | ratio |", "| --- | ---: | ---: | ---: |", *lines, ""]
+        if lines
+        else []
+    )
 
 
 def growth_table(content: dict[str, Any]) -> list[str]:
     """Return README's second table: seconds of a task, and memory of a run, as tasks and images become more."""
-    lines = ["| what grows | fewer | more | ratio |", "| --- | ---: | ---: | ---: |"]
+    lines = []
     for name, text, unit in (("growth", "seconds of training: {}", "s"), ("memory", "a run's own memory: {}", "MiB")):
         for what, measured in content.get(name, {}).get("measured", {}).items():
             few, many = (statistics.median(values) for values in measured.values())
             lines.append(f"| {text.format(what)} | {few:.3g} {unit} | {many:.3g} {unit} | {many / few:.2f} |")
-    return lines
+    return ["| what grows | fewer | more | ratio |", "| --- | ---: | ---: | ---: |", *lines, ""] if lines else []
 
 
 def described(content: dict[str, Any]) -> str:
-    rounds = sorted({part["rounds"] for part in content.values()})
-    machines = sorted({part["machine"] for part in content.values()})
-    return "\n".join(
-        [
-            BEGIN,
-            f"Medians of {' or '.join(map(str, rounds))} rounds in turn, on {'; '.join(machines)}:",
-            "",
-            *table(content),
-            "",
-            *growth_table(content),
-            "",
-            "![Seconds against number of runs, clbench and Avalanche](results/performance.png)",
-            END,
-        ]
-    )
+    """Return README's tables, those of each machine by themselves."""
+    lines = [BEGIN]
+    for one in sorted({part["machine"] for part in content.values()}):
+        parts = {name: part for name, part in content.items() if part["machine"] == one}
+        rounds = " or ".join(map(str, sorted({part["rounds"] for part in parts.values()})))
+        lines += [f"Medians of {rounds} rounds in turn, on {one}:", "", *table(parts), *growth_table(parts)]
+    figure = "![Seconds against number of runs, clbench and Avalanche](results/performance.png)"
+    return "\n".join([*lines, figure, END])
 
 
 def draw(seconds: dict[str, Measured]) -> None:
