@@ -309,27 +309,27 @@ def table(content: dict[str, Any]) -> list[str]:
         "products": "training, {}: its matrix products alone",
         "start": "the default command: the same with nothing left to do",
     }
-    lines = []
+    lines: list[str] = []
     for name, text in says.items():
         for what, measured in content.get(name, {}).get("measured", {}).items():
             ours, other = (statistics.median(values) for values in measured.values())
             row = text.format(what.replace("1 seeds", "1 seed"))
             lines.append(f"| {row} | {ours:.2f} s | {other:.2f} s | {other / ours:.2f} |")
-    return (
-        ["| what, and beside what | clbench | other | ratio |", "| --- | ---: | ---: | ---: |", *lines, ""]
-        if lines
-        else []
-    )
+    return _under("| what, and beside what | clbench | other | ratio |", lines)
 
 
 def growth_table(content: dict[str, Any]) -> list[str]:
     """Return README's second table: seconds of a task, and memory of a run, as tasks and images become more."""
-    lines = []
+    lines: list[str] = []
     for name, text, unit in (("growth", "seconds of training: {}", "s"), ("memory", "a run's own memory: {}", "MiB")):
         for what, measured in content.get(name, {}).get("measured", {}).items():
             few, many = (statistics.median(values) for values in measured.values())
             lines.append(f"| {text.format(what)} | {few:.3g} {unit} | {many:.3g} {unit} | {many / few:.2f} |")
-    return ["| what grows | fewer | more | ratio |", "| --- | ---: | ---: | ---: |", *lines, ""] if lines else []
+    return _under("| what grows | fewer | more | ratio |", lines)
+
+
+def _under(header: str, lines: list[str]) -> list[str]:
+    return [header, "| --- | ---: | ---: | ---: |", *lines, ""] if lines else []
 
 
 def described(content: dict[str, Any]) -> str:
