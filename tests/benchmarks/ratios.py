@@ -1,7 +1,7 @@
 """How fast clbench is, as ratios: beside hand-written loops, its own matrix products, Avalanche and others' code.
 
-python tests/benchmarks/ratios.py [NAME…] [--rounds 5]     measure, and write results/performance.json
-python tests/benchmarks/ratios.py describe                 write README's table and figure from that file
+python tests/benchmarks/ratios.py [NAME…] [--rounds 5] [--threads 1 2]  measure, and write results/performance.json
+python tests/benchmarks/ratios.py describe                              write README's table and figure from it
 
 Absolute times drift on shared machines; what is compared here is measured in turn, and the ratio is that of medians.
 Real MNIST is needed, in CLBENCH_DATA_ROOT; for `authors` also a checkout of github.com/GMvandeVen/continual-learning,
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ FIGURE = ROOT / "results" / "performance.png"
 BEGIN, END = "<!-- ratios: written by tests/benchmarks/ratios.py describe -->", "<!-- end of ratios -->"
 TRAINING = Training(epochs=1, batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)
 SWEEP = "run --sequence split-mnist --methods core --set mlp.dropout=0.5 --quiet --seeds"
-THREADS = sorted({1, os.cpu_count() or 1})
+CORES = os.cpu_count() or 1
 Measured = dict[str, list[float]]  # seconds of each contender, by round
 
 
@@ -136,16 +136,16 @@ def products(rounds: int) -> dict[str, Measured]:
     return {"finetune, mlp": in_turn(rounds, clbench=training, products=alone)}
 
 
-def runs(rounds: int) -> dict[str, Measured]:
+def runs(rounds: int, numbers: Sequence[int]) -> dict[str, Measured]:
     """One run in a process that has imported everything: training, and evaluation of the tasks seen so far.
 
-    Both in one thread, and both in as many as there are cores, which is what PyTorch, and so Avalanche, has by itself.
+    Both in so many threads; as many as there are cores is what PyTorch, and so Avalanche, has by itself.
     """
     import avalanche_side
 
     tasks, benchmark = SplitMNIST().load(None, 0, None), avalanche_side.make_benchmark(0)
     found = {}
-    for threads in THREADS:
+    for threads in numbers:
         torch.set_num_threads(threads)
         for method in ("lwf", "finetune"):
             found[f"{method}, {_threads(threads)}"] = in_turn(
@@ -158,7 +158,10 @@ def runs(rounds: int) -> dict[str, Measured]:
 
 
 def sweeps(rounds: int) -> dict[str, Measured]:
-    """Five methods, from typing the command to the table; Avalanche's counterparts one after the other."""
+    """Five methods, from typing the command to the table; Avalanche's counterparts one after the other.
+
+    Avalanche has as many threads as there are cores, as it has by itself.
+    """
     numbers = (1, 2, 5)
     found: dict[str, Measured] = {f"{seeds} seeds": {"clbench": [], "avalanche": []} for seeds in numbers}
     for _ in range(rounds):
@@ -169,7 +172,7 @@ def sweeps(rounds: int) -> dict[str, Measured]:
             found[f"{seeds} seeds"]["clbench"].append(time.perf_counter() - start)
         start = time.perf_counter()
         command = [sys.executable, str(Path(__file__).parent / "avalanche_side.py"), str(max(numbers))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment(1)) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment(CORES)) as process:
             assert process.stdout is not None
             landed = [time.perf_counter() - start for _ in process.stdout]  # a line per run
         assert process.returncode == 0
@@ -178,10 +181,10 @@ def sweeps(rounds: int) -> dict[str, Measured]:
     return found
 
 
-def authors(rounds: int) -> dict[str, Measured]:
+def authors(rounds: int, numbers: Sequence[int]) -> dict[str, Measured]:
     """The LwF run of van de Ven & Tolias 2018, from the command to the result: their public code beside the preset.
 
-    Both in one thread, and both in as many as there are cores.
+    Both in so many threads; as many as there are cores is what the authors' code has by itself.
     """
     checkout = Path(os.environ["CLBENCH_AUTHORS"])
 
@@ -198,7 +201,7 @@ def authors(rounds: int) -> dict[str, Measured]:
         f"lwf, 5 × 2,000 steps, {_threads(n)}": in_turn(
             rounds, first_counts=True, clbench=partial(clbench, n), authors=partial(theirs, n)
         )
-        for n in THREADS
+        for n in numbers
     }
 
 
@@ -274,10 +277,10 @@ def _call(*arguments: str, folder: Path | None = None, threads: int = 1) -> None
     subprocess.run(command, check=True, stdout=quiet, stderr=others, env=_environment(threads), cwd=folder)
 
 
-MEASUREMENTS: dict[str, Callable[[int], dict[str, Measured]]] = {
+MEASUREMENTS: dict[str, Callable[..., dict[str, Measured]]] = {
     "steps": steps,
     "products": products,
-    "runs": runs,
+    "runs": runs,  # this and `authors` take numbers of threads too
     "sweeps": sweeps,
     "start": start,
     "authors": authors,
@@ -381,6 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(MEASUREMENTS)}, or describe")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, CORES}), help="for runs and authors")
     options = parser.parse_args()
     if options.names == ["describe"]:
         describe()
@@ -390,7 +394,7 @@ def main() -> None:
     torch.set_num_threads(1)
     content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.names or MEASUREMENTS:
-        found = MEASUREMENTS[name](options.rounds)
+        found = MEASUREMENTS[name](options.rounds, *[options.threads] * (name in ("runs", "authors")))
         for what, measured in found.items():
             times = "  ".join(f"{who} {statistics.median(values):.3f}" for who, values in measured.items())
             print(f"{name}: {what}: {times}" + (f"  ratio {ratio(measured):.2f}" if len(measured) == 2 else ""))
