@@ -13,7 +13,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from clbench.errors import ClbenchError
-from clbench.streams import stream_seed
+from clbench.streams import seed_default
 
 Initialisation = Literal["pytorch", "kaiming", "xavier"]
 
@@ -185,7 +185,7 @@ class ExpandingHeadModel(nn.Module):
         self._seed, self._purpose = seed, purpose
         self._head_initialisation = backbone.head_initialisation
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(seed, *purpose, "backbone"))
+            seed_default(seed, *purpose, "backbone")
             self.backbone = backbone.build(input_shape)
             initialise(self.backbone, backbone.initialisation)
         self.head = nn.ModuleList()
@@ -206,7 +206,7 @@ class ExpandingHeadModel(nn.Module):
         """Append a block of `n_classes` outputs; the old blocks keep their weights bit for bit."""
         reference = next(self.parameters(), None)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(self._seed, *self._purpose, "block", len(self.head)))
+            seed_default(self._seed, *self._purpose, "block", len(self.head))
             block = nn.Linear(self.n_features, n_classes)
             initialise(block, self._head_initialisation)
         self.head.append(block if reference is None else block.to(reference))

@@ -17,3 +17,15 @@ def stream_seed(seed: int, *purpose: str | int) -> int:
 def stream(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a CPU generator for one purpose, so that the draws are the same on every device."""
     return torch.Generator().manual_seed(stream_seed(seed, *purpose))
+
+
+def seed_default(seed: int, *purpose: str | int, device: torch.device | None = None) -> None:
+    """Seed PyTorch's default generator of the CPU, and that of the device if it is another, for one purpose.
+
+    `torch.manual_seed` seeds every kind of device that there may be, and keeps the traceback: 0.2 to 0.4 ms.
+    """
+    number = stream_seed(seed, *purpose)
+    torch.default_generator.manual_seed(number)
+    if device is not None and device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)

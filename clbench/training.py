@@ -22,7 +22,7 @@ from clbench.schedule import Plan, Plateau, Training, hold_out
 from clbench.sequences import Split, Task, concat
 from clbench.sharing import Checkpoint, FirstTask
 from clbench.store import Curve, Matrix
-from clbench.streams import stream, stream_seed
+from clbench.streams import seed_default, stream
 
 Rows = tuple[list[float | None], list[float | None]]  # accuracies on tasks, told their names and not told them
 
@@ -103,7 +103,7 @@ class _Sequence:
         self.eval_every = eval_every
         self.criterion = Criterion(scenario)
         self.outcome = Outcome()
-        torch.manual_seed(stream_seed(seed, "begin"))
+        seed_default(seed, "begin", device=device)
         method.begin(Run(scenario, len(tasks), seed, device, training, reuse))
         self.model = self._new_model(0, "weights")
         self.optimizer: Optimizer | None = None
@@ -193,7 +193,7 @@ class _Sequence:
 
     def _start(self, task: Task) -> int:
         """Make the network ready for a task; return its count of forward passes before anything was done for it."""
-        torch.manual_seed(stream_seed(self.seed, "start", task.index))
+        seed_default(self.seed, "start", task.index, device=self.device)
         method = self.method
         start = method.start_from(task)
         if start != "previous" and task.index > 0:
@@ -305,7 +305,7 @@ class _Sequence:
                 recorded = None
             elif recorded is None:
                 recorded = in_chunks(model.features, split)
-            torch.manual_seed(stream_seed(self.seed, "dropout", task.index, epoch))
+            seed_default(self.seed, "dropout", task.index, epoch, device=self.device)
             augmentation = stream(self.seed, "augmentation", task.index, epoch)
             order = stream(self.seed, "batches", task.index, epoch)
             steps = plan.draw_newest(order) if plateau.warming else plan.draw(order, plan.total_steps - updates)
