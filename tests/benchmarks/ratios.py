@@ -158,9 +158,9 @@ def runs(rounds: int, numbers: Sequence[int]) -> dict[str, Measured]:
 
 
 def sweeps(rounds: int) -> dict[str, Measured]:
-    """Five methods, from typing the command to the table; Avalanche's counterparts one after the other.
+    """Five methods, from typing the command to the table; Avalanche's counterparts one after the other, in one thread.
 
-    Avalanche has as many threads as there are cores, as it has by itself.
+    Its runs are hardly faster in two (see `runs`).
     """
     numbers = (1, 2, 5)
     found: dict[str, Measured] = {f"{seeds} seeds": {"clbench": [], "avalanche": []} for seeds in numbers}
@@ -172,7 +172,7 @@ def sweeps(rounds: int) -> dict[str, Measured]:
             found[f"{seeds} seeds"]["clbench"].append(time.perf_counter() - start)
         start = time.perf_counter()
         command = [sys.executable, str(Path(__file__).parent / "avalanche_side.py"), str(max(numbers))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment(CORES)) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment(1)) as process:
             assert process.stdout is not None
             landed = [time.perf_counter() - start for _ in process.stdout]  # a line per run
         assert process.returncode == 0
