@@ -307,7 +307,7 @@ def table(content: dict[str, Any]) -> list[str]:
     says = {
         "runs": "one run of {}, all imported, one process: Avalanche",
         "sweeps": "five methods × {}, from the command to the table: Avalanche, one run after another",
-        "authors": "{} of van de Ven & Tolias, from the command to the result: the authors' public code",
+        "authors": "the run of van de Ven & Tolias ({}), from the command to the result: the authors' public code",
         "steps": "an epoch of {}: a hand-written loop",
         "products": "training, {}: its matrix products alone",
         "start": "the default command: the same with nothing left to do",
@@ -340,7 +340,8 @@ def described(content: dict[str, Any]) -> str:
     lines = [BEGIN]
     for one in sorted({part["machine"] for part in content.values()}):
         parts = {name: part for name, part in content.items() if part["machine"] == one}
-        rounds = " or ".join(map(str, sorted({part["rounds"] for part in parts.values()})))
+        *some, most = map(str, sorted({part["rounds"] for part in parts.values()}))
+        rounds = f"{', '.join(some)} or {most}" if some else most
         lines += [f"Medians of {rounds} rounds in turn, on {one}:", "", *table(parts), *growth_table(parts)]
     figure = "![Seconds against number of runs, clbench and Avalanche](results/performance.png)"
     return "\n".join([*lines, figure, END])
