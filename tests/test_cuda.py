@@ -4,6 +4,7 @@ import multiprocessing
 import queue
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from clbench.parsing import check_device
 from clbench.planning import plan
 from clbench.schedule import Training
 from clbench.sequences import Task, to_device
+from clbench.streams import seed_default, stream, stream_seed
 from clbench.testing import tiny_tasks
 from clbench.training import run_sequence, set_trainable
 
@@ -159,6 +161,18 @@ def test_no_step_waits_for_the_device(name: str, scenario: Scenario) -> None:
         waits.append(mode.count)
     assert waits[0] > 0
     assert len(set(waits)) == 1, waits
+
+
+def test_seeds_reach_the_cpu_and_the_device_of_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[tuple[torch.device, int]] = []
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: chosen.append(device) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda number: seeded.append((chosen[-1], number)))
+    for device in (None, torch.device("cpu"), torch.device("cuda:1")):
+        with torch.random.fork_rng(devices=[]):
+            seed_default(3, "dropout", 0, device=device)
+            assert torch.equal(torch.rand(5), torch.rand(5, generator=stream(3, "dropout", 0)))
+    assert seeded == [(torch.device("cuda:1"), stream_seed(3, "dropout", 0))]
 
 
 def test_all_devices_are_used_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ FIGURE = ROOT / "results" / "performance.png"
 BEGIN, END = "<!-- ratios: written by tests/benchmarks/ratios.py describe -->", "<!-- end of ratios -->"
 TRAINING = Training(epochs=1, batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)
 SWEEP = "run --sequence split-mnist --methods core --set mlp.dropout=0.5 --quiet --seeds"
-CORES = os.cpu_count() or 1
+THREADS = sorted({1, os.cpu_count() or 1})
 Measured = dict[str, list[float]]  # seconds of each contender, by round
 
 
@@ -136,7 +136,7 @@ def products(rounds: int) -> dict[str, Measured]:
     return {"finetune, mlp": in_turn(rounds, clbench=training, products=alone)}
 
 
-def runs(rounds: int, numbers: Sequence[int]) -> dict[str, Measured]:
+def runs(rounds: int, threads: Sequence[int]) -> dict[str, Measured]:
     """One run in a process that has imported everything: training, and evaluation of the tasks seen so far.
 
     Both in so many threads; as many as there are cores is what PyTorch, and so Avalanche, has by itself.
@@ -145,10 +145,10 @@ def runs(rounds: int, numbers: Sequence[int]) -> dict[str, Measured]:
 
     tasks, benchmark = SplitMNIST().load(None, 0, None), avalanche_side.make_benchmark(0)
     found = {}
-    for threads in numbers:
-        torch.set_num_threads(threads)
+    for number in threads:
+        torch.set_num_threads(number)
         for method in ("lwf", "finetune"):
-            found[f"{method}, {_threads(threads)}"] = in_turn(
+            found[f"{method}, {_threads(number)}"] = in_turn(
                 rounds,
                 clbench=lambda m=method: our_run(tasks, m, dropout=0.5),
                 avalanche=lambda m=method: avalanche_side.run(m, benchmark, 0) and None,
@@ -181,27 +181,27 @@ def sweeps(rounds: int) -> dict[str, Measured]:
     return found
 
 
-def authors(rounds: int, numbers: Sequence[int]) -> dict[str, Measured]:
+def authors(rounds: int, threads: Sequence[int]) -> dict[str, Measured]:
     """The LwF run of van de Ven & Tolias 2018, from the command to the result: their public code beside the preset.
 
     Both in so many threads; as many as there are cores is what the authors' code has by itself.
     """
     checkout = Path(os.environ["CLBENCH_AUTHORS"])
 
-    def clbench(threads: int) -> None:
+    def clbench(number: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             ours = "run --preset vandeven2018-split-mnist --rows LwF --scenario task --seeds 1 --quiet"
-            _call("-P", "-m", "clbench", *ours.split(), "--threads", str(threads), "--out", folder)
+            _call("-P", "-m", "clbench", *ours.split(), "--threads", str(number), "--out", folder)
 
-    def theirs(threads: int) -> None:
+    def theirs(number: int) -> None:
         command = "main.py --experiment=splitMNIST --scenario=task --contexts=5 --iters=2000 --lwf --no-gpus"
-        _call(*command.split(), folder=checkout, threads=threads)
+        _call(*command.split(), folder=checkout, threads=number)
 
     return {
         f"lwf, 5 × 2,000 steps, {_threads(n)}": in_turn(
             rounds, first_counts=True, clbench=partial(clbench, n), authors=partial(theirs, n)
         )
-        for n in numbers
+        for n in threads
     }
 
 
@@ -280,13 +280,14 @@ def _call(*arguments: str, folder: Path | None = None, threads: int = 1) -> None
 MEASUREMENTS: dict[str, Callable[..., dict[str, Measured]]] = {
     "steps": steps,
     "products": products,
-    "runs": runs,  # this and `authors` take numbers of threads too
+    "runs": runs,
     "sweeps": sweeps,
     "start": start,
     "authors": authors,
     "growth": growth,
     "memory": memory,
 }
+THREADED = ("runs", "authors")  # those that take numbers of threads too
 
 
 def machine() -> str:
@@ -385,7 +386,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(MEASUREMENTS)}, or describe")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, CORES}), help="for runs and authors")
+    parser.add_argument("--threads", type=int, nargs="+", default=THREADS, help=f"for {' and '.join(THREADED)}")
     options = parser.parse_args()
     if options.names == ["describe"]:
         describe()
@@ -395,7 +396,8 @@ def main() -> None:
     torch.set_num_threads(1)
     content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.names or MEASUREMENTS:
-        found = MEASUREMENTS[name](options.rounds, *[options.threads] * (name in ("runs", "authors")))
+        more = {"threads": options.threads} if name in THREADED else {}
+        found = MEASUREMENTS[name](options.rounds, **more)
         for what, measured in found.items():
             times = "  ".join(f"{who} {statistics.median(values):.3f}" for who, values in measured.items())
             print(f"{name}: {what}: {times}" + (f"  ratio {ratio(measured):.2f}" if len(measured) == 2 else ""))
