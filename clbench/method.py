@@ -78,7 +78,8 @@ class Batch:
         """The backbone's features [n, d]: from one forward pass, or as recorded when the backbone is frozen."""
         if self._recorded is not None:
             return self._recorded.index_select(0, self.index)
-        return as_recorded(self._model.features, self.x) if self._frozen else self._model.features(self.x)
+        model = self._model
+        return as_recorded(model.features, self.x, model.chunk) if self._frozen else model.features(self.x)
 
 
 class Criterion:
@@ -233,24 +234,23 @@ def shares_first_task(method: Method) -> bool:
     return method.plain_first_task and all(any(issubclass(s, author) for s in speakers) for author in authors)
 
 
-CHUNK = 256  # images
 FEW = 16  # images: kernels round differently for fewer
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], split: Split) -> Tensor:
-    """Apply a function of images [n, *input_shape] to a whole split without gradients, in order: [n, …].
+def in_chunks(function: Callable[[Tensor], Tensor], split: Split, size: int) -> Tensor:
+    """Apply a function of images [n, *input_shape] to a whole split without gradients, `size` at a time: [n, …].
 
-    Everything that is computed once instead of per step goes through here, in the same chunks.
+    Everything that is computed once instead of per step goes through here, in the model's chunks.
     """
     with torch.no_grad():
         rows = torch.arange(len(split), device=split.y.device)
-        return torch.cat([_padded(function, split.batch(chunk), FEW) for chunk in rows.split(CHUNK)])
+        return torch.cat([_padded(function, split.batch(chunk), FEW) for chunk in rows.split(size)])
 
 
-def as_recorded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def as_recorded(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
     """Apply a function to a step's images [n, *input_shape], equal bit for bit to their rows of `in_chunks`: [n, …]."""
     with torch.no_grad():
-        return torch.cat([_padded(function, chunk, CHUNK) for chunk in x.split(CHUNK)])
+        return torch.cat([_padded(function, chunk, size) for chunk in x.split(size)])
 
 
 def _padded(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
@@ -281,7 +281,7 @@ class OldNetwork:
         self.live = live or train_mode or images.augment
         self.recorded: Tensor | None = None
         if reuse and not self.live:
-            self.recorded = in_chunks(partial(respond, model), images)
+            self.recorded = in_chunks(partial(respond, model), images, model.chunk)
         else:
             self.respond = partial(respond, copy.deepcopy(model).requires_grad_(False).train(train_mode))
 
@@ -290,7 +290,7 @@ class OldNetwork:
             return self.recorded.index_select(0, batch.index)
         self.model.images_forwarded += len(batch)  # its pass is a cost of the run
         if not self.live:
-            return as_recorded(self.respond, self.images.batch(batch.index))
+            return as_recorded(self.respond, self.images.batch(batch.index), self.model.chunk)
         # in training mode it draws its own dropout masks, but leaves those of the network that trains as they come
         devices = [batch.x.device] if batch.x.is_cuda else []
         with torch.no_grad(), torch.random.fork_rng(devices, enabled=self.train_mode):

@@ -38,6 +38,7 @@ class Backbone:
     """Base of the backbones: a dataclass whose fields are the model's settings and whose `build` makes the network."""
 
     name: ClassVar[str]
+    chunk: ClassVar[int] = 256  # images in a forward pass without training; activations of more leave the cache
     initialisation: Initialisation = "pytorch"
     head_initialisation: Initialisation = "pytorch"
 
@@ -56,6 +57,7 @@ class MLP(Backbone):
     """Multilayer perceptron with ReLU."""
 
     name: ClassVar[str] = "mlp"
+    chunk: ClassVar[int] = 1024
     width: Annotated[int, Ge(1)] = 256
     depth: Annotated[int, Ge(1)] = 1  # hidden layers
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after every hidden layer
@@ -184,6 +186,7 @@ class ExpandingHeadModel(nn.Module):
         super().__init__()
         self._seed, self._purpose = seed, purpose
         self._head_initialisation = backbone.head_initialisation
+        self.chunk = backbone.chunk
         with torch.random.fork_rng(devices=[]):
             seed_default(seed, *purpose, "backbone")
             self.backbone = backbone.build(input_shape)
@@ -225,14 +228,14 @@ class ExpandingHeadModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Map images [n, *input_shape] to features [n, d]."""
-        self.images_forwarded += x.shape[0]
+        self.__dict__["images_forwarded"] += x.shape[0]  # past nn.Module's own and slow way to set an attribute
         return _full(self.backbone(x))
 
     def logits(self, features: Tensor, blocks: Sequence[int], reached: Sequence[int] | None = None) -> Tensor:
         """Map features [n, d] to the outputs of some blocks [n, their classes]; gradients reach only `reached` ones."""
+        if len(blocks) == 1:
+            return _full(self.head[blocks[0]](features))
         chosen: list[nn.Linear] = [self.head[block] for block in blocks]  # type: ignore[misc]
-        if len(chosen) == 1:
-            return _full(chosen[0](features))
         live = [reached is None or block in reached for block in blocks]
         weight = torch.cat([b.weight if on else b.weight.detach() for b, on in zip(chosen, live, strict=True)])
         bias = torch.cat([b.bias if on else b.bias.detach() for b, on in zip(chosen, live, strict=True)])

@@ -39,13 +39,16 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Move each parameter that has a gradient, and forget the gradients."""
-        trained: list[Any] = [parameter for parameter in self.state if parameter.grad is not None]
-        if not trained:
-            return
-        gradients = [parameter.grad for parameter in trained]
-        self.move(trained, gradients, [self.state[parameter] for parameter in trained])
-        for parameter in trained:
-            parameter.grad = None
+        trained: list[Any] = []
+        gradients, states = [], []
+        for parameter, state in self.state.items():
+            if parameter.grad is not None:
+                trained.append(parameter)
+                gradients.append(parameter.grad)
+                states.append(state)
+                parameter.grad = None
+        if trained:
+            self.move(trained, gradients, states)
 
     def move(self, parameters: list[Tensor], gradients: list[Tensor], states: list[State]) -> None:
         """Change parameters and states in place, by one gradient each."""

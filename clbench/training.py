@@ -304,7 +304,7 @@ class _Sequence:
             if not (reusable and self.reuse):
                 recorded = None
             elif recorded is None:
-                recorded = in_chunks(model.features, split)
+                recorded = in_chunks(model.features, split, model.chunk)
             seed_default(self.seed, "dropout", task.index, epoch, device=self.device)
             augmentation = stream(self.seed, "augmentation", task.index, epoch)
             order = stream(self.seed, "batches", task.index, epoch)
@@ -416,7 +416,7 @@ class _Sequence:
             return None, None
         competing = len(model.head) if self.training.predict_over == "all" else seen
         own, n_outputs = model.columns(block), sum(model.widths[:competing])
-        scores = in_chunks(partial(self._scores, task), split)
+        scores = in_chunks(partial(self._scores, task), split, model.chunk)
         aware = (scores[:, own].argmax(1) == split.y).sum()
         if block >= competing or self.method.uses_task_name:
             return aware, None

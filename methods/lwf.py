@@ -106,13 +106,13 @@ class LwF(Method):
         targets = self.teaching(batch)
         outputs = model.logits(batch.features, range(model.seen))  # old and new ones by one product
         loss = criterion(model, batch, blocks, outputs=outputs)
-        return self.new_weight * loss + self.old_weight * self.distillation(outputs, targets)
+        return _times(self.new_weight, loss) + _times(self.old_weight, self.distillation(outputs, targets))
 
     def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
         self._forget()
 
     def responses(self, network: ExpandingHeadModel, x: Tensor) -> Tensor:
-        """Return y'_o of images [n, *input_shape]: [n, old classes]."""
+        """Return y'_o of images [n, *input_shape]: [n, old classes], or as `soften` shapes it."""
         return self.soften(network.logits(network.features(x), range(len(self.old_widths))), torch.softmax)
 
     def live_responses(self, network: ExpandingHeadModel, x: Tensor) -> Tensor:
@@ -120,24 +120,32 @@ class LwF(Method):
         return self.soften(network(x)[:, : sum(self.old_widths)], torch.softmax)
 
     def distillation(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch: outputs [n, classes], targets [n, old classes]."""
-        n_old = targets.shape[1]
+        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch; outputs [n, classes], targets as of `soften`."""
+        n_old = sum(self.old_widths)
         if self.scope == "padded":  # the new outputs' targets are zero, so only their share of the softmax matters
             student = outputs
             logs = torch.log_softmax(student / self.temperature, 1)[:, :n_old]
         else:
             student = outputs[:, :n_old]
             logs = self.soften(student, torch.log_softmax)
-        loss = -(targets * logs).sum(1).mean()
+        loss = (targets * logs).sum() / -len(targets)
         if self.reduction == "mean":
             loss = loss / student.shape[1]
         return loss * self.temperature**2 if self.scale_t2 else loss
 
     def soften(self, z: Tensor, function: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Apply softmax or log-softmax to old logits z / T [n, old classes]: per old task, or over all of them."""
+        """Apply softmax or log-softmax to old logits z / T [n, old classes]: per old task, or over all of them.
+
+        Tasks of one width come out as [n, old tasks, classes of each], everything else as [n, old classes].
+        """
         z, widths = z / self.temperature, self.old_widths
         if self.scope in ("joined", "padded") or (self.scope == "auto" and self.run.scenario != "task"):
             return function(z, 1)
         if len(set(widths)) == 1:
-            return function(z.view(len(z), len(widths), -1), 2).flatten(1)
+            return function(z.view(len(z), len(widths), -1), 2)
         return torch.cat([function(part, 1) for part in z.split(widths, 1)], 1)
+
+
+def _times(weight: float, loss: Tensor) -> Tensor:
+    """Return weight · loss, without a product where the weight is 1."""
+    return loss if weight == 1 else weight * loss

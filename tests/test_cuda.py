@@ -98,7 +98,7 @@ def test_placement_without_a_device(
         assert loss.device == CUDA
         _step(method, model)
         method.finish_task(model, second)
-        scores = in_chunks(lambda x: method.predict(model, x, second), second.test)
+        scores = in_chunks(lambda x: method.predict(model, x, second), second.test, model.chunk)
         assert scores.device == CUDA
         assert all(parameter.device == CUDA for parameter in model.parameters())
 

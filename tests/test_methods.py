@@ -152,7 +152,7 @@ def test_feature_extraction_computes_features_once_per_task() -> None:
 
 def test_recorded_features_give_the_same_run_as_computing_them_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = go(FeatureExtraction())
-    monkeypatch.setattr("clbench.training.in_chunks", lambda function, split: None)
+    monkeypatch.setattr("clbench.training.in_chunks", lambda function, split, size: None)
     monkeypatch.setattr("clbench.method.Batch.features", property(lambda self: self._model.features(self.x)))
     history = _history_without_evaluation(FeatureExtraction(), monkeypatch)
     for one, other in zip(recorded.history, history, strict=True):

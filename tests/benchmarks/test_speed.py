@@ -70,7 +70,7 @@ def test_one_evaluation(benchmark: BenchmarkFixture, model_name: str) -> None:
     test = tiny_tasks(**TASKS)[0].test
     model = ExpandingHeadModel(registry.find("model", model_name)(), test.shape, 0).eval()
     model.expand(2)
-    benchmark(in_chunks, model, test)
+    benchmark(in_chunks, model, test, model.chunk)
 
 
 @pytest.fixture
