@@ -10,7 +10,7 @@ def finetune(
 ) -> None:
     """Train one epoch on images [n, *shape] with labels [n]."""
     for index in torch.randperm(len(y)).split(batch_size):
-        loss = F.cross_entropy(head(backbone(images[index])), y[index])
+        loss = F.cross_entropy(head(backbone(images.index_select(0, index))), y.index_select(0, index))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -24,16 +24,17 @@ def lwf(
     y: Tensor,
     optimizer: torch.optim.Optimizer,
     batch_size: int,
+    chunk: int,
     temperature: float = 2.0,
 ) -> None:
-    """Train one epoch with one old task's responses, recorded first, as soft targets."""
+    """Train one epoch with one old task's responses, recorded first, `chunk` images at a time, as soft targets."""
     with torch.no_grad():
-        chunks = [(old(backbone(chunk)) / temperature).softmax(1) for chunk in images.split(256)]
-        responses = torch.cat(chunks)
+        responses = torch.cat([(old(backbone(some)) / temperature).softmax(1) for some in images.split(chunk)])
     for index in torch.randperm(len(y)).split(batch_size):
-        features = backbone(images[index])
+        features = backbone(images.index_select(0, index))
         student = (old(features) / temperature).log_softmax(1)
-        loss = F.cross_entropy(head(features), y[index]) - (responses[index] * student).sum(1).mean()
+        distillation = (responses.index_select(0, index) * student).sum() / -len(index)
+        loss = F.cross_entropy(head(features), y.index_select(0, index)) + distillation
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -93,14 +93,15 @@ def steps(rounds: int) -> dict[str, Measured]:
         return outcome.train_seconds[1]
 
     def theirs(method: str, model: str) -> float:
-        backbone = registry.find("model", model)(dropout=0.5).build((1, 28, 28))
+        settings = registry.find("model", model)(dropout=0.5)
+        backbone = settings.build((1, 28, 28))
         backbone.to(memory_format=torch.channels_last)  # the same arithmetic, convolutions included
         old, head = nn.Linear(256, 2), nn.Linear(256, 2)
         trained = [*backbone.parameters(), *head.parameters(), *(old.parameters() if method == "lwf" else [])]
         optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
         start = time.perf_counter()
         if method == "lwf":
-            bare.lwf(backbone, old, head, images, train.y, optimizer, 128)
+            bare.lwf(backbone, old, head, images, train.y, optimizer, 128, settings.chunk)
         else:
             bare.finetune(backbone, head, images, train.y, optimizer, 128)
         return time.perf_counter() - start
