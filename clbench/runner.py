@@ -345,6 +345,7 @@ def _begin_worker(parent: int) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):  # the parent may take them for Ctrl-C
         signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    keep_freed_memory()
     if os.getppid() != parent:
         os._exit(1)
 
@@ -358,3 +359,12 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees; given back, the system would have to find and clear it anew in the next one."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: the highest there is, as the other stops it from rising by itself

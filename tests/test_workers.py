@@ -1,7 +1,9 @@
 """Worker processes: they end with their parent, and what was finished is never lost."""
 
+import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -170,3 +172,19 @@ def test_closing_before_anything_landed_stops_the_workers(tmp_path: Path) -> Non
     records.close()
     assert len(workers) == 2
     assert gone(workers, within=2)
+
+
+def faults_of_a_later_step() -> int:
+    """Count the pages that had to be found for memory which the step before had freed, of about 20,000."""
+    for _step in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        activations = [bytearray(20_000_000) for _layer in range(4)]
+        del activations
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.parametrize("team", [runner._Forked, runner._Loky])
+def test_workers_keep_the_memory_that_a_step_has_freed(team: type[runner._Team]) -> None:
+    with team()._executor() as executor:
+        assert executor.submit(faults_of_a_later_step).result() < 1000
