@@ -38,7 +38,7 @@ class Backbone:
     """Base of the backbones: a dataclass whose fields are the model's settings and whose `build` makes the network."""
 
     name: ClassVar[str]
-    chunk: ClassVar[int] = 256  # images in a forward pass without training; activations of more leave the cache
+    chunk: ClassVar[int] = 256  # images in a forward pass without training; a CNN's memory for more is mapped anew
     initialisation: Initialisation = "pytorch"
     head_initialisation: Initialisation = "pytorch"
 

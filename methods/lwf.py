@@ -120,7 +120,7 @@ class LwF(Method):
         return self.soften(network(x)[:, : sum(self.old_widths)], torch.softmax)
 
     def distillation(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch; outputs [n, classes], targets as of `soften`."""
+        """Return Σ_{old tasks} H(y'_o, ŷ'_o), mean over the batch; outputs [n, classes], targets of `responses`."""
         n_old = sum(self.old_widths)
         if self.scope == "padded":  # the new outputs' targets are zero, so only their share of the softmax matters
             student = outputs
