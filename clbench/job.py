@@ -424,11 +424,17 @@ def _environment(job: Job) -> dict[str, Any]:
 
 @cache
 def _processor() -> str:
+    """Return the processor's name with family, model and vector instructions: sums of two of one name may differ."""
+    fields: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
+        fields = dict(re.findall(r"^(cpu family|model name|model)\s*:\s*(.+?)\s*$", _cpuinfo(), re.MULTILINE))
+    name = fields.pop("model name", platform.processor() or platform.machine())
+    kind = [f"{field.removeprefix('cpu ')} {value}" for field, value in sorted(fields.items())]
+    return f"{name} ({', '.join([*kind, torch.backends.cpu.get_cpu_capability()])})"
+
+
+def _cpuinfo() -> str:
+    return Path("/proc/cpuinfo").read_text()
 
 
 def checkout_commit() -> str | None:

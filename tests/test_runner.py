@@ -10,7 +10,7 @@ import torch
 
 from clbench import registry
 from clbench.errors import UsageError
-from clbench.job import checkout_commit
+from clbench.job import _processor, checkout_commit
 from clbench.method import Batch, Criterion, Method
 from clbench.model import ExpandingHeadModel
 from clbench.parsing import parse_class_order, parse_seeds, parse_settings
@@ -363,3 +363,22 @@ def test_the_commit_is_marked_where_code_has_changed(tmp_path: Path, monkeypatch
     assert checkout_commit() == commit
     (tmp_path / "methods" / "lwf.py").write_text("2")
     assert checkout_commit() == f"{commit} (changed)"
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\nstepping\t: 1\n\n"
+    found = []
+    for info in (text.format(1) * 2, text.format(17), "processor\t: 0\nCPU part\t: 0xd40\n"):
+        monkeypatch.setattr("clbench.job._cpuinfo", lambda info=info: info)
+        found.append(_processor.__wrapped__())
+    vectors = torch.backends.cpu.get_cpu_capability()
+    assert found[:2] == [f"AMD EPYC (family 25, model 1, {vectors})", f"AMD EPYC (family 25, model 17, {vectors})"]
+    assert found[2].endswith(f" ({vectors})")  # of another make: its architecture
+
+
+def test_a_processor_that_cannot_be_asked_has_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> str:
+        raise FileNotFoundError("/proc/cpuinfo")
+
+    monkeypatch.setattr("clbench.job._cpuinfo", absent)
+    assert _processor.__wrapped__().endswith(f" ({torch.backends.cpu.get_cpu_capability()})")
