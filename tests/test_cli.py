@@ -331,8 +331,9 @@ def test_a_method_from_an_installed_package(tmp_path: Path) -> None:
     assert all(list(record["spec"]["code"]) == ["method"] for record in records)
 
 
-@pytest.mark.parametrize("loaded", ["torch", "avalanche"])
-@pytest.mark.parametrize(("what", "code"), [("models", 0), ("modles", 2)])
+@pytest.mark.parametrize(
+    ("loaded", "what", "code"), [("torch", "models", 0), ("torch", "modles", 2), ("avalanche", "models", 0)]
+)
 def test_a_command_ends_in_order(loaded: str, what: str, code: int, tmp_path: Path) -> None:
     left = tmp_path / "left"
     program = f"""

@@ -524,7 +524,7 @@ def test_permutations_differ_between_tasks_and_seeds() -> None:
     assert len({tuple(pixel_map.tolist()) for pixel_map in drawn}) == len(drawn)
 
 
-def test_seeds_with_data_of_their_own_are_one_group(tmp_path: Path, data_root: Path) -> None:
+def test_seeds_with_data_of_their_own_are_one_group(tmp_path: Path, root: Path) -> None:
     """Two seeds of a benchmark that Avalanche makes anew for each seed are averaged, in spite of different data."""
     results = clbench.run(
         "finetune",
@@ -533,7 +533,7 @@ def test_seeds_with_data_of_their_own_are_one_group(tmp_path: Path, data_root: P
         seeds=2,
         iterations=1,
         jobs=1,
-        data_root=data_root,
+        data_root=root,
         out=tmp_path,
         quiet=True,
     )

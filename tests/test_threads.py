@@ -20,7 +20,7 @@ several = pytest.mark.skipif("joblib.cpu_count() < 2")
 
 def run(tmp_path: Path, threads: int, **options: object) -> clbench.results.Results:
     out = tmp_path / str(threads)
-    return clbench.run("finetune,lwf", seeds=1, threads=threads, out=out, quiet=True, **options)  # type: ignore[arg-type]
+    return clbench.run("finetune,lwf", seeds=1, epochs=1, threads=threads, out=out, quiet=True, **options)  # type: ignore[arg-type]
 
 
 @several
@@ -29,7 +29,7 @@ def test_the_same_run_but_for_rounding(tmp_path: Path, options: dict[str, object
     before = torch.get_num_threads()
     one, two = (run(tmp_path, threads, jobs=1, **options) for threads in (1, 2))
     assert torch.get_num_threads() == before
-    (again,) = clbench.run("lwf", seeds=1, threads=2, out=tmp_path / "again", quiet=True, **options).records  # type: ignore[arg-type]
+    (again,) = clbench.run("lwf", seeds=1, epochs=1, threads=2, out=tmp_path / "again", quiet=True, **options).records  # type: ignore[arg-type]
     (lwf,) = [record for record in two.records if record.key == again.key]
     assert again.weights_hash == lwf.weights_hash
     histories = []
@@ -44,7 +44,7 @@ def test_the_same_run_but_for_rounding(tmp_path: Path, options: dict[str, object
 @several
 def test_runs_of_several_threads_stand_apart(tmp_path: Path) -> None:
     for threads in (1, 2):
-        clbench.run("lwf", seeds=2, threads=threads, out=tmp_path, quiet=True)
+        clbench.run("lwf", seeds=2, epochs=1, threads=threads, out=tmp_path, quiet=True)
     results = clbench.load(tmp_path)
     assert sorted(results.labels) == ["lwf [threads=1]", "lwf [threads=2]"]
     (comparison,) = results.comparisons
