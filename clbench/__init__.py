@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clbench.results import Results
-    from clbench.verification import Verification
+    from clbench.results.frames import Results
+    from clbench.verification.comparison import Verification
 
 __all__ = ["NUMBERS", "__version__", "compare", "load", "run", "verify"]
 __version__ = version("clbench")
@@ -71,9 +71,9 @@ def run(
     address `scheduler`. Raises UsageError, before any training, for anything that cannot be done; a run that fails is
     in the results' `failed`.
     """
-    from clbench.planning import plan
-    from clbench.progress import Progress
-    from clbench.results import Results
+    from clbench.execution.progress import Progress
+    from clbench.experiment.planning import plan
+    from clbench.results.frames import Results
 
     sweep = plan(
         methods,
@@ -141,10 +141,10 @@ def verify(
     The result's `frame` has a line per row and scenario, `disagreeing` the rows that do not agree. Raises UsageError,
     before any training, for anything that cannot be done.
     """
-    from clbench.planning import plan
-    from clbench.presets import load as load_preset
-    from clbench.progress import Progress
-    from clbench.verification import compare
+    from clbench.execution.progress import Progress
+    from clbench.experiment.planning import plan
+    from clbench.experiment.presets import load as load_preset
+    from clbench.verification.comparison import compare
 
     chosen = load_preset(preset)
     sweep = plan(
@@ -178,8 +178,8 @@ def compare(
 
     Raises UsageError for labels, metrics, tests and intervals that there are not.
     """
-    from clbench import analysis
-    from clbench.tables import Choices
+    from clbench.report.tables import Choices
+    from clbench.results import analysis
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
     return analysis.compare(results, a, b, metric, choices.test, choices.interval)
@@ -187,6 +187,6 @@ def compare(
 
 def load(folder: str | Path = "results/runs") -> Results:
     """Read the records in a folder; raise UsageError if there is none to read."""
-    from clbench import results
+    from clbench.results import frames as results
 
     return results.load(folder)

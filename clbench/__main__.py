@@ -10,7 +10,7 @@ def main() -> None:
     """Run the command line in a process of its own."""
     codes: list[int] = []
     atexit.register(_end_at_once, codes)  # before anything that wants to do something at the end, and so after it
-    from clbench import cli
+    from clbench.cli import app as cli
 
     try:
         cli.main()

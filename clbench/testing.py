@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from clbench import registry
 from clbench.errors import DivergedError
-from clbench.method import SCENARIOS, Method, Run, Scenario, shares_first_task
-from clbench.model import ExpandingHeadModel
-from clbench.schedule import Training
-from clbench.sequences import Split, Task
-from clbench.sharing import Checkpoint
-from clbench.training import Outcome, run_sequence, weights_hash
+from clbench.experiment import registry
+from clbench.method.base import SCENARIOS, Method, Run, Scenario, shares_first_task
+from clbench.method.schedule import Training
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Split, Task
+from clbench.training.loop import Outcome, run_sequence, weights_hash
+from clbench.training.snapshots import Checkpoint
 
 SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 4}}
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -58,7 +58,7 @@ def check_method(
     """
     cls = method if inspect.isclass(method) else type(method)
     assert isinstance(cls, type), f"{cls} is no class"
-    assert issubclass(cls, Method), f"{cls} does not derive from clbench.method.Method"
+    assert issubclass(cls, Method), f"{cls} does not derive from clbench.method.base.Method"
     settings = {} if inspect.isclass(method) else {name: getattr(method, name) for name in registry.defaults(cls)}
     assert cls.scenarios, f"{cls.__name__}.scenarios is empty"
     assert cls.scenarios <= set(SCENARIOS), f"{cls.__name__}.scenarios has unknown names: {set(cls.scenarios)}"

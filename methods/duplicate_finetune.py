@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clbench.method import Method, Run
-from clbench.model import ExpandingHeadModel
-from clbench.sequences import Task
+from clbench.method.base import Method, Run
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

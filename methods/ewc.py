@@ -17,10 +17,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.method import Criterion
-from clbench.model import ExpandingHeadModel
-from clbench.penalty import Quadratic, QuadraticPenalty, Scores, Weights, add, importance, snapshot
-from clbench.sequences import Split, Task
+from clbench.method.base import Criterion
+from clbench.method.penalty import Quadratic, QuadraticPenalty, Scores, Weights, add, importance, snapshot
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Split, Task
 
 
 @dataclass

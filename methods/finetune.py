@@ -8,7 +8,7 @@ The lower bound of most comparisons (Li & Hoiem 2016, 'Learning without Forgetti
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clbench.method import Method
+from clbench.method.base import Method
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from clbench.method import Method
-from clbench.model import ExpandingHeadModel
-from clbench.sequences import Task
+from clbench.method.base import Method
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from clbench.method import Method
-from clbench.sequences import Task
+from clbench.method.base import Method
+from clbench.sequences.tasks import Task
 
 
 @dataclass

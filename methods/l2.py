@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from clbench.model import ExpandingHeadModel
-from clbench.penalty import Quadratic, QuadraticPenalty, snapshot
-from clbench.sequences import Task
+from clbench.method.penalty import Quadratic, QuadraticPenalty, snapshot
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

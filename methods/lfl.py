@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from clbench.method import Batch, Criterion, Method, OldNetwork, Run
-from clbench.model import ExpandingHeadModel
-from clbench.sequences import Task
+from clbench.method.base import Batch, Criterion, Method, OldNetwork, Run
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

@@ -18,10 +18,10 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from clbench.errors import UsageError
-from clbench.method import Batch, Criterion, Method, OldNetwork, Run, Scenario
-from clbench.model import ExpandingHeadModel
-from clbench.schedule import Training
-from clbench.sequences import Task
+from clbench.method.base import Batch, Criterion, Method, OldNetwork, Run, Scenario
+from clbench.method.schedule import Training
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

@@ -13,10 +13,10 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Ge
 
-from clbench.method import Criterion
-from clbench.model import ExpandingHeadModel
-from clbench.penalty import QuadraticPenalty, importance, snapshot
-from clbench.sequences import Task
+from clbench.method.base import Criterion
+from clbench.method.penalty import QuadraticPenalty, importance, snapshot
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
-from clbench.model import ExpandingHeadModel
-from clbench.penalty import snapshot
-from clbench.sequences import Task
+from clbench.method.penalty import snapshot
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 from .ewc import EWC
 

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from clbench.errors import UsageError
-from clbench.method import Method, Run, Scenario
-from clbench.model import ExpandingHeadModel
-from clbench.schedule import Training
-from clbench.sequences import Task
+from clbench.method.base import Method, Run, Scenario
+from clbench.method.schedule import Training
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

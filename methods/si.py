@@ -12,10 +12,10 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Gt
 
-from clbench.method import Run
-from clbench.model import ExpandingHeadModel
-from clbench.penalty import QuadraticPenalty, Weights, snapshot
-from clbench.sequences import Task
+from clbench.method.base import Run
+from clbench.method.penalty import QuadraticPenalty, Weights, snapshot
+from clbench.models.networks import ExpandingHeadModel
+from clbench.sequences.tasks import Task
 
 
 @dataclass

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clbench.report import markdown_table
-from clbench.results import Results, average_accuracy, load
-from clbench.store import SAME, RunRecord, Store
+from clbench.report.writer import markdown_table
+from clbench.results.frames import Results, average_accuracy, load
+from clbench.results.store import SAME, RunRecord, Store
 
 FOLDER = Path(__file__).parent / "reference"
 README = Path(__file__).parent / "README.md"

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from clbench.store import SAME, RunRecord, Store
+from clbench.results.store import SAME, RunRecord, Store
 
 METHODS = "finetune,lwf,si,replay"
 WORDS = f"run --methods {METHODS} --seeds 3 --epochs 3 --jobs 2 --quiet --out".split()
@@ -30,7 +30,7 @@ TABLE = Path(__file__).parents[1] / "results" / "faults.md"
 
 BAD_METHODS = '''
 import torch
-from clbench.method import Method
+from clbench.method.base import Method
 
 
 class Raises(Method):

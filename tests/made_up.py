@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from clbench.store import RunRecord
+from clbench.results.store import RunRecord
 
 N = None
 FINETUNE = [[[N, N], [0.9, N], [0.5, 1.0]], [[N, N], [1.0, N], [0.8, 0.8]]]  # by seed

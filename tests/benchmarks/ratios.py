@@ -32,13 +32,13 @@ import torch
 from torch import nn
 
 import clbench
-from clbench import registry
-from clbench.job import _processor
-from clbench.precision import choose_kernels, computing
-from clbench.runner import keep_freed_memory
-from clbench.schedule import Training
-from clbench.sequences import PermutedMNIST, SplitMNIST, Task
-from clbench.training import run_sequence
+from clbench.execution.job import _processor
+from clbench.execution.runner import keep_freed_memory
+from clbench.experiment import registry
+from clbench.method.schedule import Training
+from clbench.sequences.tasks import PermutedMNIST, SplitMNIST, Task
+from clbench.training.loop import run_sequence
+from clbench.training.precision import choose_kernels, computing
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "performance.json"

@@ -13,14 +13,14 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import clbench
-from clbench import registry
-from clbench.method import Batch, Criterion, Run, in_chunks
-from clbench.model import ExpandingHeadModel
-from clbench.schedule import Training
-from clbench.sequences import SplitDigits
-from clbench.store import Store
+from clbench.experiment import registry
+from clbench.method.base import Batch, Criterion, Run, in_chunks
+from clbench.method.schedule import Training
+from clbench.models.networks import ExpandingHeadModel
+from clbench.results.store import Store
+from clbench.sequences.tasks import SplitDigits
 from clbench.testing import tiny_tasks
-from clbench.training import make_optimizer, set_trainable
+from clbench.training.loop import make_optimizer, set_trainable
 
 TASKS = {"tasks": 2, "images": 2048, "shape": (1, 28, 28)}
 TRAINING = Training(batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)

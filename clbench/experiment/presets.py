@@ -1,0 +1,219 @@
+"""Presets: whole experiments as TOML files, with the numbers that a paper published for them.
+
+The built-in ones are in `clbench/protocols`; a user's own file works the same way. Any value may be a table by
+scenario, `{ task = 100, domain = 100, class = 600 }`: a scenario that it leaves out keeps the default.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, MinLen
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from clbench.errors import UsageError
+from clbench.experiment.registry import did_you_mean
+
+FOLDER = Path(__file__).parent / "protocols"
+SCENARIOS = ("task", "class", "domain")
+SEEDS = 10  # of a preset, 0 to 9, unless told
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+Scenarios = Annotated[list[Literal["task", "class", "domain"]], MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What is known of the published numbers in the rows: average accuracies after the last task, in per cent."""
+
+    __pydantic_config__ = _STRICT
+    source: str
+    n: Annotated[int, Ge(2)]  # repeats behind a mean
+    # what stands after ±: the standard deviation of the repeats, the standard error of their mean, or unstated. Where
+    # it is unstated both readings are shown, and the first of `readings` decides
+    error: Literal["sd", "sem", "unstated"]
+    readings: list[Literal["sd", "sem"]] = field(default_factory=lambda: ["sd", "sem"])
+    ddof: Literal[0, 1] = 1  # of a standard deviation: 0 where the sum of squares was divided by n
+    decimals: int = 2  # that the numbers are printed with
+    note: str = ""
+
+    @property
+    def kinds(self) -> list[Literal["sd", "sem"]]:
+        """How ± is read, the reading that decides first."""
+        return self.readings if self.error == "unstated" else [self.error]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a preset: a method with its fields, and perhaps with an optimiser of its own.
+
+    A control is a row with a fault on purpose: what it says differs from the row that it is a control of, whose
+    published numbers it should miss. It is run when it is named, or by `verify --controls`.
+    """
+
+    __pydantic_config__ = _STRICT
+    label: str
+    method: str = ""
+    control_of: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    scenarios: Scenarios | None = None  # where the row exists; none: wherever the preset does
+    published: dict[Literal["task", "class", "domain"], tuple[float, float]] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """An ordering of two rows that a paper claims, on old tasks (the mean of all but the last) or on the new one."""
+
+    __pydantic_config__ = _STRICT
+    on: Literal["old", "new"]
+    better: str  # the labels of two rows
+    worse: str
+    strictly: bool = False  # >, else ≥
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named experiment; what it leaves out is the user's to choose."""
+
+    __pydantic_config__ = _STRICT
+    name: str = ""  # the file's, without .toml
+    title: str
+    scenarios: Scenarios
+    sequence: dict[str, Any] = field(default_factory=dict)  # name and fields
+    class_order: Literal["seed", "fixed"] | list[int] | None = None
+    model: dict[str, Any] = field(default_factory=dict)  # name and fields; without a name, fields of any backbone
+    training: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row]
+    published: Published | None = None
+    claims: list[Claim] = field(default_factory=list)
+
+    def choose(self, labels: Sequence[str] | None, controls: bool = False) -> list[Row]:
+        """Return the rows of these labels, or all, with or without the controls.
+
+        Raises UsageError for a label that is not there.
+        """
+        known = [row.label for row in self.rows]
+        for label in labels or ():
+            if label not in known:
+                raise UsageError(f"preset {self.name} has no row {label!r}{did_you_mean(label, known)}")
+        if labels is None:
+            return [row for row in self.rows if controls or not row.control_of]
+        return [row for row in self.rows if row.label in labels or (controls and row.control_of in labels)]
+
+
+def at(values: dict[str, Any], scenario: str) -> dict[str, Any]:
+    """Return settings for one scenario, tables by scenario resolved."""
+    chosen = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            if scenario in value:
+                chosen[name] = value[scenario]
+        else:
+            chosen[name] = value
+    return chosen
+
+
+def names() -> list[str]:
+    """Return the names of the built-in presets."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(reference: str | Path) -> Preset:
+    """Read a preset, by its name or from a .toml file; raise UsageError that says what is wrong with it."""
+    path = Path(reference).expanduser()
+    if path.suffix != ".toml":
+        if str(reference) not in names():
+            hint = f": there is a file {path}.toml, name it so" if os.path.isfile(f"{path}.toml") else ""
+            raise UsageError(f"unknown preset {str(reference)!r}{hint or did_you_mean(str(reference), names())}")
+        path = FOLDER / f"{reference}.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no preset file {reference}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the preset {reference} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the preset {reference} is not TOML: {error}") from None
+    if "name" in content:
+        raise UsageError(f"the preset {reference} has an entry 'name', but its name is the file's: call it title")
+    try:
+        preset = TypeAdapter(Preset).validate_python({**content, "name": path.stem})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Input ")
+        raise UsageError(f"the preset {reference} is wrong at {place}: {reason[0].lower()}{reason[1:]}") from None
+    preset = replace(preset, rows=[_completed(row, preset) for row in preset.rows])
+    _check(preset)
+    return preset
+
+
+def _completed(row: Row, preset: Preset) -> Row:
+    """Fill a control in from the row that it is a control of."""
+    if not row.control_of:
+        return row
+    for base in preset.rows:
+        if base.label == row.control_of and not base.control_of:
+            where = row.scenarios or base.scenarios or preset.scenarios
+            return replace(
+                row,
+                method=row.method or base.method,
+                scenarios=where,
+                fields={**base.fields, **row.fields},
+                training={**base.training, **row.training},
+                published={scenario: pair for scenario, pair in base.published.items() if scenario in where},
+            )
+    raise UsageError(
+        f"the preset {preset.name} is wrong: {row.label!r} is a control of {row.control_of!r}, which is no row"
+    )
+
+
+def _check(preset: Preset) -> None:
+    """Raise UsageError for what the types cannot say."""
+
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"the preset {preset.name} is wrong: {what}")
+
+    labels = [row.label for row in preset.rows]
+    if not labels:
+        raise wrong("it has no rows")
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise wrong(f"two rows are called {twice[0]!r}")
+    if odd := [label for label in labels if not label or label != label.strip() or "," in label]:
+        raise wrong(f"the row {odd[0]!r}: a label is not empty, has no comma and no space at its ends")
+    if preset.sequence and not isinstance(preset.sequence.get("name"), str):
+        raise wrong("[sequence] has no name")
+    if not isinstance(preset.model.get("name", ""), str):
+        raise wrong("the name in [model] is no text")
+    for row in preset.rows:
+        if not row.method:
+            raise wrong(f"the row {row.label!r} names no method")
+        if row.published and preset.published is None:
+            raise wrong(f"the row {row.label!r} has published numbers, but there is no [published] with their source")
+        if outside := sorted(set(row.scenarios or ()) - set(preset.scenarios)):
+            raise wrong(f"the row {row.label!r} is in the scenario {outside[0]}, the preset is not")
+    for label in (label for claim in preset.claims for label in (claim.better, claim.worse)):
+        if label not in labels:
+            raise wrong(f"a claim is on {label!r}, which is no row")
+    tables = [preset.sequence, preset.model, preset.training]
+    tables += [settings for row in preset.rows for settings in (row.fields, row.training)]
+    for table in tables:
+        for name, value in table.items():
+            if isinstance(value, dict) and not (value and set(value) <= set(SCENARIOS)):
+                raise wrong(f"{name} is a table, but not one by scenario ({', '.join(SCENARIOS)})")
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Return for each built-in preset: its name, its title, and its scenarios and rows."""
+    found = []
+    for name in names():
+        preset = load(name)
+        rows = ", ".join(row.label for row in preset.choose(None))
+        found.append((name, preset.title.rstrip("."), f"{', '.join(preset.scenarios)}. Rows: {rows}"))
+    return found

@@ -1,0 +1,286 @@
+"""Names → methods, sequences and models: the built-in ones, installed plug-ins, and code named by module or file.
+
+A plug-in is an entry point in the group `clbench.methods`, `clbench.sequences` or `clbench.models`. Anything else can
+be named as `package.module:Name` or `./file.py:Name`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from clbench.errors import UsageError
+
+Kind = Literal["method", "sequence", "model"]
+_BASES: dict[Kind, tuple[str, str]] = {
+    "method": ("clbench.method.base", "Method"),
+    "sequence": ("clbench.sequences.tasks", "TaskSequence"),
+    "model": ("clbench.models.networks", "Backbone"),
+}
+
+_PACKAGES: dict[Kind, str] = {"method": "clbench.methods", "sequence": "clbench.sequences", "model": "clbench.models"}
+
+
+def base_class(kind: Kind) -> type:
+    """Return the class that everything of a kind derives from."""
+    module, name = _BASES[kind]
+    return getattr(importlib.import_module(module), name)
+
+
+@cache
+def builtin(kind: Kind) -> dict[str, type]:
+    """Return the classes that clbench brings, by name."""
+    base = base_class(kind)
+    package = importlib.import_module(_PACKAGES[kind])
+    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    classes = [
+        thing
+        for module in modules
+        for thing in vars(module).values()
+        if inspect.isclass(thing) and issubclass(thing, base) and thing.__module__ == module.__name__
+    ]
+    return {vars(cls)["name"]: cls for cls in classes if "name" in vars(cls)}
+
+
+@cache
+def plugins(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
+    """Return the entry points that installed packages offer; a name defined twice is a UsageError naming both."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for entry in importlib.metadata.entry_points(group=f"clbench.{kind}s"):
+        other = found.get(entry.name)
+        if entry.name in builtin(kind):
+            raise UsageError(
+                f"the {kind} {entry.name!r} is defined twice: by clbench and by {_origin(entry)}; "
+                "rename the plug-in's entry point or uninstall it"
+            )
+        if other is not None and other.value != entry.value:
+            raise UsageError(
+                f"the {kind} {entry.name!r} is defined twice: by {_origin(other)} and by {_origin(entry)}; "
+                "uninstall one of them"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def _origin(entry: importlib.metadata.EntryPoint) -> str:
+    package = f" (package {entry.dist.name})" if entry.dist else ""
+    return f"{entry.value}{package}"
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the registered names of a kind, sorted."""
+    return sorted([*builtin(kind), *plugins(kind)])
+
+
+def find(kind: Kind, reference: str) -> type:
+    """Return the class that a name or reference stands for; raise UsageError where there is none."""
+    if kind == "sequence" and reference.startswith("avalanche:"):
+        from clbench.sequences.avalanche import avalanche_sequence
+
+        return avalanche_sequence(reference.removeprefix("avalanche:"))
+    installed = plugins(kind)
+    if reference in builtin(kind):
+        return builtin(kind)[reference]
+    if reference in installed:
+        return _checked(kind, reference, _imported(kind, reference, installed[reference].load))
+    place, colon, name = reference.rpartition(":")
+    if not colon and reference.endswith(".py"):
+        raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
+    if kind == "sequence" and not colon and "+" in reference:
+        from clbench.sequences.tasks import chain_sequence
+
+        return chain_sequence(reference)
+    if not colon:
+        raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, names(kind))}")
+    if place.endswith(".py"):
+        path = Path(place).expanduser()
+        if not path.is_file():
+            raise UsageError(f"unknown {kind} {reference!r}: there is no file {place}")
+        module = _imported(kind, reference, lambda: _module_from_file(path))
+    else:
+        module = _imported(kind, reference, lambda: importlib.import_module(place))
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{_close(name, public)}")
+    return _checked(kind, reference, getattr(module, name))
+
+
+def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        place, _, name = reference.rpartition(":")
+        hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
+        reason = f"{type(error).__name__}: {error}{hint}"
+        raise UsageError(f"the {kind} {reference!r} cannot be imported: {reason}") from error
+
+
+def _module_from_file(path: Path) -> Any:
+    """Import a file under a name of its own, anew if its content has changed."""
+    path = path.resolve()
+    name = f"clbench_file_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # as for a script, whose imports look beside it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _checked(kind: Kind, reference: str, thing: Any) -> type:
+    base = base_class(kind)
+    if not (inspect.isclass(thing) and issubclass(thing, base)):
+        raise UsageError(f"{reference!r} is no {kind}: it does not derive from {base.__module__}.{base.__name__}")
+    fields = [hint for hint in inspect.get_annotations(thing).values() if "ClassVar" not in str(hint)]
+    if fields and "__dataclass_params__" not in vars(thing):
+        raise UsageError(f"{reference!r} declares fields but is no dataclass: put @dataclass above it")
+    return thing
+
+
+def absolute(reference: str) -> str:
+    """Return a reference that means the same in another working folder."""
+    place, colon, name = reference.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{name}" if colon and place.endswith(".py") else reference
+
+
+def code_hash(cls: type) -> str | None:
+    """Return the hash of the files that define a class from outside and its bases, None for built-in code."""
+    own = {"clbench", "torch", "builtins", "typing", "abc"}
+    outside = [base for base in cls.__mro__ if base.__module__.split(".")[0] not in own]
+    if not outside:
+        return None
+    try:
+        files = sorted({inspect.getfile(base) for base in outside})
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+    except (OSError, TypeError):
+        raise UsageError(
+            f"the source of {cls.__qualname__} cannot be read, so its records could not be told from those of another "
+            "version: put it into a file"
+        ) from None
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Return the settings of a class with their default values; one without a default must be given."""
+    values = {}
+    for field in dataclasses.fields(cls):
+        if field.init:
+            factory = field.default_factory
+            values[field.name] = factory() if factory is not dataclasses.MISSING else field.default
+    return values
+
+
+def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
+    """Make an instance from settings, which may be text; raise UsageError for an unknown field or a bad value."""
+    known = defaults(cls)
+    hints = _hints(name, cls)
+    values = {}
+    for field, value in settings.items():
+        if field not in known:
+            has = f"its fields are {', '.join(known)}" if known else "it has no fields"
+            raise UsageError(f"{name} has no field {field!r}{_close(field, known)}: {has}")
+        is_default = type(value) is type(known[field]) and value == known[field]
+        values[field] = value if is_default else _parse(f"{name}.{field}", hints[field], value)
+    for field, default in known.items():
+        if default is dataclasses.MISSING and field not in values:
+            raise UsageError(f"{name}.{field} has no default: give it, as in --set {name}.{field}=VALUE")
+    try:
+        return cls(**values)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _hints(name: str, cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except Exception as error:
+        raise UsageError(f"the field types of {name} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _parse(what: str, hint: Any, value: Any) -> Any:
+    if isinstance(value, str) and value.lower() == "none" and type(None) in typing.get_args(hint):
+        return None
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+    except PydanticSchemaGenerationError:
+        raise UsageError(f"{what} has a type that cannot be set by name: {hint}") from None
+    try:
+        if isinstance(value, bool) and hint is not bool:
+            raise UsageError(f"{what}={str(value).lower()}: a number or name is needed, not true or false")
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Input ")
+        raise UsageError(f"{what}={value}: the value {reason}") from None
+
+
+def label(name: str, instance: Any) -> str:
+    """Return the name plus the fields that differ from their defaults, as it is typed: `lwf@temperature=4`."""
+    changed = [
+        f"@{field}={_text(getattr(instance, field))}"
+        for field, default in defaults(type(instance)).items()
+        if getattr(instance, field) != default
+    ]
+    return name + "".join(changed)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint at close names, or the list of all there are."""
+    known = list(known)
+    return _close(name, known) or f": choose from {', '.join(known)}"
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f", did you mean {' or '.join(close)}?" if close else ""
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={'?' if value is dataclasses.MISSING else _text(value)}" for name, value in values.items())
+
+
+def describe(kind: Kind) -> list[tuple[str, str, str]]:
+    """Return for each registered name: the name, what it is (or why it is broken), its fields with their defaults."""
+    rows = []
+    for name in names(kind):
+        try:
+            cls = find(kind, name)
+        except UsageError as error:
+            rows.append((name, str(error), ""))
+            continue
+        fields = _pairs(defaults(cls))
+        if kind == "sequence":
+            fields += f" Default: {cls.scenario} scenario, {cls.model}, {_pairs(cls.budget)}"  # type: ignore[attr-defined]
+        rows.append((name, (cls.__doc__ or "").strip().split("\n")[0].rstrip("."), fields))
+    return rows

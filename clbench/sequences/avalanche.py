@@ -1,0 +1,150 @@
+"""Avalanche's classic benchmarks as task sequences: `avalanche:NAME`. Avalanche is imported only to make the data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from clbench.data import datasets as data
+from clbench.errors import UsageError
+from clbench.sequences.tasks import (
+    MNIST_BUDGET,
+    ClassOrder,
+    Part,
+    Split,
+    Task,
+    TaskSequence,
+    full_class_order,
+    parts_of,
+    refuse_order,
+    split_by_class,
+)
+
+
+@dataclass(frozen=True)
+class _AvalancheSequence(TaskSequence):
+    """A classic benchmark of Avalanche."""
+
+    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
+    benchmark: ClassVar[data.AvalancheBenchmark]
+
+    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+        raise NotImplementedError
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return self.load_data(data_root, seed).fingerprint
+
+    def parts(self, found: data.DataSet, beforehand: bool = True) -> tuple[Part, Part]:
+        return parts_of(found, tuple(found.notes["mean"]), tuple(found.notes["std"]), beforehand=beforehand)
+
+
+@dataclass(frozen=True)
+class _AvalancheSplit(_AvalancheSequence):
+    """A benchmark that shares classes equally: materialised once, split here for each seed."""
+
+    scenario: ClassVar[str] = "task"
+    tasks: Annotated[int, Ge(1)] = 5
+
+    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+        return data.load_benchmark(self.benchmark, data_root, {"n_experiences": 1, "shuffle": False})
+
+    def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
+        classes = self.load_data(data_root, seed).train_labels.unique().tolist()
+        return full_class_order(self.name, rule, seed, classes, self.tasks)
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
+        return split_by_class(order, self.tasks, *self.parts(self.load_data(data_root, seed)))
+
+
+@dataclass(frozen=True)
+class _AvalancheStreams(_AvalancheSequence):
+    """A benchmark with streams of its own making: materialised for each seed, its experiences as they are."""
+
+    by_class: ClassVar[bool]  # whether each experience has classes of its own
+
+    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+        wanted = {"n_experiences": getattr(self, "tasks", 0), "seed": seed, "shuffle": True}
+        parameters = self.benchmark.parameters
+        if "evaluation_protocol" in parameters:
+            del wanted["seed"]  # CLEAR takes one only for the protocol that is not its default
+        arguments = {name: value for name, value in wanted.items() if name in parameters}
+        return data.load_benchmark(self.benchmark, data_root, arguments)
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return f"seed:{super().prepare(data_root, seed)}"
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        refuse_order(self.name, class_order)
+        if class_order == "fixed" and "shuffle" in self.benchmark.parameters:
+            raise UsageError(f"{self.name} shuffles its classes itself: leave --class-order out")
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        found = self.load_data(data_root, seed)
+        train, test = self.parts(found, beforehand=False)  # it would be there for one seed only
+        train_rows, test_rows = (_ranges(found.notes[f"{part}_sizes"]) for part in ("train", "test"))
+        if len(test_rows) == 1:
+            test_rows *= len(train_rows)
+        if len(test_rows) != len(train_rows):
+            raise UsageError(
+                f"{self.name} has {len(train_rows)} training and {len(test_rows)} test experiences: no pairs"
+            )
+        everything = tuple(torch.cat([train.labels, test.labels]).unique().tolist())
+        tasks = []
+        for index, (own, held_out) in enumerate(zip(train_rows, test_rows, strict=True)):
+            classes = tuple(train.labels[own].unique().tolist()) if self.by_class else everything
+            tasks.append(Task(index, classes, _labelled(train, own, classes), _labelled(test, held_out, classes)))
+        return tasks
+
+
+def _ranges(sizes: Sequence[int]) -> list[Tensor]:
+    return list(torch.arange(sum(sizes)).split(list(sizes)))
+
+
+def _labelled(part: Part, rows: Tensor, classes: Sequence[int]) -> Split:
+    """Make a split whose labels are the classes' positions (classes are sorted)."""
+    return part.split(rows, torch.searchsorted(torch.tensor(classes), part.labels[rows]))
+
+
+@cache
+def avalanche_sequence(name: str) -> type[TaskSequence]:
+    """Make the task sequence `avalanche:NAME`; its `tasks` is the benchmark's n_experiences, by default its own or 5.
+
+    A benchmark that shares classes equally is split by our class order. The streams of any other are taken as they are
+    for the seed: each with its classes if it is one that splits classes, else every task with all classes that occur.
+    Avalanche is imported only when the data are materialised.
+    """
+    known = data.avalanche_benchmarks()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f", did you mean {' or '.join(close)}?" if close else f": Avalanche has {', '.join(sorted(known))}"
+        raise UsageError(f"unknown Avalanche benchmark {name!r}{hint}")
+    benchmark = known[name]
+    parameters = set(benchmark.parameters)
+    by_class = "class_ids_from_zero_from_first_exp" in parameters
+    equal = {"n_experiences", "fixed_class_order", "shuffle"} <= parameters and "classes_first_batch" not in parameters
+    namespace: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": f"Avalanche's {name}.",
+        "name": f"avalanche:{name}",
+        "benchmark": benchmark,
+        "scenario": "task" if by_class else "domain",
+        "model": "mlp" if "MNIST" in name else "cnn",
+    }
+    if not equal:
+        namespace["by_class"] = by_class
+    if by_class and not equal:
+        namespace["scenarios"] = frozenset({"task", "class"})  # tasks may differ in their number of classes
+    fields: list[tuple[str, Any, Any]] = []
+    if "n_experiences" in parameters:
+        fields.append(("tasks", Annotated[int, Ge(1)], field(default=benchmark.parameters["n_experiences"] or 5)))
+    base = _AvalancheSplit if equal else _AvalancheStreams
+    return make_dataclass(name, fields, bases=(base,), namespace=namespace, frozen=True)

@@ -1,0 +1,365 @@
+"""Tables and figures from made-up records whose numbers are known."""
+
+import io
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import FINETUNE, HOSTILE, JOINT, LWF, record, three_methods
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from clbench.errors import UsageError
+from clbench.report.figures.kinds import FIGURES
+from clbench.report.writer import escape_markdown, markdown_table, print_tables, terminal_table, write_report
+from clbench.results.frames import METRIC_NAMES, Results, load
+from clbench.results.store import RunRecord, Store
+
+TABLES = {"summary.csv", "runs.csv", "differences.csv", "gap_recovered.csv", "summary.md", "summary.tex"}
+TABLES |= {"methods.bib", "report.html"}
+
+
+def mean_of(results: Results, label: str, metric: str) -> float:
+    summary = results.summary()
+    (mean,) = summary[(summary["label"] == label) & (summary["metric"] == metric)]["mean"]
+    return mean
+
+
+# Reading
+
+
+def test_load_names_and_skips_damaged_records(tmp_path: Path) -> None:
+    for good in three_methods():
+        Store(tmp_path).write(good)
+    (tmp_path / "half.json").write_text('{"schema": 1, "key"')
+    (tmp_path / "other.json").write_text("[]")
+    results = load(tmp_path)
+    assert len(results) == 6
+    assert [problem.split(":")[0] for problem in results.problems] == ["skipped half.json", "skipped other.json"]
+    write_report(results, tmp_path / "report")
+    assert "half.json" in (tmp_path / "report/summary.md").read_text()
+
+
+def test_load_refuses_folders_without_records(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no folder of records at .*missing"):
+        load(tmp_path / "missing")
+    with pytest.raises(UsageError, match="no records in"):
+        load(tmp_path)
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UsageError, match=r"none of the 1 records .* can be read; the first, bad\.json"):
+        load(tmp_path)
+    with pytest.raises(UsageError, match="no folder"):
+        load(tmp_path / "bad.json")
+
+
+def test_report_needs_neither_torch_nor_avalanche(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for good in three_methods():
+        Store(tmp_path / "runs").write(good)
+    code = """
+import sys
+from clbench.report.writer import print_tables, write_report
+from clbench.results.frames import load
+assert "matplotlib" not in sys.modules and "scipy" not in sys.modules
+results = load(sys.argv[1])
+print_tables(results)
+write_report(results, sys.argv[2])
+print(sorted({"torch", "torchvision", "avalanche"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "runs"), str(tmp_path / "report")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "finetune" in done.stdout
+
+
+# Numbers
+
+
+def test_summary_is_tidy_and_right() -> None:
+    summary = Results(three_methods()).summary()
+    columns = ["sequence", "scenario", "model", "method", "label", "metric", "n", "mean", "std", "ci_low", "ci_high"]
+    assert list(summary.columns) == columns
+    rows = summary[summary["label"] == "finetune"].set_index("metric")
+    expected = {
+        "average_accuracy": (0.75 + 0.8) / 2,
+        "anytime_accuracy": ((0.9 + 0.75) / 2 + (1.0 + 0.8) / 2) / 2,
+        "learning_accuracy": (0.95 + 0.9) / 2,
+        "forgetting": (0.4 + 0.2) / 2,
+        "backward_transfer": (-0.4 - 0.2) / 2,
+        "intransigence": ((0.95 - 0.95) + (1.0 - 0.9)) / 2,  # paired by seed
+    }
+    assert rows["mean"].to_dict() == pytest.approx(expected)  # and forward transfer, undefined here, has no row
+    assert (rows["n"] == 2).all()
+    forgetting = rows.loc["forgetting"]
+    assert forgetting["std"] == pytest.approx(0.2 / 2**0.5)
+    half = 12.7062 * 0.1  # t with one degree of freedom, times the standard error
+    assert (forgetting["ci_low"], forgetting["ci_high"]) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-4)
+
+
+def test_frame_has_a_row_per_run_and_defined_metric() -> None:
+    frame = Results(three_methods()).frame
+    assert list(frame.columns) == ["sequence", "scenario", "model", "method", "label", "seed", "metric", "value"]
+    assert len(frame) == 6 * 6
+    (value,) = frame[(frame["label"] == "lwf") & (frame["seed"] == 1) & (frame["metric"] == "forgetting")]["value"]
+    assert value == pytest.approx(0.1)
+
+
+def test_primary_view_follows_the_scenario() -> None:
+    results = Results([record("lwf", 0), record("lwf", 0, scenario="class")])
+    runs = results.runs.set_index("scenario")
+    assert runs["average_accuracy"].to_dict() == pytest.approx({"class": 0.45, "task": 0.9})
+    assert runs["task_aware_accuracy"].to_dict() == pytest.approx({"class": 0.9, "task": 0.9})
+    assert runs["task_agnostic_accuracy"].to_dict() == pytest.approx({"class": 0.45, "task": 0.45})
+
+
+def test_forward_transfer_where_tasks_to_come_are_answered() -> None:
+    results = Results([record("lwf", R=[[0.1, 0.3], [0.9, 0.4], [0.8, 0.9]], scenario="domain")])
+    assert mean_of(results, "lwf", "forward_transfer") == pytest.approx(0.1 / 2)  # halved in the primary view
+
+
+def test_runs_hold_costs_and_failures() -> None:
+    failed = record("lwf", 2, error="the loss became nan in task 1\n\nTraceback …")
+    results = Results([*three_methods(), failed])
+    runs = results.runs.set_index(["label", "seed"])
+    assert len(results) == len(runs) == 7
+    assert results.failed == [failed]
+    good = runs.loc[("lwf", 1)]
+    expected = {
+        "status": "ok",
+        "train_seconds": 2.5,
+        "evaluate_seconds": 1.5,
+        "updates": 200,
+        "images": 3200,
+        "forward_passes": 3200,
+        "backward_passes": 3000,
+        "parameters": 1000,
+        "stored_bytes": 2048,
+        "device": "cpu",
+        "weights_hash": "cd" * 32,
+    }
+    assert good[list(expected)].to_dict() == expected
+    bad = runs.loc[("lwf", 2)]
+    assert (bad["status"], bad["error"]) == ("failed", "the loss became nan in task 1")
+    assert pd.isna(bad["average_accuracy"])
+    assert pd.isna(bad["updates"])
+    assert mean_of(results, "lwf", "average_accuracy") == pytest.approx((0.9 + 0.85) / 2)
+
+
+def test_accuracy_gives_the_matrices() -> None:
+    results = Results([*three_methods(), record("lwf", 0, sequence_label="split-mnist")])
+    matrices = results.accuracy("finetune")
+    np.testing.assert_array_equal(matrices, np.array(FINETUNE, dtype=float))
+    np.testing.assert_array_equal(results.accuracy("finetune", view="task_agnostic"), matrices / 2)
+    assert results.accuracy("lwf", sequence="split-digits").shape == (2, 3, 2)
+    with pytest.raises(UsageError, match=r"ambiguous.*'lwf' on split-digits.*'lwf' on split-mnist"):
+        results.accuracy("lwf")
+    with pytest.raises(UsageError, match=r"'ewc' is not among.*'finetune' on split-digits"):
+        results.accuracy("ewc")
+    with pytest.raises(UsageError, match="task_aware, task_agnostic"):
+        results.accuracy("finetune", view="both")  # type: ignore[arg-type]
+
+
+# What is averaged
+
+
+@pytest.mark.parametrize(
+    ("changes", "suffixes"),
+    [
+        ({"training": {"epochs": 10, "iterations": None, "lr": 0.01}}, ("training.lr=0.01", "training.lr=0.1")),
+        ({"device": "cuda"}, ("device=cpu", "device=cuda")),
+        ({"code": {"method": "1a2b3c" + "0" * 58}}, ("code 1a2b3c", "code built-in")),
+        ({"data": "cd" * 32}, ("data ababab", "data cdcdcd")),
+        ({"numbers": 2}, ("numbers=1", "numbers=2")),
+        ({"params": {"of": "lwf", "temperature": 4}}, ("params.temperature=4", "params.temperature=null")),
+        ({"class_order_rule": "given"}, None),
+    ],
+)
+def test_different_configurations_are_never_averaged(changes: dict, suffixes: tuple[str, str] | None) -> None:
+    results = Results([record("lwf", 0), record("lwf", 1, LWF[1], **changes)])
+    assert len(results.labels) == 2
+    assert set(results.summary()["n"]) == {1}
+    assert sum("are not averaged" in warning for warning in results.warnings) == 1
+    assert all(label in results.warnings[0] for label in results.labels)
+    if suffixes:
+        assert sorted(results.labels) == sorted(f"lwf [{suffix}]" for suffix in suffixes)
+
+
+def test_methods_on_unequal_terms_say_so_in_every_label() -> None:
+    longer = {"training": {"epochs": 20, "iterations": None, "lr": 0.1}}
+    shorter = {"training": {"epochs": 10, "iterations": None, "lr": 0.1}}
+    results = Results([record("lwf", **longer), record("finetune", **shorter), record("joint", **longer)])
+    assert results.labels == [
+        "finetune [training.epochs=10]",
+        "joint [training.epochs=20]",
+        "lwf [training.epochs=20]",
+    ]
+    assert [warning for warning in results.warnings if "not run on equal terms" in warning] == results.warnings[-1:]
+    equal = Results([record("lwf", **longer), record("joint", **longer)])
+    assert equal.labels == ["joint", "lwf"]
+    assert equal.warnings == []
+
+
+def test_class_orders_of_seeds_are_averaged_and_given_ones_are_not() -> None:
+    drawn = [record("lwf", seed, class_order=[seed]) for seed in (0, 1)]
+    given = [record("lwf", seed, class_order=[seed], class_order_rule="given") for seed in (0, 1)]
+    assert set(Results(drawn).summary()["n"]) == {2}
+    assert set(Results(given).summary()["n"]) == {1}
+
+
+def test_intransigence_needs_the_joint_run_of_the_same_everything() -> None:
+    def defined(*others: RunRecord) -> bool:
+        frame = Results([record("lwf", 0), *others]).frame
+        return "intransigence" in set(frame[frame["label"] == "lwf"]["metric"])
+
+    joint = record("joint", 0, JOINT[0])
+    assert defined(joint)
+    assert defined(joint, record("joint@mode=final", 0))
+    assert not defined(record("joint@mode=final", 0))
+    assert not defined(record("joint", 1, JOINT[1], class_order=[0, 1]))
+    assert not defined(record("joint", 0, JOINT[0], training={"epochs": 1}))
+    assert not defined(record("joint", 0, JOINT[0], class_order=[7, 8]))
+    assert not defined(record("joint", 0, error="failed"))
+    assert not defined(joint, record("joint", 0, JOINT[0], code={"method": "ab"}))  # two candidates
+
+
+def test_missing_seeds_are_said() -> None:
+    results = Results([*three_methods(), record("lwf", 7)])
+    lacking = [warning for warning in results.warnings if "no finished run of seed 7" in warning]
+    assert [warning.split(": ")[1].split(" ")[0] for warning in lacking] == ["finetune", "joint"]
+
+
+def test_a_second_record_of_a_seed_is_left_out_and_said() -> None:
+    results = Results([record("lwf", 0), record("lwf", 0, class_order=[8, 9]), record("lwf", 1)])
+    assert results.accuracy("lwf").shape[0] == 2
+    assert any("left out" in warning for warning in results.warnings)
+
+
+def test_order_is_the_callers_or_by_name() -> None:
+    records = [record(label) for label in ("lwf@weight=10", "joint", "lwf@weight=2", "finetune")]
+    assert Results(records).labels == ["finetune", "joint", "lwf@weight=2", "lwf@weight=10"]
+    assert Results(records, order=["lwf@weight=10", "joint"]).labels[:2] == ["lwf@weight=10", "joint"]
+
+
+# Files
+
+
+def test_report_writes_tables_and_figures(tmp_path: Path) -> None:
+    paths = write_report(Results(three_methods()), tmp_path / "new/report")
+    names = {str(path.relative_to(tmp_path / "new/report")) for path in paths}
+    kinds = set(FIGURES) - {"ranks", "within-task-curves"}  # there is one sequence, and no curves
+    drawn = {f"figures/split-digits-task-mlp-{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
+    assert names == {*TABLES, *drawn}
+    assert all(path.stat().st_size > 0 for path in paths)
+    assert not [path for path in (tmp_path / "new").rglob("*.tmp")]
+    assert len(pd.read_csv(tmp_path / "new/report/runs.csv")) == 6
+    undefined = {"forward_transfer", "minimum_accuracy", "worst_case_accuracy"}  # of these runs
+    assert set(pd.read_csv(tmp_path / "new/report/summary.csv")["metric"]) == set(METRIC_NAMES) - undefined
+    text = (tmp_path / "new/report/summary.md").read_text()
+    for link in re.findall(r"\]\((.*?)\)", text):
+        assert (tmp_path / "new/report" / link).is_file()
+    row = next(line for line in text.splitlines() if line.startswith("| Fine-tuning"))
+    assert row.split(" | ")[1] == "77.50 ± 31.77"  # 12.7062 × 0.025
+    assert "| 2.50 | 1.50 | 200 | 3,200 | 3,200 | 3,000 | 1,000 | 2.0 kB | – |" in text
+
+
+def test_report_again_replaces_its_own_files_only(tmp_path: Path) -> None:
+    first = write_report(Results([record("lwf"), record("lwf", sequence_label="split-mnist")]), tmp_path)
+    mine = tmp_path / "figures" / "mine-accuracy-matrix.png"
+    mine.write_text("my own")
+    before = {path: path.read_bytes() for path in first}
+    second = write_report(Results([record("lwf")]), tmp_path)
+    assert set(second) < set(first)
+    assert {path for path in first if path.exists()} == set(second)
+    assert mine.read_text() == "my own"
+    for path in second:
+        if path.parent.name == "figures":  # the same data gives the same bytes, without a date
+            assert path.read_bytes() == before[path]
+
+
+def test_report_refuses_folders_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UsageError, match=f"cannot write the report to {folder}: .*--out"):
+            write_report(Results([record("lwf")]), folder)
+
+
+def test_text_from_records_is_plain_in_markdown_and_latex(tmp_path: Path) -> None:
+    results = Results([record(HOSTILE), record("lwf"), record(HOSTILE, 1, error=f"| {HOSTILE}\nmore")])
+    write_report(results, tmp_path)
+    html = MarkdownIt().enable("table").render((tmp_path / "summary.md").read_text())
+    assert "<script" not in html
+    assert "<a " not in html
+    assert "<em>" not in html
+    cells = re.findall(r"<td>(.*?)</td>", html)
+    assert [unescape(cell) for cell in cells].count(HOSTILE) == 2  # metrics and costs
+    # two tables and their headings' best, sentences on them, a warning, a failure, and a command in its fence
+    assert html.count("alert(1)") == html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 4
+    columns = {row.count("<td") for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL) if "alert(1)" in row}
+    assert columns == {1 + 5 + 2, 1 + 9}  # metrics defined, seeds, failed; costs
+
+    latex = (tmp_path / "summary.tex").read_text()
+    row = next(line for line in latex.splitlines() if line.startswith("a"))
+    assert row.startswith(
+        r"a\textbar{}b\_c{*}\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}\$x\$ "
+        r"\textbackslash{}input\{/etc/passwd\} {[}d{]}(e) \#1 100\% \textasciitilde{}\textasciicircum{}\&\{`f` & "
+    )
+    assert r"\input" not in latex
+
+
+def test_only_failed_runs_make_a_report_without_figures(tmp_path: Path) -> None:
+    results = Results([record("lwf", error="out of memory")])
+    paths = write_report(results, tmp_path)
+    assert {path.name for path in paths} == TABLES
+    assert pd.read_csv(tmp_path / "summary.csv").empty
+    assert "out of memory" in (tmp_path / "summary.md").read_text()
+
+
+def test_one_seed_has_no_intervals(tmp_path: Path) -> None:
+    results = Results([record("lwf")])
+    write_report(results, tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert "One seed: there are no intervals" in text
+    assert "| LwF | 90.00 | 90.00 | 90.00 | 0.00 |" in text
+    assert results.summary()[["std", "ci_low", "ci_high"]].isna().all(axis=None)
+
+
+# Terminal
+
+
+def test_terminal_table_fits_eighty_columns() -> None:
+    results = Results([*three_methods(), record("lwf@temperature=4@weight=2@scope=joined@scale_t2=true")])
+    out = io.StringIO()
+    Console(file=out, width=80).print(terminal_table(results, results.comparisons[0]))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"finetune +77\.50 ± 31\.77 +30\.00 ± 127\.06 +2", line) for line in lines)
+
+
+def test_tables_in_a_pipe_are_plain_and_unfolded(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "lwf@temperature=4@weight=2@scope=joined@reduction=mean@scale_t2=true"
+    records = [record(long), record(long, device="cuda"), record("lwf", 1, error="failed")]
+    records.append(record("lwf", sequence_label="[bold]mine"))
+    print_tables(Results(records))
+    out = capsys.readouterr().out
+    assert f"{long} [device=cuda]" in out
+    assert "[bold]mine, task scenario, mlp" in out
+    assert "\x1b" not in out
+    assert re.search(r"lwf \[device=cpu\] +– +– +0 +1", out)
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" <>&;#[]()|`*_\\!~$=-a1"), max_size=30))
+def test_any_text_reads_in_a_markdown_table_as_it_is(text: str) -> None:
+    plain = " ".join(text.split())
+    html = (
+        MarkdownIt()
+        .enable(["table", "strikethrough"])
+        .render("\n".join(markdown_table([["a"], [escape_markdown(text)]])))
+    )
+    assert [unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", html, re.DOTALL)] == [plain]
