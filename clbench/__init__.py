@@ -72,10 +72,10 @@ def run(
     in the results' `failed`.
     """
     from clbench.execution.progress import Progress
-    from clbench.experiment.planning import plan
+    from clbench.execution.runner import prepare
     from clbench.results.frames import Results
 
-    sweep = plan(
+    sweep = prepare(
         methods,
         sequence=sequence,
         scenario=scenario,
@@ -142,12 +142,12 @@ def verify(
     before any training, for anything that cannot be done.
     """
     from clbench.execution.progress import Progress
-    from clbench.experiment.planning import plan
+    from clbench.execution.runner import prepare
     from clbench.experiment.presets import load as load_preset
     from clbench.verification.comparison import compare
 
     chosen = load_preset(preset)
-    sweep = plan(
+    sweep = prepare(
         preset=chosen,
         rows=rows,
         controls=controls,

@@ -148,9 +148,9 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
     """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
-    from clbench.experiment.planning import plan
+    from clbench.execution.runner import prepare
 
-    sweep = plan(
+    sweep = prepare(
         methods,
         sequence=sequence,
         scenario=scenario,
@@ -284,12 +284,12 @@ def verify(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
 ) -> None:
     """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
-    from clbench.experiment.planning import plan
+    from clbench.execution.runner import prepare
     from clbench.experiment.presets import load
     from clbench.verification.comparison import compare, print_verification
 
     chosen = load(preset)
-    sweep = plan(
+    sweep = prepare(
         preset=chosen,
         rows=rows,
         controls=controls,

@@ -30,33 +30,17 @@ import joblib
 
 from clbench import NUMBERS, __version__
 from clbench.errors import ClbenchError, UsageError
-from clbench.execution.job import PATIENCE, Job, failed, nowhere, run_one
+from clbench.execution.job import PATIENCE, failed, nowhere, run_one
+from clbench.experiment.parsing import PACKAGES
+from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord
 
-PACKAGES = {"dask": "distributed", "ray": "ray"}  # by backend
 ANSWER = 10  # seconds that a scheduler has to answer
 WORKERS = 60  # seconds that a cluster may be without a worker
 ROUND = 2  # runs per worker that go to a backend which gives results only when all are there
 DIED = "its worker died under it twice, perhaps for want of memory"
 
 _ONE_AT_A_TIME = threading.Lock()
-
-
-def check_backend(backend: str, scheduler: str | None) -> None:
-    """Raise UsageError unless runs can be sent there, as far as can be told without asking it."""
-    if backend not in ("local", *PACKAGES):
-        raise UsageError(f"unknown backend {backend!r}: choose from local, {', '.join(PACKAGES)}")
-    if backend == "local" and scheduler is not None:
-        raise UsageError("--scheduler is the address of a cluster: give --backend dask or ray with it")
-    if backend == "dask" and not scheduler:
-        raise UsageError("--backend dask needs --scheduler ADDRESS, as in tcp://10.0.0.1:8786")
-
-
-def check_device(device: str) -> str:
-    """Return the device of a run on a cluster, "cpu" or the first of those that its worker sees."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device {device!r}: each worker of a cluster has its own, choose from cpu (as auto), cuda")
-    return "cuda:0" if device == "cuda" else "cpu"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import ctypes
 import dataclasses
+import json
 import multiprocessing
 import os
 import shutil
@@ -15,20 +16,22 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from joblib.externals import loky
 
 from clbench.errors import ClbenchError, UsageError
 from clbench.execution.cluster import connected
-from clbench.execution.job import Job, failed, run_one
+from clbench.execution.job import checkout_commit, computing_in, failed, run_one
+from clbench.experiment.planning import plan
+from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
 
 Backend = Literal["fork", "loky"]
@@ -139,6 +142,57 @@ class Sweep:
         except OSError as error:
             raise ClbenchError(f"cannot write to {self.store.folder}: {error.strerror or error}") from None
         self.done[record.key] = record
+
+
+def prepare(*args: Any, out: str | Path = "results/runs", force: bool = False, **options: Any) -> Sweep:
+    """Plan what was asked for (see `clbench.experiment.planning.plan`) and take over the records that are there."""
+    with computing_in(1):
+        planned = plan(*args, out=out, **options)
+    commit = checkout_commit()
+    jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
+    where: dict[str, Any] = {
+        "backend": options.get("backend", "local"),
+        "scheduler": options.get("scheduler"),
+        "limit": options.get("jobs"),
+    }
+    sweep = Sweep(jobs, Store(Path(out)), planned.workers, planned.notes, fresh=force, devices=planned.devices, **where)
+    if not force:
+        _resume(sweep, bool(options.get("save_models")))
+    return sweep
+
+
+def _resume(sweep: Sweep, save_models: bool) -> None:
+    """Take over finished records; say which are left aside because other code made them, or are damaged."""
+    records, problems = sweep.store.read()
+    sweep.notes += [f"damaged record, run again if it is part of this sweep: {problem}" for problem in problems]
+    older: dict[str, int] = {}
+    rounded: dict[tuple[str, str], int] = {}  # finished runs by their kernels and those of this sweep
+    by_question = {_question(record.spec): record for record in records.values() if record.ok}
+    for job in sweep.jobs:
+        record = records.get(job.spec.key)
+        if record is not None and record.ok:
+            saved = len(list(Path(str(job.models_folder)).glob("task-*.pt")))
+            if not save_models or saved == len(record.updates or ()):
+                sweep.done[record.key] = record
+                theirs, ours = (record.environment or {}).get("kernels"), job.kernels["kernels"]
+                if theirs not in (None, ours):
+                    rounded[theirs, ours] = rounded.get((theirs, ours), 0) + 1
+        elif _question(job.spec.as_json()) in by_question:
+            older[job.spec.label] = older.get(job.spec.label, 0) + 1
+    for (theirs, ours), count in rounded.items():
+        sweep.notes.append(
+            f"{count} finished run{'s' * (count > 1)} had products by {theirs}, which round unlike {ours}'s here"
+        )
+    for label, count in older.items():
+        sweep.notes.append(
+            f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"
+        )
+
+
+def _question(spec: Mapping[str, Any]) -> str:
+    """Name what a spec asks for, whatever code answers it."""
+    asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
+    return json.dumps({"precision": "fp32", "threads": 1, **asked}, sort_keys=True)
 
 
 def create_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from clbench.errors import UsageError
 
+PACKAGES = {"dask": "distributed", "ray": "ray"}  # of the backends that are clusters
 MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
 
 
@@ -154,3 +155,20 @@ def check_workers(jobs: int | None, threads: int, device: str, backend: str) -> 
     if jobs is not None:
         return jobs
     return 1 if device.startswith("cuda") else cores // threads
+
+
+def check_backend(backend: str, scheduler: str | None) -> None:
+    """Raise UsageError unless runs can be sent there, as far as can be told without asking it."""
+    if backend not in ("local", *PACKAGES):
+        raise UsageError(f"unknown backend {backend!r}: choose from local, {', '.join(PACKAGES)}")
+    if backend == "local" and scheduler is not None:
+        raise UsageError("--scheduler is the address of a cluster: give --backend dask or ray with it")
+    if backend == "dask" and not scheduler:
+        raise UsageError("--backend dask needs --scheduler ADDRESS, as in tcp://10.0.0.1:8786")
+
+
+def check_cluster_device(device: str) -> str:
+    """Return the device of a run on a cluster, "cpu" or the first of those that its worker sees."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {device!r}: each worker of a cluster has its own, choose from cpu (as auto), cuda")
+    return "cuda:0" if device == "cuda" else "cpu"

@@ -14,11 +14,10 @@ from typing import Any, get_args
 
 from clbench import NUMBERS
 from clbench.errors import ClbenchError, UsageError
-from clbench.execution import cluster
-from clbench.execution.job import Job, RunSpec, checkout_commit, computing_in
-from clbench.execution.runner import Sweep
 from clbench.experiment import presets, registry
 from clbench.experiment.parsing import (
+    check_backend,
+    check_cluster_device,
     check_device,
     check_eval_every,
     check_folder,
@@ -30,14 +29,24 @@ from clbench.experiment.parsing import (
 )
 from clbench.experiment.presets import Preset, Row
 from clbench.experiment.registry import Kind, did_you_mean
+from clbench.experiment.spec import Job, RunSpec
 from clbench.method.base import SCENARIOS, Method, Scenario, shares_first_task
 from clbench.method.schedule import Plan, Training, n_held_out
 from clbench.models.networks import Backbone, ExpandingHeadModel
-from clbench.results.store import Store
 from clbench.sequences.tasks import Task, TaskSequence
 from clbench.training.precision import check_precision, choose_kernels, linear_shapes
 
 DEFAULT_LR = {"adam": 1e-3, "adagrad": 1e-2}  # PyTorch's own; sgd has the sequence's
+
+
+@dataclass
+class Planned:
+    """The jobs of a sweep in order, what the user should hear, and where they may run."""
+
+    jobs: list[Job]
+    notes: list[str]
+    workers: int
+    devices: list[str]
 
 
 def plan(
@@ -60,14 +69,13 @@ def plan(
     data_root: str | Path | None = None,
     out: str | Path = "results/runs",
     save_models: bool = False,
-    force: bool = False,
     reuse: bool = True,
     checkpoint: bool = False,
     timeout: float | None = None,
     jobs: int | None = None,
     backend: str = "local",
     scheduler: str | None = None,
-) -> Sweep:
+) -> Planned:
     """Work out every run that was asked for; raise UsageError for anything that cannot be done. Nothing is trained.
 
     What is None is the preset's, where there is one, or else the default: core methods, split-digits, seeds 0 to 4.
@@ -88,12 +96,12 @@ def plan(
         _overrides(given, assignments.pop("training", {})),
         assignments,
     )
-    cluster.check_backend(backend, scheduler)
+    check_backend(backend, scheduler)
     there = backend != "local"
     if there and (checkpoint or save_models):
         what = "--checkpoint" if checkpoint else "--save-models"
         raise UsageError(f"{what} writes to folders of this machine: leave it out with --backend {backend}")
-    devices = [cluster.check_device(device)] if there else check_device(device)
+    devices = [check_cluster_device(device)] if there else check_device(device)
     place = devices[0]  # runs that are not on the CPU are given theirs when they begin
     check_precision(precision, place)
     check_eval_every(eval_every)
@@ -125,11 +133,7 @@ def plan(
         dataclasses.replace(job, timeout=timeout, checkpoint=_checkpoint(job, folder) if checkpoint else None)
         for job in _jobs(points, place, precision, threads, eval_every, root, folder, save_models, reuse)
     ]
-    where: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "limit": jobs}
-    sweep = Sweep(planned, Store(folder), workers * len(devices), notes, fresh=force, devices=devices, **where)
-    if not force:
-        _resume(sweep, save_models)
-    return sweep
+    return Planned(planned, notes, workers * len(devices), devices)
 
 
 def _can_go_on(method: Method) -> bool:
@@ -406,7 +410,6 @@ def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], not
     return registry.configure("training", Training, values)
 
 
-@computing_in(1)
 def _jobs(
     points: Sequence[_Point],
     device: str,
@@ -419,7 +422,6 @@ def _jobs(
     reuse: bool,
 ) -> list[Job]:
     """Make the data ready and turn every point into a job; what was asked for twice is done once."""
-    commit = checkout_commit()
     jobs: dict[str, Job] = {}
     data: dict[tuple[str, int], tuple[str, list[int] | None]] = {}
     kernels: dict[str, dict[str, Any]] = {}  # of each kind of run that was seen to fit its data
@@ -475,7 +477,7 @@ def _jobs(
             device=device,
             data_root=None if data_root is None else str(data_root.absolute()),
             models_folder=str(out.absolute() / "models" / spec.key) if save_models else None,
-            commit=commit,
+            commit=None,
             reuse=reuse,
             kernels=kernels[kind],
             # a network from outside may have state that a snapshot does not hold
@@ -519,37 +521,3 @@ def _check_scenario(choice: _Choice, scenario: Scenario) -> None:
             f"the {choice.kind} {choice.label} is not defined for the scenario {scenario}: "
             f"choose from {', '.join(sorted(allowed))}"
         )
-
-
-def _resume(sweep: Sweep, save_models: bool) -> None:
-    """Take over finished records; say which are left aside because other code made them, or are damaged."""
-    records, problems = sweep.store.read()
-    sweep.notes += [f"damaged record, run again if it is part of this sweep: {problem}" for problem in problems]
-    older: dict[str, int] = {}
-    rounded: dict[tuple[str, str], int] = {}  # finished runs by their kernels and those of this sweep
-    by_question = {_question(record.spec): record for record in records.values() if record.ok}
-    for job in sweep.jobs:
-        record = records.get(job.spec.key)
-        if record is not None and record.ok:
-            saved = len(list(Path(str(job.models_folder)).glob("task-*.pt")))
-            if not save_models or saved == len(record.updates or ()):
-                sweep.done[record.key] = record
-                theirs, ours = (record.environment or {}).get("kernels"), job.kernels["kernels"]
-                if theirs not in (None, ours):
-                    rounded[theirs, ours] = rounded.get((theirs, ours), 0) + 1
-        elif _question(job.spec.as_json()) in by_question:
-            older[job.spec.label] = older.get(job.spec.label, 0) + 1
-    for (theirs, ours), count in rounded.items():
-        sweep.notes.append(
-            f"{count} finished run{'s' * (count > 1)} had products by {theirs}, which round unlike {ours}'s here"
-        )
-    for label, count in older.items():
-        sweep.notes.append(
-            f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"
-        )
-
-
-def _question(spec: Mapping[str, Any]) -> str:
-    """Name what a spec asks for, whatever code answers it."""
-    asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
-    return json.dumps({"precision": "fp32", "threads": 1, **asked}, sort_keys=True)

@@ -23,8 +23,9 @@ import clbench
 from clbench.cli.app import app
 from clbench.errors import UsageError
 from clbench.execution import runner
-from clbench.execution.job import Job, TimeIsUp, run_one, time_limit
-from clbench.experiment.planning import plan
+from clbench.execution.job import TimeIsUp, run_one, time_limit
+from clbench.execution.runner import prepare as plan
+from clbench.experiment.spec import Job
 from clbench.method.schedule import Training
 from clbench.models.networks import ExpandingHeadModel
 from clbench.results.store import SAME, RunRecord, Store, merge

@@ -8,7 +8,7 @@ from made_up import record
 from rich.console import Console
 
 from clbench.execution.progress import Progress
-from clbench.experiment.planning import plan
+from clbench.execution.runner import prepare as plan
 from clbench.results.store import RunRecord
 
 

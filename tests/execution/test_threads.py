@@ -10,8 +10,8 @@ import torch
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.job import RunSpec
-from clbench.experiment.planning import plan
+from clbench.execution.runner import prepare as plan
+from clbench.experiment.spec import RunSpec
 from clbench.report.tables import commands
 from clbench.results.store import Store
 

@@ -18,7 +18,7 @@ import pytest
 
 from clbench.execution import runner
 from clbench.execution.runner import executing
-from clbench.experiment.planning import plan
+from clbench.execution.runner import prepare as plan
 from clbench.results.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")

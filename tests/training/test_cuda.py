@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clbench.errors import UsageError
 from clbench.execution import runner
-from clbench.execution.job import Job, _with_device
+from clbench.execution.job import _with_device
+from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
 from clbench.experiment.parsing import check_device
-from clbench.experiment.planning import plan
+from clbench.experiment.spec import Job
 from clbench.method import penalty
 from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.method.schedule import Training

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.job import RunSpec
+from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
-from clbench.experiment.planning import plan
+from clbench.experiment.spec import RunSpec
 from clbench.method.base import SCENARIOS, Method, Scenario
 from clbench.method.schedule import Training
 from clbench.methods.finetune import Finetune

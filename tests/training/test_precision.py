@@ -10,8 +10,8 @@ from torch import nn
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.job import RunSpec
-from clbench.experiment.planning import plan
+from clbench.execution.runner import prepare as plan
+from clbench.experiment.spec import RunSpec
 from clbench.results.store import Store
 from clbench.training import precision
 from clbench.training.precision import choose_kernels, computing, linear_shapes

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import clbench
 from clbench.execution.runner import in_good_order
+from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
-from clbench.experiment.planning import plan
 from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Scenario, as_recorded, in_chunks, shares_first_task
 from clbench.method.schedule import Training
 from clbench.methods.finetune import Finetune
