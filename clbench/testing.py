@@ -1,35 +1,38 @@
-"""The Method contract as an executable check, for built-in methods and for those from outside."""
+"""The contract of a method as an executable check, for built-in methods and for those from outside."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clbench.errors import DivergedError
 from clbench.experiment import registry
-from clbench.method.base import SCENARIOS, Method, Run, Scenario, shares_first_task
-from clbench.method.schedule import Training
-from clbench.models.networks import ExpandingHeadModel
+from clbench.method import SCENARIOS, Learner, Method, Phase, Run, Scenario, Training, shares_first_task
+from clbench.models.backbones import Backbone
 from clbench.sequences.tasks import Split, Task
-from clbench.training.loop import Outcome, run_sequence, weights_hash
-from clbench.training.snapshots import Checkpoint
+from clbench.training.run import Outcome, run_sequence, weights_hash
+from clbench.training.snapshots import SnapshotFile
 
-SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 4}}
+SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 8}}
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
 
 
-def tiny_tasks(tasks: int = 2, classes: int = 2, images: int = 24, shape: Sequence[int] = (1, 8, 8)) -> list[Task]:
+def tiny_tasks(
+    tasks: int = 2, classes: int = 2, images: int = 24, shape: Sequence[int] = (1, 8, 8), seed: int = 0
+) -> list[Task]:
     """Make small tasks of random float images, each class around a mean of its own."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
-    def split(means: torch.Tensor, n: int) -> Split:
+    def split(means: Tensor, n: int) -> Split:
         y = torch.arange(n) % classes
         return Split(means[y] + 0.5 * torch.randn(n, *shape, generator=generator), torch.arange(n), y)
 
@@ -42,7 +45,7 @@ def tiny_tasks(tasks: int = 2, classes: int = 2, images: int = 24, shape: Sequen
 
 
 def check_method(
-    method: type[Method] | Method,
+    method: type[Learner] | Learner,
     *,
     models: Sequence[str] = ("mlp", "cnn", "resnet18"),
     scenarios: Sequence[Scenario] | None = None,
@@ -51,21 +54,23 @@ def check_method(
 ) -> None:
     """Run a method on tiny tasks with every backbone and scenario; raise AssertionError where it breaks the contract.
 
-    It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance;
-    leave the network alone outside of the loop's steps; not mind being evaluated between them; train its first task as
-    fine-tuning does if it says so; go on from a checkpoint as if nothing had happened; and, unless it declares
-    `memory`, not change when the tensors of earlier tasks are filled with NaN (copies that it keeps are not found).
+    It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance; leave
+    the network alone outside of the loop's steps and `finish_task`; answer a question without regard to those before;
+    train its first task as fine-tuning does if it says so; go on from a checkpoint as if nothing had happened; and,
+    unless it declares `memory`, not change when the images of earlier tasks are filled with NaN (copies that it keeps
+    are not found).
     """
     cls = method if inspect.isclass(method) else type(method)
     assert isinstance(cls, type), f"{cls} is no class"
-    assert issubclass(cls, Method), f"{cls} does not derive from clbench.method.base.Method"
+    assert issubclass(cls, Learner), f"{cls} does not derive from clbench.method.Method"
     settings = {} if inspect.isclass(method) else {name: getattr(method, name) for name in registry.defaults(cls)}
     assert cls.scenarios, f"{cls.__name__}.scenarios is empty"
     assert cls.scenarios <= set(SCENARIOS), f"{cls.__name__}.scenarios has unknown names: {set(cls.scenarios)}"
     for scenario in scenarios or [s for s in SCENARIOS if s in cls.scenarios]:
         for model in models:
+            backbone = registry.configure(model, registry.find("model", model), SMALL.get(model, {}))
             try:
-                _check(cls, settings, model, scenario, training, tasks)
+                _Check(cls, settings, backbone, scenario, training, tasks).run()
             except AssertionError as error:
                 raise AssertionError(f"{cls.__name__}, {model}, scenario {scenario}: {error}") from None
             except Exception as error:
@@ -73,60 +78,92 @@ def check_method(
                 raise AssertionError(f"{cls.__name__}, {model}, scenario {scenario}: {reason}") from error
 
 
-def _check(
-    cls: type[Method], settings: dict[str, Any], model: str, scenario: Scenario, training: Training, tasks: int
-) -> None:
-    backbone = registry.configure(model, registry.find("model", model), SMALL.get(model, {}))
+@dataclass
+class _Check:
+    """The checks of a method with one backbone in one scenario."""
 
-    def new() -> Method:
-        instance = registry.configure(cls.__name__, cls, settings)
-        instance.check(scenario, training)
+    cls: type[Learner]
+    settings: dict[str, Any]
+    backbone: Backbone
+    scenario: Scenario
+    training: Training
+    tasks: int
+
+    def run(self) -> None:
+        watched = self.new(_watched(self.cls)) if issubclass(self.cls, Method) else self.new()
+        first = self.go(watched)
+        _same(first, self.go(watched), "a second run of the same instance differs: reset everything in `begin`")
+        _same(first, self.go(self.new()), "two runs with the same seed differ: draw from self.run.stream(...)")
+        for matrix in (first.task_aware, first.task_agnostic):
+            cells = [cell for row in matrix for cell in row if cell is not None]
+            assert all(0 <= cell <= 1 for cell in cells), "an accuracy lies outside [0, 1]"
+        last = first.task_aware[-1] + first.task_agnostic[-1]
+        assert any(cell is not None for cell in last), "nothing was measured after the last task"
+        self.check_questions()
+        if not self.cls.memory:
+            self.check_earlier_data(first)
+        self.check_resume(first)
+        if isinstance(watched, Method):
+            message = "a run with curves differs: `scores` must leave the method as it found it"
+            _same(first, self.go(self.new(), eval_every=2), message)
+        if shares_first_task(self.cls):
+            self.check_first_task()
+
+    def new(self, cls: type[Learner] | None = None) -> Any:
+        instance = registry.configure(self.cls.__name__, cls or self.cls, self.settings)
+        instance.check(self.scenario, self.training)
         return instance
 
-    def go(instance: Method, poison: bool = False, eval_every: int | None = None) -> Outcome:
-        data = tiny_tasks(tasks)
+    def go(self, learner: Learner, data: Sequence[Task] | None = None, **options: Any) -> Outcome:
         torch.rand(1)  # whatever was drawn before must not matter
+        terms = options.pop("training", self.training)
+        return run_sequence(
+            data or tiny_tasks(self.tasks), learner, self.backbone, terms, self.scenario, seed=1, **options
+        )
 
-        def spoil(_: ExpandingHeadModel, task: Task) -> None:
-            for earlier in data[: task.index + 1] if poison else []:
+    def check_questions(self) -> None:
+        """Nothing that was asked before may matter: neither the order, nor being told the task at another time."""
+        never_told = self.go(self.new(_never_told(self.cls)), tiny_tasks(self.tasks, seed=1))
+        told = self.go(self.new(), tiny_tasks(self.tasks, seed=1))
+        assert never_told.weights_hash == told.weights_hash, "being asked for scores changes what is learnt"
+        assert never_told.task_agnostic == told.task_agnostic, (
+            "its answers depend on what it was asked before: `scores` must not remember test images or their tasks"
+        )
+
+    def check_earlier_data(self, first: Outcome) -> None:
+        """Without `memory`, images of earlier tasks must not be looked at."""
+        message = "it looks at the data of earlier tasks without declaring `memory = True`"
+        data = tiny_tasks(self.tasks)
+
+        def spoil(_: Learner, task: Task) -> None:
+            for earlier in data[: task.index + 1]:
                 earlier.train.images.fill_(torch.nan)
 
-        return run_sequence(data, instance, backbone, training, scenario, 1, after_task=spoil, eval_every=eval_every)
-
-    watched = _watch(cls)(**{name: getattr(new(), name) for name in registry.defaults(cls)})
-    first = go(watched)
-    _same(first, go(watched), "a second run of the same instance differs: reset everything in `begin`")
-    _same(first, go(new()), "two runs with the same seed differ: draw from self.run.stream(...)")
-    _same(first, go(new(), eval_every=2), "a run with curves differs: `predict` must leave the method as it found it")
-    if not cls.memory:
-        message = "it looks at the data of earlier tasks without declaring `memory = True`"
         try:
-            _same(first, go(new(), poison=True), message)
+            _same(first, self.go(self.new(), data, after_task=spoil), message)
         except DivergedError:
             raise AssertionError(message) from None
-    if shares_first_task(new()):
-        message = "its first task is not that of fine-tuning: it must not declare `plain_first_task = True`"
-        for terms in (training, replace(training, epochs=3, iterations=None, held_out=0.25, patience=1)):
-            own, plain = (run_sequence(tiny_tasks(1), m, backbone, terms, scenario, seed=1) for m in (new(), Method()))
-            assert own.updates == [0] or (own.weights_hash, own.history) == (plain.weights_hash, plain.history), message
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Checkpoint(Path(folder) / "run.pt")
 
-        def stop(_: ExpandingHeadModel, task: Task) -> None:
-            if task.index == tasks - 1:
+    def check_resume(self, first: Outcome) -> None:
+        """A run that goes on from a checkpoint ends as one that was never stopped."""
+
+        def stop(_: Learner, task: Task) -> None:
+            if task.index == self.tasks - 1:
                 raise _Stopped
 
-        with contextlib.suppress(_Stopped):
-            run_sequence(
-                tiny_tasks(tasks), new(), backbone, training, scenario, 1, after_task=stop, checkpoint=checkpoint
-            )
-        again = run_sequence(tiny_tasks(tasks), new(), backbone, training, scenario, 1, checkpoint=checkpoint)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = SnapshotFile(Path(folder) / "run.pt")
+            with contextlib.suppress(_Stopped):
+                self.go(self.new(), after_task=stop, checkpoint=checkpoint)
+            again = self.go(self.new(), checkpoint=checkpoint)
         _same(first, again, "a run that goes on from its checkpoint differs: `state` must return all that it keeps")
-    for matrix in (first.task_aware, first.task_agnostic):
-        cells = [cell for row in matrix for cell in row if cell is not None]
-        assert all(0 <= cell <= 1 for cell in cells), "an accuracy lies outside [0, 1]"
-    last = first.task_aware[-1] + first.task_agnostic[-1]
-    assert any(cell is not None for cell in last), "nothing was measured after the last task"
+
+    def check_first_task(self) -> None:
+        """A first task that is said to be fine-tuning's is."""
+        message = "its first task is not that of fine-tuning: it must not declare `first_task_is_finetuning = True`"
+        for terms in (self.training, replace(self.training, epochs=3, iterations=None, held_out=0.25, patience=1)):
+            own, plain = (self.go(m, tiny_tasks(1), training=terms) for m in (self.new(), Method()))
+            assert own.updates == [0] or (own.weights_hash, own.history) == (plain.weights_hash, plain.history), message
 
 
 class _Stopped(Exception):
@@ -138,7 +175,17 @@ def _same(one: Outcome, other: Outcome, message: str) -> None:
         assert getattr(one, name) == getattr(other, name), message
 
 
-def _watch(cls: type[Method]) -> type[Method]:
+def _never_told(cls: type[Learner]) -> type[Learner]:
+    """Derive a class that is never told a task, and asked in a way that leaves no trace."""
+
+    class NeverTold(cls):  # type: ignore[misc, valid-type]
+        def scores(self, x: Tensor, task: int | None) -> Tensor | None:
+            return None if task is not None else cls.scores(copy.deepcopy(self), x, None)
+
+    return NeverTold
+
+
+def _watched(cls: type[Method]) -> type[Method]:
     """Derive a class whose hooks assert that they leave the network as they found it."""
 
     class Watched(cls):  # type: ignore[misc, valid-type]
@@ -146,47 +193,53 @@ def _watch(cls: type[Method]) -> type[Method]:
             super().begin(run)
             assert self.run is run, "`begin` must call super().begin(run)"
 
-        def training_tasks(self, seen: Sequence[Task]) -> Sequence[Task]:
-            chosen = super().training_tasks(seen)
-            places = {task.index for task in seen}
-            assert all(task.index in places for task in chosen), "training_tasks returns a task that has not been seen"
-            assert cls.memory or all(task is seen[-1] for task in chosen), (
-                "training_tasks returns earlier tasks without declaring `memory = True`"
-            )
-            return chosen
-
-        def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Any:
-            chosen = list(super().trainable(model, task, epoch))
-            own = {id(parameter) for parameter in model.parameters()}
-            assert chosen, "trainable returns no parameter"
-            assert all(id(parameter) in own for parameter in chosen), "trainable returns parameters of another network"
-            return chosen
+        def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+            phases = super().phases(task, earlier)
+            for phase in phases:
+                trained = [other.index for other in phase.tasks]
+                assert trained, "a phase has no training data"
+                assert max(trained) <= task.index, "a phase trains on a task that has not been seen"
+                assert cls.memory or set(trained) == {task.index}, (
+                    "a phase trains on earlier tasks without declaring `memory = True`"
+                )
+            own = {id(p) for p in (*self.network.parameters(), *self.parameters().values())}
+            phases = [
+                phase if phase.trainable is None else replace(phase, trainable=list(phase.trainable))
+                for phase in phases
+            ]
+            for phase in phases:
+                chosen = [id(p) for p in phase.trainable or ()]
+                assert chosen or phase.trainable is None, "a phase has no parameter to train"
+                assert set(chosen) <= own, "a phase trains parameters of another network"
+            return phases
 
         def state(self) -> dict[str, Any]:
             state = super().state()
             assert all(map(_is_plain, _leaves(state))), "state holds something else than tensors and plain values"
             return state
 
-    for hook in ("start_task", "after_backward", "after_step", "finish_task", "predict"):
+    for hook in ("start_task", "loss", "after_step", "scores"):
         setattr(Watched, hook, _unchanging(hook, getattr(cls, hook)))
     return Watched
 
 
-def _unchanging(name: str, hook: Any) -> Any:
-    def watched(self: Method, model: ExpandingHeadModel, *rest: Any) -> Any:
-        before, modes = weights_hash(model), [module.training for module in model.modules()]
-        result = hook(self, model, *rest)
-        assert weights_hash(model) == before, f"{name} changes the network's weights or buffers"
-        assert [module.training for module in model.modules()] == modes, f"{name} changes a module's train/eval mode"
+def _unchanging(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(self: Method, *arguments: Any) -> Any:
+        network = self.network
+        buffers = name != "loss"  # batch norm counts in a forward pass of training
+        before = weights_hash(network.state_dict() if buffers else dict(network.named_parameters()))
+        modes = [module.training for module in network.modules()]
+        result = hook(self, *arguments)
+        after = weights_hash(network.state_dict() if buffers else dict(network.named_parameters()))
+        assert after == before, f"{name} changes the network's weights or buffers"
+        assert [module.training for module in network.modules()] == modes, f"{name} changes a module's train/eval mode"
         return result
 
     return watched
 
 
 def _leaves(state: Any) -> Iterator[Any]:
-    if isinstance(state, torch.nn.Module):
-        yield from state.state_dict().values()
-    elif isinstance(state, dict):
+    if isinstance(state, dict):
         for value in state.values():
             yield from _leaves(value)
     elif isinstance(state, (list, tuple)):
@@ -197,7 +250,7 @@ def _leaves(state: Any) -> Iterator[Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (torch.Tensor, bool, int, float, str))
+    return value is None or isinstance(value, (Tensor, bool, int, float, str))
 
 
 __all__ = ["TRAINING", "check_method", "tiny_tasks"]

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clbench.method.base import Method, Run
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.method import Method, Run
+from clbench.models import ExpandingHeadModel
+from clbench.sequences import Task
 
 
 @dataclass
@@ -23,25 +23,23 @@ class DuplicateFinetune(Method):
 
     name: ClassVar[str] = "duplicate-finetune"
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
-    plain_first_task: ClassVar[bool] = True
+    first_task_is_finetuning: ClassVar[bool] = True
 
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.kept: list[ExpandingHeadModel] = []
 
-    @property
-    def uses_task_name(self) -> bool:
-        return True
+    def finish_task(self, task: Task) -> None:
+        self.kept.append(copy.deepcopy(self.network).requires_grad_(False))
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self.kept.append(copy.deepcopy(model).requires_grad_(False))
-
-    def predict(self, model: ExpandingHeadModel, x: Tensor, task: Task) -> Tensor:
-        return self.kept[task.index](x) if task.index < len(self.kept) else model(x)
+    def scores(self, x: Tensor, task: int | None) -> Tensor | None:
+        if task is None or task >= self.network.seen:
+            return None
+        return self.kept[task](x) if task < len(self.kept) else self.network(x)
 
     def state(self) -> dict[str, Any]:
         return {"networks": [network.state_dict() for network in self.kept[:-1]]}  # the last one is the run's own
 
-    def load_state(self, state: dict[str, Any], model: ExpandingHeadModel) -> None:
-        networks = [*state["networks"], model.state_dict()]
-        self.kept = [model.restored(weights).requires_grad_(False) for weights in networks]
+    def load_state(self, state: dict[str, Any]) -> None:
+        networks = [*state["networks"], self.network.state_dict()]
+        self.kept = [self.network.restored(weights).requires_grad_(False) for weights in networks]

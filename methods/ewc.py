@@ -17,10 +17,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.method.base import Criterion
-from clbench.method.penalty import Quadratic, QuadraticPenalty, Scores, Weights, add, importance, snapshot
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Split, Task
+from clbench.method import Criterion
+from clbench.method.importance import Scores, importance
+from clbench.method.penalty import Quadratic, QuadraticPenalty, Weights, add, snapshot
+from clbench.sequences import Split, Task
 
 
 @dataclass
@@ -28,6 +28,7 @@ class EWC(QuadraticPenalty):
     """Elastic weight consolidation: a pull towards the weights after each old task, by its Fisher information"""
 
     name: ClassVar[str] = "ewc"
+    first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0)] = 1000.0  # λ
     half: bool = True  # λ/2, as in the paper; false: λ (Hsu et al. 2018)
     # y in the Fisher information. sampled: drawn from the network's own distribution; argmax: its likeliest (Hsu, van
@@ -36,22 +37,22 @@ class EWC(QuadraticPenalty):
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is squared; 1: one at a time, as defined
     samples: Annotated[int, Ge(1)] | None = None  # images that it is estimated on, drawn at random; none: all
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        new = Quadratic(snapshot(model), self.fisher(model, task))
+    def finish_task(self, task: Task) -> None:
+        new = Quadratic(snapshot(self.network), self.fisher(task))
         self.quadratic = new if self.quadratic is None else self.quadratic.plus(new)
 
-    def fisher(self, model: ExpandingHeadModel, task: Task) -> Weights:
+    def fisher(self, task: Task) -> Weights:
         """Return the diagonal of the Fisher information on a task's images, for every parameter."""
-        images = task.train
+        network, images = self.network, task.train
         if self.samples is not None and self.samples < len(images):
             order = torch.randperm(len(images), generator=self.run.stream("fisher images", task.index))
             images = images.subset(order[: self.samples].to(images.y.device))
-        outputs = Criterion(self.run.scenario).outputs(model, task.index)
-        first = 0 if self.run.scenario == "domain" else model.columns(task.index).start - outputs.start
+        outputs = Criterion(self.run.scenario).columns(network, task.index)
+        first = 0 if self.run.scenario == "domain" else network.columns(task.index).start - outputs.start
         total: Weights | None = None
         for scores in self._scores(images, task.index, first, outputs.stop - outputs.start):
             batches = self.run.stream("fisher batches", task.index)
-            total = add(total, importance(model, images, outputs, scores, torch.square, self.batch, batches))
+            total = add(total, importance(network, images, outputs, scores, torch.square, self.batch, batches))
         assert total is not None
         return total
 

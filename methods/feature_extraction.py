@@ -5,15 +5,12 @@
 Donahue et al. 2014, 'DeCAF', arXiv 1310.1531; as a baseline in Li & Hoiem 2016, arXiv 1606.09282, section 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
-from clbench.method.base import Method
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.method import Method, Phase
+from clbench.sequences import Task
 
 
 @dataclass
@@ -22,7 +19,7 @@ class FeatureExtraction(Method):
 
     name: ClassVar[str] = "feature-extraction"
     core: ClassVar[bool] = True
-    plain_first_task: ClassVar[bool] = True
+    first_task_is_finetuning: ClassVar[bool] = True
 
-    def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
-        return model.parameters() if task.index == 0 else model.newest.parameters()
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        return [Phase(tasks=[task], trainable=self.network.newest.parameters() if task.index else None)]

@@ -8,7 +8,7 @@ The lower bound of most comparisons (Li & Hoiem 2016, 'Learning without Forgetti
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clbench.method.base import Method
+from clbench.method import Method
 
 
 @dataclass
@@ -17,3 +17,4 @@ class Finetune(Method):
 
     name: ClassVar[str] = "finetune"
     core: ClassVar[bool] = True
+    first_task_is_finetuning: ClassVar[bool] = True

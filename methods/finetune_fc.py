@@ -6,15 +6,14 @@
 fine-tuning, with one that has none it is feature extraction whose old blocks may train.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from clbench.method.base import Method
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.method import Method, Phase
+from clbench.sequences import Task
 
 
 @dataclass
@@ -22,9 +21,9 @@ class FinetuneFC(Method):
     """Fine-tuning of the fully connected layers only, after the first task"""
 
     name: ClassVar[str] = "finetune-fc"
-    plain_first_task: ClassVar[bool] = True
+    first_task_is_finetuning: ClassVar[bool] = True
 
-    def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
-        if task.index == 0:
-            return model.parameters()
-        return [p for module in model.modules() if isinstance(module, nn.Linear) for p in module.parameters()]
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        layers = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
+        fully_connected = [parameter for layer in layers for parameter in layer.parameters()]
+        return [Phase(tasks=[task], trainable=fully_connected if task.index else None)]

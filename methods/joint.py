@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from clbench.method.base import Method
-from clbench.sequences.tasks import Task
+from clbench.method import Method, Phase
+from clbench.sequences import Task
 
 
 @dataclass
@@ -21,18 +21,16 @@ class Joint(Method):
     name: ClassVar[str] = "joint"
     core: ClassVar[bool] = True
     memory: ClassVar[bool] = True
-    plain_first_task: ClassVar[bool] = True
+    first_task_is_finetuning: ClassVar[bool] = True
     mode: Literal["cumulative", "incremental", "final"] = (
         "cumulative"  # weights: anew each task, carried on, once at the end
     )
     task_share: Literal["proportional", "equal"] = "proportional"  # of a batch, per task
 
-    @property
-    def equal_shares(self) -> bool:
-        return self.task_share == "equal"
-
     def start_from(self, task: Task) -> Literal["previous", "initial"]:
         return "previous" if self.mode == "incremental" else "initial"
 
-    def training_tasks(self, seen: Sequence[Task]) -> Sequence[Task]:
-        return seen if self.mode != "final" or len(seen) == self.run.tasks else []
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        if self.mode == "final" and task.index < self.run.tasks - 1:
+            return []
+        return [Phase(tasks=[*earlier, task], equal_shares=self.task_share == "equal")]

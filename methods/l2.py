@@ -12,8 +12,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 from clbench.method.penalty import Quadratic, QuadraticPenalty, snapshot
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.sequences import Task
 
 
 @dataclass
@@ -21,7 +20,8 @@ class L2(QuadraticPenalty):
     """L2 pull towards the weights after the task before, all alike"""
 
     name: ClassVar[str] = "l2"
+    first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0)] = 0.01  # λ
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self.quadratic = Quadratic(snapshot(model), None)
+    def finish_task(self, task: Task) -> None:
+        self.quadratic = Quadratic(snapshot(self.network), None)

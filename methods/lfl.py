@@ -6,16 +6,16 @@ f are the features before the head, θ_o the backbone after task n − 1: featur
 decision boundaries are frozen. As in Li & Hoiem 2017, table 1, a new task has a new block.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge
-from torch import Tensor, nn
+from torch import Tensor
 
-from clbench.method.base import Batch, Criterion, Method, OldNetwork, Run
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.method import Method, Phase, Run, Step, Teacher
+from clbench.models import ExpandingHeadModel
+from clbench.sequences import Task
 
 
 @dataclass
@@ -23,32 +23,29 @@ class LFL(Method):
     """Less-forgetting learning: keep the features of new images where the old network had them"""
 
     name: ClassVar[str] = "lfl"
-    plain_first_task: ClassVar[bool] = True
+    first_task_is_finetuning: ClassVar[bool] = True
     weight: Annotated[float, Ge(0)] = 0.01  # λ_e
     freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self._forget()
+        self.old_network: Teacher | None = None  # gives f(x; θ_o) of new images [n, d]
 
-    def _forget(self) -> None:
-        self.old: OldNetwork | None = None  # says f(x; θ_o) of new images [n, d]
-
-    def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
+    def start_task(self, task: Task) -> None:
         if task.index > 0 and self.weight > 0:
-            self.old = OldNetwork(model, ExpandingHeadModel.features, task.train, reuse=self.run.reuse)
+            self.old_network = Teacher(self.network, ExpandingHeadModel.features, task.train)
 
-    def trainable(self, model: ExpandingHeadModel, task: Task, epoch: int) -> Iterable[nn.Parameter]:
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
         if task.index == 0 or not self.freeze_old_blocks:
-            return model.parameters()
-        newest = [] if self.run.scenario == "domain" else model.newest.parameters()
-        return [*model.backbone.parameters(), *newest]
+            return [Phase(tasks=[task])]
+        newest = [] if self.run.scenario == "domain" else self.network.newest.parameters()
+        return [Phase(tasks=[task], trainable=[*self.network.backbone.parameters(), *newest])]
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        loss = criterion(model, batch)
-        if self.old is None:
-            return loss
-        return loss + self.weight / 2 * (batch.features - self.old(batch)).square().sum(1).mean()
+    def loss(self, step: Step) -> Tensor:
+        if self.old_network is None:
+            return step.cross_entropy()
+        moved = step.features - self.old_network(step.batch)
+        return step.cross_entropy() + self.weight / 2 * moved.square().sum(1).mean()
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self._forget()
+    def finish_task(self, task: Task) -> None:
+        self.old_network = None

@@ -13,10 +13,10 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Ge
 
-from clbench.method.base import Criterion
-from clbench.method.penalty import QuadraticPenalty, importance, snapshot
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.method import Criterion
+from clbench.method.importance import importance
+from clbench.method.penalty import QuadraticPenalty, snapshot
+from clbench.sequences import Task
 
 
 @dataclass
@@ -24,15 +24,16 @@ class MAS(QuadraticPenalty):
     """Memory aware synapses: a pull by how much each weight moves the outputs"""
 
     name: ClassVar[str] = "mas"
+    first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0)] = 0.03  # λ
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is taken before the absolute value (Hsu: 128)
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        outputs = Criterion(self.run.scenario).outputs(model, task.index)
+    def finish_task(self, task: Task) -> None:
+        outputs = Criterion(self.run.scenario).columns(self.network, task.index)
         divisor = outputs.stop - outputs.start if self.reduction == "mean" else 1
         order = self.run.stream("importance batches", task.index)
         new = importance(
-            model, task.train, outputs, lambda z, rows: z.square().sum(1) / divisor, torch.abs, self.batch, order
+            self.network, task.train, outputs, lambda z, rows: z.square().sum(1) / divisor, torch.abs, self.batch, order
         )
-        self.accumulate(snapshot(model), new)
+        self.accumulate(snapshot(self.network), new)

@@ -12,8 +12,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Le
 
 from clbench.method.penalty import snapshot
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.sequences import Task
 
 from .ewc import EWC
 
@@ -23,7 +22,8 @@ class OnlineEWC(EWC):
     """Elastic weight consolidation with one running term for all old tasks"""
 
     name: ClassVar[str] = "online-ewc"
+    first_task_is_finetuning: ClassVar[bool] = True
     gamma: Annotated[float, Ge(0), Le(1)] = 1.0  # γ: what remains of earlier importances at each new task
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self.accumulate(snapshot(model), self.fisher(model, task), self.gamma)
+    def finish_task(self, task: Task) -> None:
+        self.accumulate(snapshot(self.network), self.fisher(task), self.gamma)

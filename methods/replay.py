@@ -15,10 +15,8 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from clbench.errors import UsageError
-from clbench.method.base import Batch, Criterion, Method, Run, Scenario
-from clbench.method.schedule import Training
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.method import Method, Phase, Run, Scenario, Step, Training
+from clbench.sequences import Task
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Replay(Method):
 
     name: ClassVar[str] = "replay"
     memory: ClassVar[bool] = True
-    plain_first_task: ClassVar[bool] = True
+    first_task_is_finetuning: ClassVar[bool] = True
     images: Annotated[int, Ge(0)] = 1000  # in the memory
     per_class: bool = False  # `images` counts those of each class; false: of all, shared equally among the tasks so far
     # random: drawn at the end of a task, earlier ones cut down to make room; reservoir: every image seen so far is as
@@ -49,30 +47,29 @@ class Replay(Method):
         self.stored: list[Tensor] = []  # of each task so far: rows of its training set
         self.passed = 0  # images that went by the reservoir
 
-    def beside(self, batch_size: int) -> int | None:
-        return max(1, round(batch_size * self.share / (1 - self.share))) if self.mode == "beside" else None
-
-    def training_tasks(self, seen: Sequence[Task]) -> Sequence[Task]:
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
         old = [
-            replace(task, train=task.train.subset(rows.to(task.train.y.device)))
-            for task, rows in zip(seen[:-1], self.stored, strict=False)
+            replace(other, train=other.train.subset(rows.to(other.train.y.device)))
+            for other, rows in zip(earlier, self.stored, strict=True)
             if len(rows)
         ]
-        if self.mode == "concatenate" and old:
-            size = sum(map(len, self.stored)) if self.per_class else self.images
-            old *= max(len(seen[-1].train) // size, 1)
-        return [*old, seen[-1]]
+        if self.mode == "beside":
+            size = self.run.training.batch_size
+            return [Phase(tasks=[*old, task], old_images=max(1, round(size * self.share / (1 - self.share))))]
+        size = sum(map(len, self.stored)) if self.per_class else self.images
+        times = max(len(task.train) // size, 1) if old else 1
+        return [Phase(tasks=[*old * times, task])]
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        n = model.seen if self.run.scenario != "domain" else len(self.stored) + 1
-        if self.weighting == "images" or n == 1 or not any(map(len, self.stored)):
-            return criterion(model, batch)
+    def loss(self, step: Step) -> Tensor:
+        n, batch = len(self.stored) + 1, step.batch
+        if self.weighting == "images" or not any(map(len, self.stored)):
+            return step.cross_entropy()
         new = batch.task_ids == n - 1
         n_new = new.sum().clamp(min=1)
         n_old = (len(batch) - n_new).clamp(min=1)
-        return criterion(model, batch, weights=torch.where(new, 1 / (n * n_new), (1 - 1 / n) / n_old) * len(batch))
+        return step.cross_entropy(torch.where(new, 1 / (n * n_new), (1 - 1 / n) / n_old) * len(batch))
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+    def finish_task(self, task: Task) -> None:
         draws = self.run.stream("memory", task.index)
         if self.choice == "reservoir":
             self._flow(len(task.train), draws)
@@ -105,5 +102,5 @@ class Replay(Method):
     def state(self) -> dict[str, Any]:
         return {"stored": self.stored, "passed": self.passed}
 
-    def load_state(self, state: dict[str, Any], model: ExpandingHeadModel) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.stored, self.passed = state["stored"], state["passed"]

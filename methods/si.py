@@ -12,10 +12,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Gt
 
-from clbench.method.base import Run
+from clbench.method import GradientOf, Gradients, Run, Step
 from clbench.method.penalty import QuadraticPenalty, Weights, snapshot
-from clbench.models.networks import ExpandingHeadModel
-from clbench.sequences.tasks import Task
+from clbench.sequences import Task
 
 
 @dataclass
@@ -38,33 +37,34 @@ class SI(QuadraticPenalty):
         self.integral: Weights = {}  # ω
         self.before: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # g and θ of the step under way
 
-    @torch.no_grad()
-    def after_backward(self, model: ExpandingHeadModel) -> None:
+    def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
+        gradients = gradient_of(self.loss(step))
         if not self.start:
-            self.start = snapshot(model)
+            self.start = snapshot(self.network)
             self.integral = {name: torch.zeros_like(value) for name, value in self.start.items()}
         pull = self.quadratic if self.path == "task" and self.strength else None
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                gradient = parameter.grad.clone()
+        for name, parameter in self.network.named_parameters():
+            if name in gradients:
+                gradient = gradients[name].clone()
                 if pull is not None and name in pull.anchor:
                     assert pull.importance is not None
                     # take the penalty's own gradient, 2 c Ω (θ − θ*), off again
-                    moved = parameter - pull.anchor[name]
+                    moved = parameter.detach() - pull.anchor[name]
                     gradient.addcmul_(pull.importance[name], moved, value=-2 * self.factor)
-                self.before[name] = gradient, parameter.clone()
+                self.before[name] = gradient, parameter.detach().clone()
+        return gradients
 
     @torch.no_grad()
-    def after_step(self, model: ExpandingHeadModel) -> None:
-        for name, parameter in model.named_parameters():
+    def after_step(self, step: Step) -> None:
+        for name, parameter in self.network.named_parameters():
             if name in self.before:
                 gradient, start = self.before[name]
                 self.integral[name].addcmul_(gradient, parameter - start, value=-1)
         self.before = {}
 
     @torch.no_grad()
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        now = snapshot(model)
+    def finish_task(self, task: Task) -> None:
+        now = snapshot(self.network)
         new = {}
         for name, value in now.items():
             omega = self.integral[name] / ((value - self.start[name]).square() + self.damping)

@@ -27,14 +27,13 @@ from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError
 from clbench.experiment.spec import Job
-from clbench.method.base import Method
-from clbench.method.schedule import Training
-from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.method import Learner, Method, Training
+from clbench.models.backbones import MLP
 from clbench.results.store import RunRecord
 from clbench.sequences.tasks import Split, Task, to_device
-from clbench.training.loop import run_sequence
 from clbench.training.precision import computing
-from clbench.training.snapshots import Checkpoint, FirstTask
+from clbench.training.run import run_sequence
+from clbench.training.snapshots import SnapshotFile
 
 _ONE_AT_A_TIME = threading.Lock()
 PATIENCE = 10  # seconds that a run has to end after its time is up, before its worker process ends
@@ -76,7 +75,7 @@ def _with_device(job: Job) -> Iterator[Job]:
 
 def _run(job: Job) -> RunRecord:
     spec = job.spec
-    with computing(spec.precision, job.device, job.kernels.get("kernels", "")):
+    with computing(spec.precision, job.device):
         environment: dict[str, Any] = {}
         try:
             _warm_up(job.device)
@@ -84,7 +83,7 @@ def _run(job: Job) -> RunRecord:
             checkpoint = _checkpoint(job, environment)
             went_on = checkpoint is not None and checkpoint.path.exists()
             tasks = to_device(job.load_tasks(), torch.device(job.device))
-            method: Method = job.instance("method")
+            method: Learner = job.instance("method")
             with _PeakMemory(job.device) as peak, time_limit(job.timeout):
                 outcome = run_sequence(
                     tasks,
@@ -94,11 +93,10 @@ def _run(job: Job) -> RunRecord:
                     spec.scenario,
                     spec.seed,
                     job.device,
-                    None if job.models_folder is None else _model_saver(Path(job.models_folder)),
-                    None if job.first_task is None else FirstTask(Path(job.first_task)),
-                    job.reuse,
-                    checkpoint,
-                    spec.eval_every,
+                    after_task=None if job.models_folder is None else _model_saver(Path(job.models_folder)),
+                    first_task=None if job.first_task is None else SnapshotFile(Path(job.first_task), job.device),
+                    checkpoint=checkpoint,
+                    eval_every=spec.eval_every,
                 )
         except (Exception, SystemExit, TimeIsUp) as error:
             text = str(error) if isinstance(error, (ClbenchError, TimeIsUp)) else f"{type(error).__name__}: {error}"
@@ -125,14 +123,14 @@ def _run(job: Job) -> RunRecord:
     )
 
 
-def _checkpoint(job: Job, environment: Mapping[str, Any]) -> Checkpoint | None:
+def _checkpoint(job: Job, environment: Mapping[str, Any]) -> SnapshotFile | None:
     if job.checkpoint is None:
         return None
     made_by = {name: environment.get(name) for name in ("kernels", "torch", "device", "clbench")}
     path = Path(job.checkpoint)
     if job.models_folder is not None and not Path(job.models_folder).is_dir():
         path.unlink(missing_ok=True)  # the networks after its first tasks are asked for too
-    return Checkpoint(path, job.device, made_by)
+    return SnapshotFile(path, job.device, made_by)
 
 
 def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> RunRecord:
@@ -230,10 +228,10 @@ def _warm_up(device: str) -> None:
 def _model_saver(folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
 
-    def save(model: ExpandingHeadModel, task: Task) -> None:
+    def save(learner: Learner, task: Task) -> None:
         path = folder / f"task-{task.index + 1}.pt"
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save({"widths": model.widths, "state_dict": model.state_dict()}, temporary)
+        torch.save({"state_dict": dict(learner.weights())}, temporary)
         temporary.replace(path)
 
     return save

@@ -174,7 +174,7 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
             saved = len(list(Path(str(job.models_folder)).glob("task-*.pt")))
             if not save_models or saved == len(record.updates or ()):
                 sweep.done[record.key] = record
-                theirs, ours = (record.environment or {}).get("kernels"), job.kernels["kernels"]
+                theirs, ours = (record.environment or {}).get("kernels"), job.kernels.get("kernels")
                 if theirs not in (None, ours):
                     rounded[theirs, ours] = rounded.get((theirs, ours), 0) + 1
         elif _question(job.spec.as_json()) in by_question:

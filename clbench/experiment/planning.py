@@ -30,11 +30,11 @@ from clbench.experiment.parsing import (
 from clbench.experiment.presets import Preset, Row
 from clbench.experiment.registry import Kind, did_you_mean
 from clbench.experiment.spec import Job, RunSpec
-from clbench.method.base import SCENARIOS, Method, Scenario, shares_first_task
-from clbench.method.schedule import Plan, Training, n_held_out
-from clbench.models.networks import Backbone, ExpandingHeadModel
+from clbench.method import SCENARIOS, Learner, Scenario, Training, shares_first_task
+from clbench.models import Backbone, ExpandingHeadModel
 from clbench.sequences.tasks import Task, TaskSequence
-from clbench.training.precision import check_precision, choose_kernels, linear_shapes
+from clbench.training.batches import Batches, n_held_out
+from clbench.training.precision import check_precision
 
 DEFAULT_LR = {"adam": 1e-3, "adagrad": 1e-2}  # PyTorch's own; sgd has the sequence's
 
@@ -136,9 +136,9 @@ def plan(
     return Planned(planned, notes, workers * len(devices), devices)
 
 
-def _can_go_on(method: Method) -> bool:
+def _can_go_on(method: Learner) -> bool:
     cls = type(method)
-    return cls.load_state is not Method.load_state or cls.state is Method.state
+    return cls.load_state is not Learner.load_state or cls.state is Learner.state
 
 
 def _checkpoint(job: Job, folder: Path) -> str:
@@ -465,9 +465,8 @@ def _jobs(
         if kind not in kernels:
             with _speaking_of(chosen_sequence):
                 tasks = sequence.load(data_root, point.seed, None if classes is None else tuple(classes))
-            model = _check_fit(spec, tasks, point.model.instance, cell.training)
-            images = min(cell.training.batch_size, max(len(task.train) for task in tasks))
-            kernels[kind] = choose_kernels(precision, device, linear_shapes(model, images))
+            _check_fit(spec, tasks, point.model.instance, cell.training)
+            kernels[kind] = {}
         twin = jobs.get(spec.key)
         if twin is not None and point.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
@@ -481,7 +480,7 @@ def _jobs(
             reuse=reuse,
             kernels=kernels[kind],
             # a network from outside may have state that a snapshot does not hold
-            plain_first_task=point.model.code is None and shares_first_task(point.method.instance),
+            plain_first_task=point.model.code is None and shares_first_task(type(point.method.instance)),
             memory=point.method.instance.memory,
         )
     return list(jobs.values())
@@ -499,7 +498,7 @@ def _check_fit(spec: RunSpec, tasks: Sequence[Task], backbone: Backbone, trainin
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"the model {spec.model_label} does not fit {spec.sequence_label}: {reason}") from error
     for task in tasks:
-        Plan([len(task.train) - n_held_out(len(task.train), training.held_out)], training)
+        Batches([len(task.train) - n_held_out(len(task.train), training.held_out)], training)
     return model
 
 

@@ -27,9 +27,9 @@ from clbench.errors import UsageError
 
 Kind = Literal["method", "sequence", "model"]
 _BASES: dict[Kind, tuple[str, str]] = {
-    "method": ("clbench.method.base", "Method"),
+    "method": ("clbench.method", "Learner"),
     "sequence": ("clbench.sequences.tasks", "TaskSequence"),
-    "model": ("clbench.models.networks", "Backbone"),
+    "model": ("clbench.models", "Backbone"),
 }
 
 _PACKAGES: dict[Kind, str] = {"method": "clbench.methods", "sequence": "clbench.sequences", "model": "clbench.models"}

@@ -14,7 +14,7 @@ from typing import Any
 from clbench.errors import ClbenchError
 from clbench.experiment import registry
 from clbench.experiment.registry import Kind
-from clbench.method.base import Scenario
+from clbench.method import Scenario
 from clbench.sequences.tasks import Task
 from clbench.training.precision import Precision
 

@@ -1,5 +1,29 @@
 """The contract of a method: what it defines, and what it is given."""
 
-from clbench.method.base import SCENARIOS, Batch, Criterion, Method, OldNetwork, Run, Scenario
+from clbench.method.learner import SCENARIOS, Costs, Learner, Run, Scenario
+from clbench.method.memory import Memory
+from clbench.method.method import GradientOf, Gradients, Method, shares_first_task
+from clbench.method.phase import Phase
+from clbench.method.settings import Training
+from clbench.method.step import Batch, Criterion, Step
+from clbench.method.teacher import Teacher, in_chunks
 
-__all__ = ["SCENARIOS", "Batch", "Criterion", "Method", "OldNetwork", "Run", "Scenario"]
+__all__ = [
+    "SCENARIOS",
+    "Batch",
+    "Costs",
+    "Criterion",
+    "GradientOf",
+    "Gradients",
+    "Learner",
+    "Memory",
+    "Method",
+    "Phase",
+    "Run",
+    "Scenario",
+    "Step",
+    "Teacher",
+    "Training",
+    "in_chunks",
+    "shares_first_task",
+]

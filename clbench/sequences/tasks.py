@@ -72,21 +72,22 @@ class Split:
         They are augmented only if `augment` is set and a (CPU) generator is given. An image comes out the same to the
         last bit in any batch.
         """
-        augmented = self.augment and generator is not None
-        rows = self.rows.index_select(0, index)
-        if self.scaled is not None and self.pixel_map is None and not augmented:
-            return self.scaled.index_select(0, rows)
-        x = self.images.index_select(0, rows)
-        if self.pixel_map is not None:
-            x = self._moved(x, index)
-        if augmented:
-            assert generator is not None
+        if self.scaled is not None and self.pixel_map is None and not (self.augment and generator is not None):
+            return self.scaled.index_select(0, self.rows.index_select(0, index))
+        return self.prepare(self.raw(index), generator)
+
+    def raw(self, index: Tensor) -> Tensor:
+        """Return the images of these samples as they are stored, their pixels moved: [len(index), …]."""
+        x = self.images.index_select(0, self.rows.index_select(0, index))
+        return x if self.pixel_map is None else self._moved(x, index)
+
+    def prepare(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Augment, pad and scale images that `raw` has given: [n, *shape]."""
+        if self.augment and generator is not None:
             x = crop_and_flip(x, generator)
         if self.padding:
             x = F.pad(x, (self.padding,) * 4)
-        if x.dtype != torch.uint8:
-            return x
-        return data.scale(x, self.mean, self.std, self.divisor)
+        return x if x.dtype != torch.uint8 else data.scale(x, self.mean, self.std, self.divisor)
 
     def _moved(self, x: Tensor, index: Tensor) -> Tensor:
         """Move the pixels of images [n, channels, height, width] as their maps say."""
@@ -119,6 +120,11 @@ class Task:
     classes: tuple[int, ...]
     train: Split
     test: Split
+
+    def without_test(self) -> Task:
+        """Return the same task without a test image, for handing to methods."""
+        none = self.train.rows[:0]
+        return replace(self, test=Split(self.train.images[:0], none, none))
 
 
 def concat(splits: Sequence[Split]) -> Split:

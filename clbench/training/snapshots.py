@@ -1,4 +1,7 @@
-"""What a run leaves in files for other runs, or for itself when it is started again: tensors and plain values."""
+"""A run's state after a task, in a file: tensors and plain values.
+
+Runs of a sweep share their first task by such a file, and a run that was stopped goes on from one.
+"""
 
 from __future__ import annotations
 
@@ -15,51 +18,21 @@ import torch
 from filelock import FileLock
 
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError)
+Snapshot = dict[str, Any]
 
 
-class FirstTask:
-    """A first task that runs of a sweep have in common, in its temporary folder: whichever comes first trains it.
+class SnapshotFile:
+    """A file with a snapshot, written whole or not at all.
 
-    A lock that ends with its holder keeps the others waiting meanwhile.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    @contextlib.contextmanager
-    def claim(self) -> Iterator[dict[str, Any] | None]:
-        """Yield what another run left, or None to the one run that is to train it and `keep` it meanwhile."""
-        with contextlib.ExitStack() as stack:
-            found = None
-            # a file that cannot be locked or read is no file: the run trains its first task itself
-            with contextlib.suppress(*UNREADABLE):
-                stack.enter_context(FileLock(self.path.with_suffix(".lock")))
-                if self.path.exists():
-                    found = torch.load(self.path, weights_only=True, map_location="cpu")
-            yield found
-
-    def keep(self, snapshot: dict[str, Any]) -> None:
-        """Leave a snapshot to the others; where there is no room, they train themselves."""
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            torch.save(snapshot, temporary)
-            temporary.replace(self.path)
-        except (OSError, RuntimeError):
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-class Checkpoint:
-    """A run's state after its last finished task, beside the records.
-
-    `made_by` names what numbers depend on beside the run's spec: a state that something else has made is none.
+    `made_by` names what numbers depend on beside the run's spec, such as the processor: a snapshot that something else
+    has made is none.
     """
 
     def __init__(self, path: Path, device: str = "cpu", made_by: Mapping[str, Any] | None = None):
         self.path, self.device, self.made_by = path, device, dict(made_by or {})
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state; None if there is none that is whole: the run then begins at its first task."""
+    def load(self) -> Snapshot | None:
+        """Return the snapshot; None if there is none that is whole and made by the same."""
         try:
             content = self.path.read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
@@ -67,12 +40,12 @@ class Checkpoint:
             found = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location=self.device)
         except UNREADABLE:
             return None
-        return found["state"] if found["made_by"] == self.made_by else None
+        return found["snapshot"] if found["made_by"] == self.made_by else None
 
-    def keep(self, state: dict[str, Any]) -> None:
+    def keep(self, snapshot: Snapshot) -> None:
         """Replace what was there; where there is no room, it stays."""
         file = io.BytesIO()
-        torch.save({"made_by": self.made_by, "state": state}, file)
+        torch.save({"made_by": self.made_by, "snapshot": snapshot}, file)
         content = file.getvalue()
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")  # two sweeps may write the same file
         try:
@@ -82,3 +55,14 @@ class Checkpoint:
         except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[Snapshot | None]:
+        """Yield what another run has kept, or None to the one run that is to `keep` it; others wait meanwhile.
+
+        The lock ends with its process. Where there can be no lock, every run works for itself.
+        """
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError, NotImplementedError):
+                stack.enter_context(FileLock(self.path.with_suffix(".lock")))
+            yield self.load()

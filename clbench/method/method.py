@@ -1,0 +1,87 @@
+"""The contract of a method that trains by the shared loop: hooks, whose defaults are fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from clbench.method.learner import Costs, Learner, Run
+from clbench.method.phase import Phase
+from clbench.method.step import Step
+from clbench.models.head import ExpandingHeadModel
+from clbench.sequences.tasks import Task
+
+Gradients = dict[str, Tensor]  # by parameter name; a parameter that the loss does not reach is not there
+GradientOf = Callable[[Tensor], Gradients]
+
+
+@dataclass
+class Method(Learner):
+    """A method that trains by the shared loop. The defaults are fine-tuning.
+
+    Hooks choose, the loop acts: none steps an optimiser or calls `backward`. For each task they are called in the order
+    in which they stand here; `loss`, `gradients` and `after_step` in every step. Draws come from
+    `self.run.stream(...)`. The hooks find the network in `self.network`; only `finish_task` may change its weights.
+    """
+
+    # whether its first task is trained exactly as fine-tuning trains it, so that a sweep trains it once for all such
+    # methods. A class says so for itself, never for those derived from it. `check_method` makes sure.
+    first_task_is_finetuning: ClassVar[bool] = False
+    network: ExpandingHeadModel = field(init=False, repr=False, compare=False)
+
+    def begin(self, run: Run) -> None:
+        """Prepare for a sequence; forget any earlier one."""
+        super().begin(run)
+        self.network = run.new_network()
+
+    def start_from(self, task: Task) -> Literal["previous", "initial", "fresh"]:
+        """Choose the weights that a task starts from: those so far, the seed's initial ones, or new ones."""
+        return "previous"
+
+    def start_task(self, task: Task) -> None:
+        """Look at the network and the new task's data before the head grows and training starts."""
+
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        """Choose how the task is learnt; no phase: not now.
+
+        `earlier` are the tasks before it, with their training data, if the method declares `memory`, else none.
+        """
+        return [Phase(tasks=[task])]
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Return parameters of the method's own, which the optimiser trains as it does the network's."""
+        return {}
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the scalar to minimise."""
+        return step.cross_entropy()
+
+    def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
+        """Return the gradients that the optimiser takes; `gradient_of` computes those of a scalar."""
+        return gradient_of(self.loss(step))
+
+    def after_step(self, step: Step) -> None:
+        """Read the weights after the optimiser's step, or fill a memory."""
+
+    def finish_task(self, task: Task) -> None:
+        """Keep what later tasks need, while this task's data are still there; the network is in eval mode."""
+
+    def learn(self, task: Task) -> Costs:
+        """Learn a task by the shared loop, which calls the hooks above."""
+        return self.run.train(task)
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor | None:
+        """Score images; see Learner."""
+        return self.network(x)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the network's parameters and buffers, and the method's own parameters."""
+        return {**self.network.state_dict(), **{f"method.{n}": p.detach() for n, p in self.parameters().items()}}
+
+
+def shares_first_task(cls: type[Learner]) -> bool:
+    """Whether a class says of itself that it trains its first task as fine-tuning does."""
+    return bool(vars(cls).get("first_task_is_finetuning", False))

@@ -1,0 +1,56 @@
+"""The settings of training: budget and optimiser, the same for all methods of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from clbench.errors import UsageError
+
+OptimizerName = Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adafactor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Budget and optimiser, the same for all methods of a sweep."""
+
+    epochs: Annotated[int, Ge(1)] | None = 1  # passes over a task's training data
+    iterations: Annotated[int, Ge(1)] | None = None  # optimiser steps per task, instead of epochs
+    batch_size: Annotated[int, Ge(1), Le(2**31)] = 128
+    drop_last: bool = False  # leave out the last, smaller batch of a pass
+    optimizer: OptimizerName = "sgd"  # of torch.optim
+    lr: Annotated[float, Gt(0)] = 0.01
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0  # of sgd and rmsprop
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    later_lr_factor: Annotated[float, Gt(0)] = 1.0  # times lr, from the second task on
+    keep_optimizer: bool = False  # carry the optimiser's state on to the next task
+    full_head: bool = False  # all blocks of the head are there from the start, and in the optimiser
+    # parameters that the loss doesn't reach: left alone; gradient zero; or zero from the first time that a loss reached
+    # them (PyTorch before 2.0, where zero_grad kept a tensor of zeros)
+    untouched: Literal["skip", "zero", "zero-once-reached"] = "skip"
+    predict_over: Literal["seen", "all"] = "seen"  # outputs that compete where the task is not told
+    warmup_epochs: Annotated[int, Ge(0)] = 0  # first epochs from the second task on: only the new block trains
+    held_out: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of each task's training images kept for `patience`
+    # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is
+    # divided by ten, then training stops; the epochs are the most there can be
+    patience: Annotated[int, Ge(1)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.iterations is None):
+            raise UsageError(
+                f"training needs either epochs or iterations, not epochs={self.epochs} iterations={self.iterations}"
+            )
+        if self.predict_over == "all" and not self.full_head:
+            raise UsageError("predict_over=all needs full_head=true: without it there are no outputs but those seen")
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            raise UsageError(f"momentum={self.momentum} is an option of sgd, the optimiser is {self.optimizer}")
+        if self.epochs is None and (self.warmup_epochs or self.patience):
+            raise UsageError("warmup_epochs and patience count epochs: give the budget as epochs, not iterations")
+        if self.epochs is not None and self.warmup_epochs >= self.epochs:
+            raise UsageError(f"warmup_epochs={self.warmup_epochs} leaves nothing of the budget of {self.epochs} epochs")
+        if (self.patience is None) != (self.held_out == 0):
+            raise UsageError(
+                f"patience={self.patience} held_out={self.held_out}: stopping needs a patience and images held out"
+            )

@@ -1,0 +1,116 @@
+"""One step of training: the batch, the network's answers to it, and the scenario's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clbench.method.learner import Scenario
+from clbench.method.phase import Phase
+from clbench.models.head import ExpandingHeadModel
+from clbench.sequences.tasks import Split
+
+
+@dataclass
+class Batch:
+    """Images and what is known of them."""
+
+    x: Tensor  # float32 [n, *input_shape], augmented where the sequence says so
+    y: Tensor  # int64 [n]: each sample's column of the head
+    task_ids: Tensor  # int64 [n]: each sample's task
+    tasks: Sequence[int]  # the tasks present
+    index: Tensor  # int64 [n]: rows of the phase's training data
+    split: Split | None = None  # the phase's training data
+    extras: dict[str, Tensor] = field(default_factory=dict)  # what a memory stored with the samples
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def joined(self, other: Batch) -> Batch:
+        """Return the samples of both, which are no longer rows of one split."""
+        return Batch(
+            torch.cat([self.x, other.x]),
+            torch.cat([self.y, other.y]),
+            torch.cat([self.task_ids, other.task_ids]),
+            sorted({*self.tasks, *other.tasks}),
+            torch.cat([self.index, torch.full_like(other.index, -1)]),
+        )
+
+
+class Criterion:
+    """The scenario's cross-entropy, mean over the batch: it decides which outputs compete.
+
+    task: a sample's own task's outputs; class: all classes seen so far; domain: the one block.
+    """
+
+    def __init__(self, scenario: Scenario):
+        self.scenario = scenario
+
+    def competing(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the outputs that take part [n, k], and the right ones of them [n]."""
+        network, batch = step.network, step.batch
+        blocks = batch.tasks if self.scenario == "task" else range(network.seen)
+        if self.scenario == "task" and len(blocks) > 1:
+            # outputs of all blocks, −∞ outside the sample's own; blocks of absent tasks get no gradient
+            logits = network.logits(step.features, range(len(network.head)), reached=batch.tasks)
+            return logits.masked_fill(network.owners != batch.task_ids[:, None], -torch.inf), batch.y
+        start = network.columns(blocks[0]).start
+        if "outputs" in vars(step):  # they have been computed anyway
+            logits = step.outputs[:, start : network.columns(blocks[-1]).stop]
+        else:
+            logits = network.logits(step.features, blocks)
+        return logits, batch.y - start if start else batch.y
+
+    def __call__(self, step: Step, weights: Tensor | None = None) -> Tensor:
+        """Return the loss; `weights` [n] multiply the samples' losses before the mean is taken."""
+        logits, y = self.competing(step)
+        step.answers.append((logits.detach(), y))
+        if weights is None:
+            return F.cross_entropy(logits, y)
+        return (weights * F.cross_entropy(logits, y, reduction="none")).mean()
+
+    def columns(self, network: ExpandingHeadModel, task: int) -> slice:
+        """Return the columns of the head that compete for images of a task, when the loss is taken on them alone."""
+        if self.scenario == "task":
+            return network.columns(task)
+        return slice(0, sum(network.widths[: network.seen]))
+
+
+@dataclass
+class Step:
+    """One step of the loop, as a method sees it."""
+
+    network: ExpandingHeadModel
+    batch: Batch
+    criterion: Criterion
+    phase: Phase
+    lr: float  # of the step to come
+    progress: float  # share of the phase's steps that are done, in [0, 1)
+    recorded: Tensor | None = None  # features [n, d], where the backbone is frozen and they have been computed before
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # outputs and right columns, for the history
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The backbone's features of the batch [n, d], computed once."""
+        if self.recorded is None:
+            return self.network.features(self.batch.x)
+        self.network.passes.pending += len(self.batch)
+        return self.recorded
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """The outputs of all blocks seen so far [n, classes], by one product."""
+        return self.network.logits(self.features, range(self.network.seen))
+
+    def cross_entropy(self, weights: Tensor | None = None) -> Tensor:
+        """Return the scenario's loss on the batch; see Criterion."""
+        return self.criterion(self, weights)
+
+    def on(self, batch: Batch) -> Step:
+        """Return the same step on another batch, for instance one that a memory has given."""
+        return replace(self, batch=batch, recorded=None)

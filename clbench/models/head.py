@@ -1,0 +1,127 @@
+"""A backbone under a head that grows: the one network that all methods share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clbench.errors import ClbenchError
+from clbench.models.backbones import Backbone, initialise
+from clbench.seeding import seed_default
+
+
+class Passes:
+    """Counts of images that went through a network; copies of the network count into the same one.
+
+    `forward`: through the backbone. `backward`: in the gradients that were computed. `pending`: in a loss whose
+    gradient has not been computed yet.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.forward = self.pending = self.backward = 0
+
+    def count_forward(self, images: int) -> None:
+        self.forward += images
+        if torch.is_grad_enabled():
+            self.pending += images
+
+    def count_backward(self) -> None:
+        """Count the images of a loss whose gradient was computed just now."""
+        self.backward += self.pending
+        self.pending = 0
+
+    def __deepcopy__(self, memo: Any) -> Passes:
+        return self
+
+
+class ExpandingHeadModel(nn.Module):
+    """A backbone under a head that grows by one Linear block at a time; old blocks are never touched.
+
+    All initial weights come from the streams (seed, *purpose): the backbone's from one, each block's from its own, so
+    that a block starts the same whether it is added late or at the start.
+    """
+
+    def __init__(self, backbone: Backbone, input_shape: Sequence[int], seed: int, *purpose: str | int):
+        super().__init__()
+        self._seed, self._purpose = seed, purpose
+        self._head_initialisation = backbone.head_initialisation
+        self.chunk = backbone.chunk
+        with torch.random.fork_rng(devices=[]):
+            seed_default(seed, *purpose, "backbone")
+            self.backbone = backbone.build(input_shape)
+            initialise(self.backbone, backbone.initialisation)
+        self.head = nn.ModuleList()
+        self.widths: list[int] = []  # classes per block
+        self.owners: Tensor  # the block of each column [classes]
+        self.register_buffer("owners", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.seen = 0  # blocks that take part: of the tasks seen so far
+        self.passes = Passes()
+        with torch.no_grad():
+            training = self.backbone.training
+            shape = self.backbone.eval()(torch.zeros(1, *input_shape)).shape
+            self.backbone.train(training)
+        if len(shape) != 2:
+            raise ClbenchError(f"a backbone returns features [n, d], this one returned {list(shape)}")
+        self.n_features = int(shape[1])
+
+    def expand(self, n_classes: int) -> None:
+        """Append a block of `n_classes` outputs; the old blocks keep their weights bit for bit."""
+        reference = next(self.parameters(), None)
+        with torch.random.fork_rng(devices=[]):
+            seed_default(self._seed, *self._purpose, "block", len(self.head))
+            block = nn.Linear(self.n_features, n_classes)
+            initialise(block, self._head_initialisation)
+        self.head.append(block if reference is None else block.to(reference))
+        self.widths.append(n_classes)
+        self.owners = torch.cat([self.owners, self.owners.new_full((n_classes,), len(self.widths) - 1)])
+
+    def columns(self, block: int) -> slice:
+        """Return the head's columns that belong to a block."""
+        start = sum(self.widths[:block])
+        return slice(start, start + self.widths[block])
+
+    @property
+    def newest(self) -> nn.Module:
+        """The block of the current task (in the domain scenario: the only one)."""
+        return self.head[self.seen - 1]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map images [n, *input_shape] to features [n, d]."""
+        self.passes.count_forward(len(x))
+        return _full(self.backbone(x))
+
+    def logits(self, features: Tensor, blocks: Sequence[int], reached: Sequence[int] | None = None) -> Tensor:
+        """Map features [n, d] to the outputs of some blocks [n, their classes]; gradients reach only `reached` ones."""
+        if len(blocks) == 1:
+            return _full(self.head[blocks[0]](features))
+        chosen: list[nn.Linear] = [self.head[block] for block in blocks]  # type: ignore[misc]
+        live = [reached is None or block in reached for block in blocks]
+        weight = torch.cat([b.weight if on else b.weight.detach() for b, on in zip(chosen, live, strict=True)])
+        bias = torch.cat([b.bias if on else b.bias.detach() for b, on in zip(chosen, live, strict=True)])
+        return _full(F.linear(features, weight, bias))
+
+    def restored(self, state: Mapping[str, Tensor]) -> ExpandingHeadModel:
+        """Return a copy that has these weights, and as many blocks as they are for, at most its own."""
+        other = copy.deepcopy(self)
+        blocks = len({name.split(".")[1] for name in state if name.startswith("head.")})
+        other.head, other.widths = other.head[:blocks], other.widths[:blocks]
+        other.owners = other.owners[: sum(other.widths)]
+        other.load_state_dict(state)
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, *input_shape] to the outputs of every block there is [n, classes]."""
+        return self.logits(self.features(x), range(len(self.head)))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Return what autocast has made bf16 as float32, so that losses are not rounded too."""
+    return x.float() if x.dtype == torch.bfloat16 else x

@@ -1,0 +1,114 @@
+"""Accuracy on tasks, told which task it is and not told; and curves within tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clbench.method import Learner, Method, Scenario, Training
+from clbench.sequences.tasks import Split, Task
+from clbench.training.clock import Stopwatch
+
+Row = list[float | None]
+Hits = tuple[Tensor | None, Tensor | None]  # right answers where the task is told, and where it is not
+
+
+class Evaluator:
+    """Asks a learner about images. The two views are two questions: which class, told the task and not told it.
+
+    Nobody is told in the domain scenario, where both views are the same. In the others the task-agnostic question is
+    asked first. A method that does not define `scores` itself answers both from one forward pass.
+    """
+
+    def __init__(self, tasks: Sequence[Task], scenario: Scenario, training: Training, chunk: int):
+        self.tasks, self.scenario, self.training, self.chunk = tasks, scenario, training, chunk
+
+    @torch.no_grad()
+    def rows(self, learner: Learner, tasks: Sequence[Task], seen: int) -> tuple[Row, Row]:
+        """Return the accuracy on the test images of some tasks, told and not told, after `seen` tasks."""
+        hits = [self.hits(learner, task.index, task.test, seen) for task in tasks]  # all, before one is waited for
+        rows: tuple[Row, Row] = ([], [])
+        for task, both in zip(tasks, hits, strict=True):
+            for row, count in zip(rows, both, strict=True):
+                row.append(None if count is None else count.item() / len(task.test))
+        return rows
+
+    @torch.no_grad()
+    def accuracy(self, learner: Learner, task: int, split: Split) -> float:
+        """Return the accuracy on other images of the current task, in the scenario's view."""
+        told, not_told = self.hits(learner, task, split, task + 1)
+        hits = told if self.scenario == "task" or not_told is None else not_told
+        assert hits is not None
+        return hits.item() / len(split)
+
+    def hits(self, learner: Learner, task: int, split: Split, seen: int) -> Hits:
+        """Count right answers on images of a task; None where there is no answer."""
+        if self.scenario == "domain":
+            scores = self._scores(learner, split, None)
+            both = None if scores is None else (scores.argmax(1) == split.y).sum()
+            return both, both
+        outputs = len(self.tasks) if self.training.full_head else seen  # tasks that have outputs
+        if task >= outputs:
+            return None, None
+        start, stop = self._columns(task)
+        competing = outputs if self.training.predict_over == "all" else seen
+        not_told = self._scores(learner, split, None)
+        told = not_told if type(learner).scores is Method.scores else self._scores(learner, split, task)
+        right = None
+        if not_told is not None and task < competing:
+            right = (not_told[:, : self._columns(competing - 1)[1]].argmax(1) == split.y + start).sum()
+        return None if told is None else (told[:, start:stop].argmax(1) == split.y).sum(), right
+
+    def _columns(self, task: int) -> tuple[int, int]:
+        start = sum(len(other.classes) for other in self.tasks[:task])
+        return start, start + len(self.tasks[task].classes)
+
+    def _scores(self, learner: Learner, split: Split, task: int | None) -> Tensor | None:
+        parts = []
+        for rows in torch.arange(len(split), device=split.y.device).split(self.chunk):
+            scores = learner.scores(split.batch(rows), task)
+            if scores is None:
+                return None
+            parts.append(scores)
+        return torch.cat(parts)
+
+
+class CurveRecorder:
+    """Evaluates the tasks seen so far every so many updates. It leaves everything but the clock as it was."""
+
+    def __init__(self, every: int, evaluator: Evaluator, tasks: Sequence[Task], device: torch.device):
+        self.every, self.evaluator, self.tasks, self.device = every, evaluator, tasks, device
+        self.curves: list[dict[str, list[Any]]] = []
+        self.seconds = 0.0  # spent on the curve of the task under way
+
+    def start_task(self) -> None:
+        self.curves.append({"updates": [], "task_aware": [], "task_agnostic": []})
+        self.seconds = 0.0
+
+    def after_update(self, method: Method, task: int, updates: int) -> None:
+        """Add a point if it is time for one."""
+        if updates % self.every:
+            return
+        watch, network = Stopwatch(self.device), method.network
+        modes, forward = [(module, module.training) for module in network.modules()], network.passes.forward
+        network.eval()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            rows = self.evaluator.rows(method, self.tasks[: task + 1], task + 1)
+        for module, mode in modes:
+            module.training = mode
+        network.passes.forward = forward
+        self.add(task, updates, rows)
+        self.seconds += watch.seconds()
+
+    def add(self, task: int, updates: int, rows: tuple[Row, Row]) -> None:
+        """Put a point into a task's curve, in place of an earlier one of the same update."""
+        curve, later = self.curves[task], len(self.tasks) - task - 1
+        if curve["updates"][-1:] == [updates]:
+            for values in curve.values():
+                values.pop()
+        curve["updates"].append(updates)
+        for view, row in zip(("task_aware", "task_agnostic"), rows, strict=True):
+            curve[view].append([*row[: task + 1], *[None] * later])

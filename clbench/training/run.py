@@ -1,0 +1,189 @@
+"""A run: a learner meets one task after another, and is asked about all of them after each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clbench.errors import DivergedError
+from clbench.method import Costs, Learner, Method, Run, Scenario, Training
+from clbench.models.backbones import Backbone
+from clbench.seeding import seed_default
+from clbench.sequences.tasks import Task
+from clbench.training.batches import hold_out
+from clbench.training.clock import Stopwatch
+from clbench.training.evaluation import CurveRecorder, Evaluator, Row
+from clbench.training.snapshots import SnapshotFile
+from clbench.training.trainer import Setting, Trainer
+
+AfterTask = Callable[[Learner, Task], None]
+
+
+@dataclass
+class Outcome:
+    """What a run measured; see RunRecord for shapes and units."""
+
+    task_aware: list[Row] = field(default_factory=list)
+    task_agnostic: list[Row] = field(default_factory=list)
+    train_seconds: list[float] = field(default_factory=list)
+    evaluate_seconds: list[float] = field(default_factory=list)
+    updates: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    forward_passes: list[int] = field(default_factory=list)
+    backward_passes: list[int] = field(default_factory=list)
+    history: list[dict[str, list[float]]] = field(default_factory=list)
+    curves: list[dict[str, list[Any]]] = field(default_factory=list)  # empty without `eval_every`
+    parameters: int = 0
+    stored_bytes: int = 0
+    weights_hash: str = ""
+    shared_first_task: bool = False  # whether another run trained it; its cost is in the lists above all the same
+
+    def add(self, costs: Costs) -> None:
+        """Add what a task has cost."""
+        self.updates.append(costs.updates)
+        self.images.append(costs.images)
+        self.forward_passes.append(costs.forward_passes)
+        self.backward_passes.append(costs.backward_passes)
+        self.train_seconds.append(costs.seconds)
+        self.history.append(costs.history)
+        self.stored_bytes = max(self.stored_bytes, costs.stored_bytes)
+
+
+def run_sequence(
+    tasks: Sequence[Task],
+    learner: Learner,
+    backbone: Backbone,
+    training: Training,
+    scenario: Scenario,
+    seed: int,
+    device: torch.device | str = "cpu",
+    *,
+    after_task: AfterTask | None = None,
+    first_task: SnapshotFile | None = None,
+    checkpoint: SnapshotFile | None = None,
+    eval_every: int | None = None,
+) -> Outcome:
+    """Let a learner learn one task after another, and evaluate all tasks before the first and after each.
+
+    `tasks` lie on `device`. `first_task` is where the first is taken from, if another run has trained it, or else left
+    for others; `checkpoint` is where the run is kept after each task, and goes on from. With `eval_every`, the tasks
+    seen so far are evaluated after every so many updates too: the network as it is at that moment, before
+    `finish_task`; the last point of a task is its row of the accuracy matrix. None of them changes a number. Raises
+    DivergedError when the loss is not finite. The global random state is left as found.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        train_tasks, held_out = hold_out([task.without_test() for task in tasks], training.held_out, seed)
+        evaluator = Evaluator(tasks, scenario, training, backbone.chunk)
+        curves = None if eval_every is None else CurveRecorder(eval_every, evaluator, tasks, device)
+        setting = Setting(train_tasks, held_out, backbone, training, scenario, seed, device)
+        trainer = Trainer(setting, evaluator, curves, first_task)
+        run = _Run(learner, trainer, evaluator, tasks)
+        try:
+            return run.go(after_task, checkpoint)
+        except DivergedError:  # it says where
+            raise
+        except BaseException as error:
+            error.add_note(f"at task {len(run.outcome.updates) + 1} of {len(tasks)}")
+            raise
+
+
+class _Run:
+    """One run over a sequence, and what has been measured so far."""
+
+    def __init__(self, learner: Learner, trainer: Trainer, evaluator: Evaluator, tasks: Sequence[Task]):
+        self.learner, self.trainer, self.evaluator, self.tasks = learner, trainer, evaluator, tasks
+        self.curves, self.outcome = trainer.curves, Outcome()
+
+    def go(self, after_task: AfterTask | None, checkpoint: SnapshotFile | None) -> Outcome:
+        """Learn and evaluate all tasks, or those that a checkpoint has not seen."""
+        setting, outcome = self.trainer.setting, self.outcome
+        self._begin()
+        kept = None if checkpoint is None else checkpoint.load()
+        if kept is not None:
+            self._restore(kept)
+        else:
+            self._evaluate(0)
+        for task in setting.tasks[len(outcome.updates) :]:
+            costs = self.learner.learn(task)
+            outcome.add(costs)
+            watch = Stopwatch(setting.device)
+            if costs.trained:
+                self._evaluate(task.index + 1)
+            else:
+                outcome.evaluate_seconds.append(0.0)
+                for matrix in (outcome.task_aware, outcome.task_agnostic):
+                    matrix.append([None] * len(self.tasks))
+            if self.curves is not None:
+                if costs.trained:
+                    rows = outcome.task_aware[-1], outcome.task_agnostic[-1]
+                    self.curves.add(task.index, costs.updates, rows)
+                outcome.curves = self.curves.curves
+            if after_task is not None:
+                after_task(self.learner, task)
+            outcome.evaluate_seconds[-1] = watch.seconds() + (self.curves.seconds if self.curves is not None else 0.0)
+            if checkpoint is not None:
+                checkpoint.keep(self._snapshot())
+        outcome.shared_first_task = self.trainer.shared_first_task
+        weights = self.learner.weights()
+        outcome.parameters, outcome.weights_hash = self._count_parameters(weights), weights_hash(weights)
+        return outcome
+
+    def _begin(self) -> None:
+        setting = self.trainer.setting
+        seed_default(setting.seed, "begin", device=setting.device)
+        if isinstance(self.learner, Method):
+            self.trainer.method = self.learner
+        self.learner.begin(
+            Run(
+                setting.scenario,
+                len(self.tasks),
+                setting.seed,
+                setting.device,
+                setting.training,
+                self.trainer.new_network,
+                self.trainer.learn,
+            )
+        )
+
+    def _evaluate(self, seen: int) -> None:
+        """Append a row to both accuracy matrices."""
+        watch = Stopwatch(self.trainer.setting.device)
+        aware, agnostic = self.evaluator.rows(self.learner, self.tasks, seen)
+        self.outcome.task_aware.append(aware)
+        self.outcome.task_agnostic.append(agnostic)
+        self.outcome.evaluate_seconds.append(watch.seconds())
+
+    def _count_parameters(self, weights: Mapping[str, Tensor]) -> int:
+        if isinstance(self.learner, Method):
+            parameters = (*self.learner.network.parameters(), *self.learner.parameters().values())
+            return sum(parameter.numel() for parameter in parameters)
+        return sum(tensor.numel() for tensor in weights.values())
+
+    def _snapshot(self) -> dict[str, Any]:
+        """Return all that the tasks so far have left behind, as tensors and plain values."""
+        trainer = self.trainer.state() if isinstance(self.learner, Method) else None
+        self.outcome.shared_first_task = self.trainer.shared_first_task
+        return {"outcome": vars(self.outcome), "trainer": trainer, "learner": self.learner.state()}
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from what `_snapshot` returned."""
+        vars(self.outcome).update(snapshot["outcome"])
+        self.trainer.shared_first_task = self.outcome.shared_first_task
+        if isinstance(self.learner, Method):
+            self.trainer.load_state(snapshot["trainer"], len(self.outcome.updates))
+        self.learner.load_state(snapshot["learner"])
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,194 @@
+"""Trains a method on one task after another: its network, the order of its hooks, and snapshots of its state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from clbench.method import Costs, Criterion, Method, Phase, Scenario, Training
+from clbench.models.backbones import Backbone
+from clbench.models.head import ExpandingHeadModel, Passes
+from clbench.seeding import seed_default
+from clbench.sequences.tasks import Split, Task
+from clbench.training.clock import Stopwatch
+from clbench.training.evaluation import CurveRecorder, Evaluator
+from clbench.training.loop import TaskTraining
+from clbench.training.optimizer import State, load_optimizer_state, make_optimizer, optimizer_state
+from clbench.training.snapshots import SnapshotFile
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run trains with."""
+
+    tasks: Sequence[Task]
+    held_out: Sequence[Split]  # of each task, where `patience` asks for them
+    backbone: Backbone
+    training: Training
+    scenario: Scenario
+    seed: int
+    device: torch.device
+
+
+class Trainer:
+    """Trains a method on one task after another."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        evaluator: Evaluator,
+        curves: CurveRecorder | None = None,
+        first_task: SnapshotFile | None = None,
+    ):
+        self.setting, self.evaluator, self.curves = setting, evaluator, curves
+        self.first_task = first_task  # where the first task is taken from, or left for other runs
+        self.shared_first_task = False
+        self.criterion = Criterion(setting.scenario)
+        self.passes = Passes()
+        self.purpose: tuple[str | int, ...] = ("weights",)  # of the stream that the network's weights come from
+        self.kept_optimizer: State = {}
+        self.reached: set[str] = set()  # names of the parameters that a loss has reached
+        self.method: Method  # set by the run
+
+    # The network
+
+    def new_network(self, seen: int = 0) -> ExpandingHeadModel:
+        """Draw a network with the blocks of `seen` tasks, or of all of them if the head doesn't grow."""
+        setting, tasks = self.setting, self.setting.tasks
+        network = ExpandingHeadModel(setting.backbone, tasks[0].train.shape, setting.seed, *self.purpose)
+        network.to(setting.device)
+        if setting.backbone.channels_last and setting.device.type == "cpu":
+            network.to(memory_format=torch.channels_last)
+        if setting.scenario == "domain":
+            network.expand(len(tasks[0].classes))
+        else:
+            for task in tasks if setting.training.full_head else tasks[:seen]:
+                network.expand(len(task.classes))
+        network.seen = 1 if setting.scenario == "domain" else seen
+        network.passes = self.passes
+        return network.eval()
+
+    def _make_ready(self, task: Task) -> None:
+        """Give the method its weights to start from, let it look at them, and let the head grow."""
+        setting, method = self.setting, self.method
+        seed_default(setting.seed, "start", task.index, device=setting.device)
+        start = method.start_from(task)
+        if start != "previous" and task.index > 0:
+            self.purpose = ("weights",) if start == "initial" else ("scratch", task.index + 1)
+            method.network = self.new_network(task.index)
+            self.kept_optimizer, self.reached = {}, set()
+        method.network.eval()
+        method.start_task(task)
+        if setting.scenario != "domain":
+            if task.index == len(method.network.head):
+                method.network.expand(len(task.classes))
+            method.network.seen = task.index + 1
+
+    # A task
+
+    def learn(self, task: Task) -> Costs:
+        """Train the method on a task and return what it cost."""
+        method, watch = self.method, Stopwatch(self.setting.device)
+        self.passes.reset()
+        if self.curves is not None:
+            self.curves.start_task()
+        self._make_ready(task)
+        phases = method.phases(task, self.setting.tasks[: task.index] if method.memory else [])
+        costs = Costs(trained=bool(phases))
+        if self.first_task is not None and task.index == 0 and phases:
+            self._share_first_task(task, phases, costs, watch)
+        elif phases:
+            self._train(task, phases, costs)
+        method.network.eval()
+        method.finish_task(task)
+        costs.forward_passes, costs.backward_passes = self.passes.forward, self.passes.backward
+        old = {one.index: one.train.nbytes for phase in phases for one in phase.tasks if one.index != task.index}
+        costs.stored_bytes = sum(old.values()) + nbytes(method.state())
+        costs.seconds = watch.seconds() - self._curve_seconds
+        return costs
+
+    @property
+    def _curve_seconds(self) -> float:
+        return 0.0 if self.curves is None else self.curves.seconds
+
+    def _share_first_task(self, task: Task, phases: Sequence[Phase], costs: Costs, watch: Stopwatch) -> None:
+        """Train the first task, or take it over from another run that has trained the same.
+
+        Neither waiting for the other run nor reading and writing files is a cost of the method.
+        """
+        assert self.first_task is not None
+        with contextlib.ExitStack() as stack:
+            with watch.paused():
+                found = stack.enter_context(self.first_task.claim())
+            if found is None:
+                self._train(task, phases, costs)
+                costs.seconds = watch.seconds() - self._curve_seconds
+                costs.forward_passes, costs.backward_passes = self.passes.forward, self.passes.backward
+                with watch.paused():
+                    self.first_task.keep({"trainer": self.state(), "costs": asdict(costs)})
+                return
+            with watch.paused():
+                self.load_state(found["trainer"], 1)
+        vars(costs).update(found["costs"])
+        self.passes.forward, self.passes.backward = costs.forward_passes, costs.backward_passes
+        watch.add(costs.seconds + self._curve_seconds)
+        self.shared_first_task = True
+
+    def _train(self, task: Task, phases: Sequence[Phase], costs: Costs) -> None:
+        """Train in one phase after another."""
+        training, network = self.setting.training, self.method.network
+        lr = training.lr * (training.later_lr_factor if task.index > 0 else 1)
+        own = {f"method.{name}": parameter for name, parameter in self.method.parameters().items()}
+        parameters = {**dict(network.named_parameters()), **own}
+        optimizer = make_optimizer(training, parameters, lr)
+        load_optimizer_state(optimizer, parameters, self.kept_optimizer)
+        if training.warmup_epochs and task.index > 0:
+            newest = list(network.newest.parameters())
+            phases = [Phase(name="warm-up", tasks=[task], trainable=newest, epochs=training.warmup_epochs), *phases]
+        work = TaskTraining(self, task, parameters, optimizer, lr, costs)
+        for phase in phases:
+            work.train(phase)
+        work.finish()
+        self.kept_optimizer = optimizer_state(optimizer, parameters) if training.keep_optimizer else {}
+
+    # Snapshots
+
+    def state(self) -> dict[str, Any]:
+        """Return all that training has left behind, as tensors and plain values."""
+        return {
+            "purpose": list(self.purpose),
+            "network": self.method.network.state_dict(),
+            "parameters": {name: parameter.detach() for name, parameter in self.method.parameters().items()},
+            "optimizer": self.kept_optimizer,
+            "reached": sorted(self.reached),
+            "curves": [] if self.curves is None else self.curves.curves,
+            "curve_seconds": self._curve_seconds,
+        }
+
+    def load_state(self, state: dict[str, Any], seen: int) -> None:
+        """Go on from what `state` returned after `seen` tasks."""
+        self.purpose = tuple(state["purpose"])
+        network = self.new_network(seen)
+        network.load_state_dict(state["network"])
+        self.method.network = network
+        with torch.no_grad():
+            for name, parameter in self.method.parameters().items():
+                parameter.copy_(state["parameters"][name])
+        self.kept_optimizer, self.reached = state["optimizer"], set(state["reached"])
+        if self.curves is not None:
+            self.curves.curves, self.curves.seconds = state["curves"], state["curve_seconds"]
+
+
+def nbytes(state: object) -> int:
+    """Count the bytes of the tensors in nested containers."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(map(nbytes, state.values()))
+    if isinstance(state, (list, tuple)):
+        return sum(map(nbytes, state))
+    return 0
