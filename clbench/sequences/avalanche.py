@@ -1,4 +1,4 @@
-"""Avalanche's classic benchmarks as task sequences: `avalanche:NAME`. Avalanche is imported only to make the data."""
+"""Avalanche's classic benchmarks as task sequences: `avalanche:NAME`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _AvalancheStreams(_AvalancheSequence):
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.load_data(data_root, seed)
-        train, test = self.splits(found, beforehand=False)  # it would be there for one seed only
+        train, test = self.splits(found, beforehand=False)  # scaled copies would serve one seed only
         train_rows, test_rows = (_ranges(found.notes[f"{part}_sizes"]) for part in ("train", "test"))
         if len(test_rows) == 1:
             test_rows *= len(train_rows)
@@ -110,7 +110,7 @@ def avalanche_sequence(name: str) -> type[TaskSequence]:
 
     A benchmark that shares classes equally is split by our class order. The streams of any other are taken as they are
     for the seed: each with its classes if it is one that splits classes, else every task with all classes that occur.
-    Avalanche is imported only when the data are materialised.
+    Avalanche is imported to make the data, and once for each of its versions: see clbench.data.benchmarks.
     """
     known = benchmarks.avalanche_benchmarks()
     if name not in known:

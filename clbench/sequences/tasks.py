@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,14 +100,6 @@ class Split:
         """Return the same images with values in [0, 1], never augmented."""
         return replace(self, mean=(0.0,), std=(1.0,), augment=False, scaled=None)
 
-    def to(self, device: torch.device | str) -> Split:
-        """Return a copy on a device; use `to_device` for whole sequences, which share their images."""
-        return self._with_tensors(lambda tensor: tensor.to(device))
-
-    def _with_tensors(self, move: Callable[[Tensor], Tensor]) -> Split:
-        moved = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True)
 class Task:
@@ -119,7 +111,7 @@ class Task:
     test: Split
 
     def without_test(self) -> Task:
-        """Return the same task with an empty test split, which holds no test image: for code that must see none."""
+        """Return the same task with an empty test split that holds no test image, for code that must see none."""
         nothing = self.test.subset(self.test.rows.new_empty(0))
         images = self.test.images.new_empty(0, *self.test.images.shape[1:])
         return replace(self, test=replace(nothing, images=images, scaled=None))
@@ -160,13 +152,13 @@ def to_device(tasks: Sequence[Task], device: torch.device) -> list[Task]:
         return list(tasks)
     moved: dict[int, Tensor] = {}
 
-    def move(tensor: Tensor) -> Tensor:
-        if id(tensor) not in moved:
-            moved[id(tensor)] = tensor.to(device)
-        return moved[id(tensor)]
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor) and id(value) not in moved:
+            moved[id(value)] = value.to(device)
+        return moved[id(value)] if isinstance(value, Tensor) else value
 
     def moved_split(split: Split) -> Split:
-        return replace(split, scaled=None)._with_tensors(move)
+        return Split(**{name: move(value) for name, value in vars(replace(split, scaled=None)).items()})
 
     return [replace(task, train=moved_split(task.train), test=moved_split(task.test)) for task in tasks]
 
@@ -179,7 +171,7 @@ class TaskSequence:
     scenario: ClassVar[str]  # the one it is run in by default
     scenarios: ClassVar[frozenset[str]] = frozenset({"task", "class", "domain"})
     model: ClassVar[str] = "mlp"  # its default backbone
-    budget: ClassVar[Mapping[str, Any]] = {}  # default training settings, see clbench.training.loop.Training
+    budget: ClassVar[Mapping[str, Any]] = {}  # its default training settings
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         """Raise UsageError if these settings make no sense together; reads no data."""
