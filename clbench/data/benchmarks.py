@@ -11,15 +11,12 @@ import importlib
 import importlib.metadata
 import inspect
 import json
-import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -48,36 +45,26 @@ def avalanche_benchmarks() -> dict[str, AvalancheBenchmark]:
     file = cache_folder() / f"avalanche-{importlib.metadata.version('avalanche-lib')}.json"
     try:
         parameters = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # not there, or not written to the end
         parameters = _classic_parameters()
         with contextlib.suppress(OSError):  # a cache that may only be read: the next process imports Avalanche again
-            _write_at_once(file, json.dumps(parameters))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(parameters), encoding="utf-8")
     return {name: AvalancheBenchmark(name, own) for name, own in parameters.items()}
 
 
 def _classic_parameters() -> dict[str, dict[str, Any]]:
     """Return the names and defaults of the parameters of each function that makes a classic benchmark."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        functions = inspect.getmembers(importlib.import_module(CLASSIC), inspect.isfunction)
     found = {}
-    for name, function in inspect.getmembers(_imported(CLASSIC), inspect.isfunction):
+    for name, function in functions:
         parameters = inspect.signature(function).parameters
         if {"eval_transform", "dataset_root"} <= set(parameters):
             defaults = {key: parameter.default for key, parameter in parameters.items()}
             found[name] = {key: v if isinstance(v, (bool, int, str)) else None for key, v in defaults.items()}
     return found
-
-
-def _imported(module: str) -> ModuleType:
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(module)
-
-
-def _write_at_once(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
-        finished = Path(folder) / file.name
-        finished.write_text(text, encoding="utf-8")
-        os.replace(finished, file)
 
 
 def load_benchmark(
