@@ -7,7 +7,6 @@ be named as `package.module:Name` or `./file.py:Name`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.metadata
@@ -16,14 +15,14 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError
+from clbench.errors import UsageError, close_names, did_you_mean
 
 Kind = Literal["method", "sequence", "model"]
 _BASES: dict[Kind, tuple[str, str]] = {
@@ -101,7 +100,7 @@ def find(kind: Kind, reference: str) -> type:
     if not colon and reference.endswith(".py"):
         raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
     if kind == "sequence" and not colon and "+" in reference:
-        from clbench.sequences.tasks import chain_sequence
+        from clbench.sequences.chains import chain_sequence
 
         return chain_sequence(reference)
     if not colon:
@@ -115,7 +114,7 @@ def find(kind: Kind, reference: str) -> type:
         module = _imported(kind, reference, lambda: importlib.import_module(place))
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{_close(name, public)}")
+        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
     return _checked(kind, reference, getattr(module, name))
 
 
@@ -202,7 +201,7 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     for field, value in settings.items():
         if field not in known:
             has = f"its fields are {', '.join(known)}" if known else "it has no fields"
-            raise UsageError(f"{name} has no field {field!r}{_close(field, known)}: {has}")
+            raise UsageError(f"{name} has no field {field!r}{close_names(field, known)}: {has}")
         is_default = type(value) is type(known[field]) and value == known[field]
         values[field] = value if is_default else _parse(f"{name}.{field}", hints[field], value)
     for field, default in known.items():
@@ -253,17 +252,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint at close names, or the list of all there are."""
-    known = list(known)
-    return _close(name, known) or f": choose from {', '.join(known)}"
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -1,10 +1,9 @@
-"""Avalanche's classic benchmarks as task sequences: `avalanche:NAME`. Avalanche is imported only to make the data."""
+"""Avalanche's classic benchmarks as task sequences: `avalanche:NAME`."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,20 +12,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.data import datasets as data
-from clbench.errors import UsageError
-from clbench.sequences.tasks import (
-    MNIST_BUDGET,
-    ClassOrder,
-    Part,
-    Split,
-    Task,
-    TaskSequence,
-    full_class_order,
-    parts_of,
-    refuse_order,
-    split_by_class,
-)
+from clbench.data import DataSet, benchmarks
+from clbench.errors import UsageError, did_you_mean
+from clbench.sequences.class_order import full_class_order, refuse_order
+from clbench.sequences.splits import MNIST_BUDGET, split_by_class, train_and_test
+from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 
 @dataclass(frozen=True)
@@ -34,16 +24,16 @@ class _AvalancheSequence(TaskSequence):
     """A classic benchmark of Avalanche."""
 
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
-    benchmark: ClassVar[data.AvalancheBenchmark]
+    benchmark: ClassVar[benchmarks.AvalancheBenchmark]
 
-    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+    def load_data(self, data_root: Path | None, seed: int) -> DataSet:
         raise NotImplementedError
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return self.load_data(data_root, seed).fingerprint
 
-    def parts(self, found: data.DataSet, beforehand: bool = True) -> tuple[Part, Part]:
-        return parts_of(found, tuple(found.notes["mean"]), tuple(found.notes["std"]), beforehand=beforehand)
+    def splits(self, found: DataSet, beforehand: bool = True) -> tuple[Split, Split]:
+        return train_and_test(found, tuple(found.notes["mean"]), tuple(found.notes["std"]), beforehand=beforehand)
 
 
 @dataclass(frozen=True)
@@ -53,8 +43,8 @@ class _AvalancheSplit(_AvalancheSequence):
     scenario: ClassVar[str] = "task"
     tasks: Annotated[int, Ge(1)] = 5
 
-    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
-        return data.load_benchmark(self.benchmark, data_root, {"n_experiences": 1, "shuffle": False})
+    def load_data(self, data_root: Path | None, seed: int) -> DataSet:
+        return benchmarks.load_benchmark(self.benchmark, data_root, {"n_experiences": 1, "shuffle": False})
 
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
         classes = self.load_data(data_root, seed).train_labels.unique().tolist()
@@ -62,7 +52,7 @@ class _AvalancheSplit(_AvalancheSequence):
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
-        return split_by_class(order, self.tasks, *self.parts(self.load_data(data_root, seed)))
+        return split_by_class(order, self.tasks, *self.splits(self.load_data(data_root, seed)))
 
 
 @dataclass(frozen=True)
@@ -71,13 +61,13 @@ class _AvalancheStreams(_AvalancheSequence):
 
     by_class: ClassVar[bool]  # whether each experience has classes of its own
 
-    def load_data(self, data_root: Path | None, seed: int) -> data.DataSet:
+    def load_data(self, data_root: Path | None, seed: int) -> DataSet:
         wanted = {"n_experiences": getattr(self, "tasks", 0), "seed": seed, "shuffle": True}
         parameters = self.benchmark.parameters
         if "evaluation_protocol" in parameters:
             del wanted["seed"]  # CLEAR takes one only for the protocol that is not its default
         arguments = {name: value for name, value in wanted.items() if name in parameters}
-        return data.load_benchmark(self.benchmark, data_root, arguments)
+        return benchmarks.load_benchmark(self.benchmark, data_root, arguments)
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return f"seed:{super().prepare(data_root, seed)}"
@@ -89,7 +79,7 @@ class _AvalancheStreams(_AvalancheSequence):
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.load_data(data_root, seed)
-        train, test = self.parts(found, beforehand=False)  # it would be there for one seed only
+        train, test = self.splits(found, beforehand=False)  # scaled copies would serve one seed only
         train_rows, test_rows = (_ranges(found.notes[f"{part}_sizes"]) for part in ("train", "test"))
         if len(test_rows) == 1:
             test_rows *= len(train_rows)
@@ -97,10 +87,10 @@ class _AvalancheStreams(_AvalancheSequence):
             raise UsageError(
                 f"{self.name} has {len(train_rows)} training and {len(test_rows)} test experiences: no pairs"
             )
-        everything = tuple(torch.cat([train.labels, test.labels]).unique().tolist())
+        everything = tuple(torch.cat([train.y, test.y]).unique().tolist())
         tasks = []
         for index, (own, held_out) in enumerate(zip(train_rows, test_rows, strict=True)):
-            classes = tuple(train.labels[own].unique().tolist()) if self.by_class else everything
+            classes = tuple(train.y[own].unique().tolist()) if self.by_class else everything
             tasks.append(Task(index, classes, _labelled(train, own, classes), _labelled(test, held_out, classes)))
         return tasks
 
@@ -109,9 +99,9 @@ def _ranges(sizes: Sequence[int]) -> list[Tensor]:
     return list(torch.arange(sum(sizes)).split(list(sizes)))
 
 
-def _labelled(part: Part, rows: Tensor, classes: Sequence[int]) -> Split:
-    """Make a split whose labels are the classes' positions (classes are sorted)."""
-    return part.split(rows, torch.searchsorted(torch.tensor(classes), part.labels[rows]))
+def _labelled(split: Split, index: Tensor, classes: Sequence[int]) -> Split:
+    """Return these samples, labelled by their classes' positions (classes are sorted)."""
+    return replace(split.subset(index), y=torch.searchsorted(torch.tensor(classes), split.y[index]))
 
 
 @cache
@@ -120,13 +110,11 @@ def avalanche_sequence(name: str) -> type[TaskSequence]:
 
     A benchmark that shares classes equally is split by our class order. The streams of any other are taken as they are
     for the seed: each with its classes if it is one that splits classes, else every task with all classes that occur.
-    Avalanche is imported only when the data are materialised.
+    Avalanche is imported to make the data, and once for each of its versions: see clbench.data.benchmarks.
     """
-    known = data.avalanche_benchmarks()
+    known = benchmarks.avalanche_benchmarks()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f", did you mean {' or '.join(close)}?" if close else f": Avalanche has {', '.join(sorted(known))}"
-        raise UsageError(f"unknown Avalanche benchmark {name!r}{hint}")
+        raise UsageError(f"unknown Avalanche benchmark {name!r}{did_you_mean(name, sorted(known))}")
     benchmark = known[name]
     parameters = set(benchmark.parameters)
     by_class = "class_ids_from_zero_from_first_exp" in parameters

@@ -36,7 +36,9 @@ from clbench.execution.job import _processor
 from clbench.execution.runner import keep_freed_memory
 from clbench.experiment import registry
 from clbench.method.schedule import Training
-from clbench.sequences.tasks import PermutedMNIST, SplitMNIST, Task
+from clbench.sequences.permuted_rotated import PermutedMNIST
+from clbench.sequences.splits import SplitMNIST
+from clbench.sequences.tasks import Task
 from clbench.training.loop import run_sequence
 from clbench.training.precision import choose_kernels, computing
 

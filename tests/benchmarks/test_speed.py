@@ -18,7 +18,7 @@ from clbench.method.base import Batch, Criterion, Run, in_chunks
 from clbench.method.schedule import Training
 from clbench.models.networks import ExpandingHeadModel
 from clbench.results.store import Store
-from clbench.sequences.tasks import SplitDigits
+from clbench.sequences.splits import SplitDigits
 from clbench.testing import tiny_tasks
 from clbench.training.loop import make_optimizer, set_trainable
 

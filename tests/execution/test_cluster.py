@@ -339,7 +339,7 @@ def test_data_are_materialised_by_one_process_of_a_host(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from clbench.data import datasets as data
+from clbench.data import sources as data
 write = data._write_digits
 def slowly(folder):
     with open(sys.argv[1], "a") as file:

@@ -1,8 +1,9 @@
-"""Methods that ask more of the contract than fine-tuning does, each in a few lines: they are what it was designed for."""
+"""Methods that ask more of the contract than fine-tuning does: they are what it was designed for."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -232,7 +233,7 @@ def test_a_phase_trains_its_own_parameters_and_nothing_else() -> None:
     watched = Watched()
     outcome = go(watched)
     assert outcome.updates == [15, 15, 15]  # 3 epochs of the budget, and 2 beside it
-    for first, second in zip(networks[:6], networks[1:6], strict=False):
+    for first, second in itertools.pairwise(networks[:6]):
         assert all(torch.equal(first[name], second[name]) for name in first)
     assert watched.scale.item() != 1.0
     assert outcome.parameters == sum(p.numel() for p in watched.network.parameters()) + 2

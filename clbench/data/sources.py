@@ -1,0 +1,180 @@
+"""Sources of data sets: torchvision's, found in the data root or downloaded, and scikit-learn's digits."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import importlib.metadata
+import math
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clbench.data.cache import ARRAYS, DataSet, cached, locked, save_arrays, stamp
+from clbench.data.folders import data_root_folder
+from clbench.errors import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where torchvision keeps a data set."""
+
+    torchvision_name: str
+    folder: str  # below the data root
+    files: tuple[str, ...]
+    classes: int
+
+    @property
+    def is_idx(self) -> bool:
+        """Whether its files are in MNIST's IDX format, which is read here; torchvision reads the others."""
+        return self.files == IDX_FILES
+
+
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CIFAR10_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+SOURCES = {
+    "mnist": Source("MNIST", "MNIST/raw", IDX_FILES, 10),
+    "fashion-mnist": Source("FashionMNIST", "FashionMNIST/raw", IDX_FILES, 10),
+    "cifar10": Source("CIFAR10", "cifar-10-batches-py", CIFAR10_FILES, 10),
+    "cifar100": Source("CIFAR100", "cifar-100-python", ("train", "test", "meta"), 100),
+}
+
+
+def load_dataset(name: str, data_root: Path | None = None) -> DataSet:
+    """Return a data set, materialised and downloaded if need be: `digits` or one of SOURCES.
+
+    Raises UsageError if the data root that was named is no folder, DataError if files are missing or damaged.
+    """
+    root = data_root_folder(data_root)
+    if name == "digits":
+        return cached(name, lambda: ["scikit-learn", importlib.metadata.version("scikit-learn")], _write_digits)
+    source = SOURCES[name]
+    files = _find(source, root)
+    return cached(name, lambda: stamp(files), lambda folder: _write_checked(source, root, files, folder))
+
+
+def _write_digits(folder: Path) -> Mapping[str, Any]:
+    """Split scikit-learn's digits 80/20, stratified, the same for every seed."""
+    from sklearn.datasets import load_digits  # here, since a run on materialised data need not wait for scikit-learn
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images, labels = digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
+    save_arrays(folder, train_images=images[train], train_labels=labels[train])
+    save_arrays(folder, test_images=images[test], test_labels=labels[test])
+    return {}
+
+
+def _find(source: Source, root: Path) -> list[Path]:
+    """Return the files of a data set in the data root, downloaded if any is missing; MNIST's may be gzipped."""
+    files = _present(source, root)
+    if len(files) < len(source.files):
+        above = [parent for parent in root.parents if len(_present(source, parent)) == len(source.files)]
+        if above:
+            raise DataError(f"{source.torchvision_name} is not below {root}: did you mean --data-root {above[0]}?")
+        with locked(root / source.folder):
+            if len(_present(source, root)) < len(source.files):
+                _download(source, root)
+        files = _present(source, root)
+    return files
+
+
+def _present(source: Source, root: Path) -> list[Path]:
+    folder = root / source.folder
+    suffixes = ("", ".gz") if source.is_idx else ("",)
+    choices = [[folder / f"{name}{suffix}" for suffix in suffixes] for name in source.files]
+    return [path for paths in choices for path in [p for p in paths if p.is_file()][:1]]
+
+
+def _download(source: Source, root: Path) -> None:
+    """Let torchvision download into a temporary folder beside, then move the files into the data root."""
+    beside = next(path for path in [root, *root.parents] if path.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".clbench-download-", dir=beside) as temporary:
+            with contextlib.redirect_stdout(sys.stderr):
+                _torchvision(source)(temporary, download=True)
+            (root / source.folder).mkdir(parents=True, exist_ok=True)
+            for name in source.files:
+                os.replace(Path(temporary) / source.folder / name, root / source.folder / name)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(
+            f"{source.torchvision_name} is not in {root / source.folder} (expected: {', '.join(source.files)}) "
+            f"and the download failed ({reason[-1]}): put the files there, or use --sequence split-digits, which needs "
+            "no download"
+        ) from None
+
+
+def _torchvision(source: Source) -> Any:
+    import torchvision.datasets  # here, since a run on materialised data need not wait for torchvision
+
+    return getattr(torchvision.datasets, source.torchvision_name)
+
+
+def _write_checked(source: Source, root: Path, files: Sequence[Path], folder: Path) -> Mapping[str, Any]:
+    arrays = _read_idx_files(files) if source.is_idx else _read_cifar(source, root)
+    for part in ("train", "test"):
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+        where = files[1 if part == "train" else 3] if source.is_idx else root / source.folder
+        if len(images) != len(labels):
+            raise _damaged(where, f"{len(labels)} labels for {len(images)} images")
+        counts = np.bincount(labels, minlength=source.classes)
+        if len(counts) > source.classes:
+            raise _damaged(where, f"label {labels.max()} is out of range, there are {source.classes} classes")
+        if not counts.all():
+            raise _damaged(where, f"no image of class {counts.argmin()}")
+    save_arrays(folder, **arrays)
+    return {}
+
+
+def _damaged(where: Path, reason: str) -> DataError:
+    return DataError(f"{where} is damaged ({reason}): delete it to have it downloaded anew, or put a good copy there")
+
+
+def _read_idx_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, path in zip(ARRAYS, files, strict=True):
+        if name.endswith("images"):
+            images = _read_idx(path, 3)
+            if images.shape[1:] != (28, 28):
+                raise _damaged(path, f"images of {images.shape[1]}×{images.shape[2]} pixels instead of 28×28")
+            arrays[name] = images[:, None]
+        else:
+            arrays[name] = _read_idx(path, 1).astype(np.int64)
+    return arrays
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Read unsigned bytes in MNIST's IDX format: 0, 0, 8, the number of dimensions, their sizes, the bytes."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, f"it cannot be read: {error}") from None
+    start = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < start:
+        raise _damaged(path, f"it does not start as an IDX file with {dimensions} dimensions does")
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
+    if len(content) != start + math.prod(shape):
+        raise _damaged(path, f"{len(content)} bytes instead of {start + math.prod(shape)}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _read_cifar(source: Source, root: Path) -> dict[str, np.ndarray]:
+    """Read CIFAR through torchvision, which compares checksums before it unpickles."""
+    dataset, arrays = _torchvision(source), {}
+    for part in ("train", "test"):
+        try:
+            found = dataset(str(root), train=part == "train")
+            arrays[f"{part}_images"] = found.data.transpose(0, 3, 1, 2)
+            arrays[f"{part}_labels"] = np.array(found.targets, dtype=np.int64)
+        except Exception as error:
+            raise _damaged(root / source.folder, str(error).split(".")[0] or type(error).__name__) from None
+    return arrays

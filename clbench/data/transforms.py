@@ -1,0 +1,84 @@
+"""What is done to images: scaled, a whole data set or a batch; their pixels moved; cropped and flipped at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clbench import NUMBERS
+from clbench.data.cache import DataSet, cached, save_arrays
+from clbench.errors import DataError
+
+SCALED_LIMIT = 2**30  # bytes
+
+
+def scale(pixels: Tensor, mean: Sequence[float], std: Sequence[float], divisor: float) -> Tensor:
+    """Return bytes [n, channels, …] as (pixels / divisor − mean) / std, float32; constants for all channels or each."""
+    x = pixels.float()
+    planes = (x,) if len(mean) == 1 else x.unbind(1)
+    for plane, m, s in zip(planes, mean, std, strict=True):
+        plane.mul_(1 / (divisor * s))
+        if m:
+            plane.sub_(m / s)
+    return x
+
+
+def scaled(
+    found: DataSet, mean: Sequence[float], std: Sequence[float], divisor: float, padding: int = 0
+) -> DataSet | None:
+    """Return a data set with its images scaled and padded, float32, materialised; None if over SCALED_LIMIT or no room.
+
+    Gathering a batch from it takes less time than scaling bytes does. All processes share the one copy.
+    """
+    shape = (found.train_images.shape[1], *(size + 2 * padding for size in found.train_images.shape[2:]))
+    if 4 * math.prod(shape) * (len(found.train_images) + len(found.test_images)) > SCALED_LIMIT:
+        return None
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        for part, images in (("train", found.train_images), ("test", found.test_images)):
+            layout = {"descr": "<f4", "fortran_order": False, "shape": (len(images), *shape)}
+            with open(folder / f"{part}_images.npy", "wb") as file:
+                np.lib.format.write_array_header_2_0(file, layout)
+                for some in images.split(1024):
+                    padded = F.pad(some, (padding,) * 4)
+                    file.write(scale(padded, mean, std, divisor).contiguous().numpy().tobytes())
+        save_arrays(folder, train_labels=found.train_labels.numpy(), test_labels=found.test_labels.numpy())
+        return {}
+
+    source = [NUMBERS, found.fingerprint, list(mean), list(std), divisor, padding]
+    try:
+        return cached(f"{found.name}:scaled", lambda: source, write)
+    except DataError:  # no room for it, or a cache that may only be read
+        return None
+
+
+def move_pixels(x: Tensor, maps: Tensor) -> Tensor:
+    """Take each pixel of images [n, channels, height, width] from where a map says; −1 stands for a pixel of 0.
+
+    `maps` is int64 [n, height·width], or [1, height·width] for all images.
+    """
+    padded = F.pad(x.flatten(2), (1, 0))  # a pixel of 0 in front, where −1 points to
+    source = (maps + 1)[:, None].expand(*x.shape[:2], -1)
+    return padded.gather(2, source).view(x.shape)
+
+
+def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Crop each image [n, channels, height, width] at random from its zero-padded self and flip half of them."""
+    n, _, height, width = x.shape
+    top = torch.randint(2 * padding + 1, (n, 1), generator=generator)
+    left = torch.randint(2 * padding + 1, (n, 1), generator=generator)
+    flip = torch.rand(n, 1, generator=generator) < 0.5
+    down = top + torch.arange(height)
+    across = left + torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width))
+    rows, columns, images = (
+        i.to(x.device) for i in (down[:, :, None], across[:, None], torch.arange(n)[:, None, None])
+    )
+    padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
+    return padded[images, rows, columns].permute(0, 3, 1, 2).contiguous()

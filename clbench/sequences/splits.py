@@ -1,0 +1,155 @@
+"""Data sets as splits, and the sequences that share the classes of a built-in one equally among their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+
+from clbench.data import DataSet, load_dataset
+from clbench.data.transforms import scaled
+from clbench.sequences.class_order import full_class_order
+from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
+
+Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one for all channels or for each
+
+MNIST_BUDGET = {"epochs": 1, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+DIGITS_BUDGET = {**MNIST_BUDGET, "epochs": 10, "batch_size": 16, "lr": 0.1, "weight_decay": 0.0}
+CIFAR_BUDGET = {**MNIST_BUDGET, "epochs": 5, "batch_size": 64}
+MNIST_CONSTANTS: Constants = ((0.1307,), (0.3081,))
+
+
+def train_and_test(
+    found: DataSet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    divisor: float = 255.0,
+    padding: int = 0,
+    augment: bool = False,
+    beforehand: bool = True,
+) -> tuple[Split, Split]:
+    """Return all training and all test images of a data set, with its own labels; see Split for the arguments.
+
+    They are scaled `beforehand` if that is not too much. Only training images are augmented.
+    """
+    ready = scaled(found, mean, std, divisor, padding) if beforehand else None
+
+    def whole(part: str, augment: bool) -> Split:
+        images, labels = getattr(found, f"{part}_images"), getattr(found, f"{part}_labels")
+        floats = None if ready is None else getattr(ready, f"{part}_images")
+        rows = torch.arange(len(labels))
+        return Split(images, rows, labels, mean, std, divisor, augment=augment, padding=padding, scaled=floats)
+
+    return whole("train", augment), whole("test", False)
+
+
+def of_classes(split: Split, classes: Sequence[int]) -> Split:
+    """Return the samples of some classes, class after class; their labels become the classes' positions."""
+    found = [(split.y == c).nonzero().flatten() for c in classes]
+    y = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor([len(index) for index in found]))
+    return replace(split.subset(torch.cat(found)), y=y)
+
+
+def split_by_class(order: Sequence[int], tasks: int, train: Split, test: Split) -> list[Task]:
+    """Share the classes of an order equally among tasks; samples stand class after class, else as in the data set."""
+    size = len(order) // tasks
+    shares = [tuple(order[index * size : (index + 1) * size]) for index in range(tasks)]
+    return [
+        Task(index, classes, of_classes(train, classes), of_classes(test, classes))
+        for index, classes in enumerate(shares)
+    ]
+
+
+@dataclass(frozen=True)
+class SplitDataSet(TaskSequence):
+    """The classes of a built-in data set, shared equally among the tasks."""
+
+    scenario: ClassVar[str] = "task"
+    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
+    source: ClassVar[str]
+    n_classes: ClassVar[int] = 10
+    constants: ClassVar[Constants] = MNIST_CONSTANTS
+    divisor: ClassVar[float] = 255.0
+    tasks: Annotated[int, Ge(1)] = 5
+    padding: Annotated[int, Ge(0)] = 0  # rows and columns of black around each image
+    mean: float | None = None  # subtracted from pixels in [0, 1], in all channels; none: the data set's own constants
+    std: Annotated[float, Gt(0)] | None = None  # what the difference is divided by
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        self.class_order(class_order, 0)
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return load_dataset(self.source, data_root).fingerprint
+
+    def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
+        return full_class_order(self.name, rule, seed, range(self.n_classes), self.tasks)
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        found = load_dataset(self.source, data_root)
+        order = self.class_order("seed" if class_order is None else class_order, seed)
+        mean, std = self.constants
+        mean = mean if self.mean is None else (self.mean,) * len(mean)
+        std = std if self.std is None else (self.std,) * len(std)
+        augment = getattr(self, "augment", False)  # a field of those that offer it
+        return split_by_class(order, self.tasks, *train_and_test(found, mean, std, self.divisor, self.padding, augment))
+
+
+@dataclass(frozen=True)
+class SplitDigits(SplitDataSet):
+    """Scikit-learn's handwritten digits (8×8), 2 classes a task; comes with the installed packages."""
+
+    name = "split-digits"
+    source = "digits"
+    budget = DIGITS_BUDGET
+    constants = ((0.0,), (1.0,))
+    divisor = 16.0
+
+
+@dataclass(frozen=True)
+class SplitMNIST(SplitDataSet):
+    """Handwritten digits (28×28), 2 classes a task; Avalanche's SplitMNIST."""
+
+    name = "split-mnist"
+    source = "mnist"
+
+
+@dataclass(frozen=True)
+class SplitFashionMNIST(SplitDataSet):
+    """Pieces of clothing (28×28), 2 classes a task; Avalanche's SplitFMNIST."""
+
+    name = "split-fashion-mnist"
+    source = "fashion-mnist"
+    constants = ((0.2860,), (0.3530,))
+
+
+@dataclass(frozen=True)
+class SplitCIFAR(SplitDataSet):
+    """What the two CIFAR sequences share."""
+
+    model = "cnn"
+    budget = CIFAR_BUDGET
+    augment: bool = False  # random crop and flip of training images, as Avalanche does by default
+
+
+@dataclass(frozen=True)
+class SplitCIFAR10(SplitCIFAR):
+    """Colour photographs (32×32), 2 classes a task; Avalanche's SplitCIFAR10."""
+
+    name = "split-cifar10"
+    source = "cifar10"
+    constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+@dataclass(frozen=True)
+class SplitCIFAR100(SplitCIFAR):
+    """Colour photographs (32×32), 10 classes a task; Avalanche's SplitCIFAR100."""
+
+    name = "split-cifar100"
+    source = "cifar100"
+    n_classes = 100
+    constants = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    tasks: Annotated[int, Ge(1)] = 10

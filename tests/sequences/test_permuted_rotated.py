@@ -1,0 +1,46 @@
+"""Permuted and rotated MNIST: tasks equal those of Avalanche's own benchmarks, turns those of torchvision."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compared import assert_same_tasks, benchmark_of, load
+from torchvision.transforms import RandomRotation
+
+from clbench.sequences.permuted_rotated import PermutedMNIST, RotatedMNIST, rotation_map
+
+
+@pytest.mark.parametrize("sequence", [PermutedMNIST(tasks=2), RotatedMNIST(tasks=2)], ids=lambda s: s.name)
+def test_tasks_are_those_of_avalanche(sequence: Any, root: Path, classic: ModuleType) -> None:
+    benchmark = benchmark_of(classic, type(sequence).__name__, 2, root, seed=3)
+    assert_same_tasks(load(sequence, root, 3), benchmark, limit=15)
+
+
+def test_angles_differ_between_tasks_and_seeds() -> None:
+    drawn = [angle for seed in (0, 1, 7) for angle in RotatedMNIST(tasks=3).angles(seed)]
+    assert len(set(drawn)) == len(drawn)
+    assert all(-180 <= angle <= 180 for angle in drawn)
+
+
+@pytest.mark.parametrize(
+    ("size", "angles"), [(28, range(-180, 181, 15)), (28, (-179, -31, 7, 44, 46, 89)), (5, range(91))]
+)
+def test_rotations_are_those_of_torchvision(size: int, angles: Any) -> None:
+    numbers = torch.arange(1.0, size * size + 1).view(1, size, size)
+    for angle in angles:
+        turned = RandomRotation((angle, angle))(numbers).flatten().long() - 1
+        assert torch.equal(rotation_map(angle, size), turned), angle
+
+
+def test_a_quarter_turn_is_anticlockwise() -> None:
+    corner = rotation_map(90, 4).view(4, 4)[0]  # the top row now is the right column, from top to bottom
+    assert corner.tolist() == [3, 7, 11, 15]
+
+
+def test_permutations_differ_between_tasks_and_seeds() -> None:
+    drawn = [pixel_map for seed in (0, 1, 7) for pixel_map in PermutedMNIST(tasks=2).pixel_maps(seed)]
+    assert all(np.array_equal(np.sort(pixel_map), np.arange(784)) for pixel_map in drawn)
+    assert len({tuple(pixel_map.tolist()) for pixel_map in drawn}) == len(drawn)
