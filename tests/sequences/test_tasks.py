@@ -39,7 +39,6 @@ def test_a_batch_is_normalised_per_channel() -> None:
             assert torch.allclose(batch[place, channel].double(), (pixels[channel] - mean) / std, atol=1e-6)
     divided = random_split(mean=(0.0,), std=(1.0,), divisor=16.0)
     assert torch.equal(divided.batch(index), divided.images[divided.rows[index]] / 16)
-    assert torch.allclose(split.unnormalised().batch(index), split.images[split.rows[index]] / 255, atol=1e-7)
 
 
 @pytest.mark.parametrize("pixel_map", [None, maps(torch.t)])
