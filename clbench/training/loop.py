@@ -18,7 +18,7 @@ from clbench.errors import DivergedError
 from clbench.method.base import Batch, Criterion, Method, Run, Scenario, in_chunks
 from clbench.method.schedule import Plan, Plateau, Training, hold_out
 from clbench.models.networks import Backbone, ExpandingHeadModel
-from clbench.results.store import Curve, Matrix
+from clbench.results.record import Curve, Matrix
 from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.training.optimizer import SGD, Adagrad, Adam, Optimizer
