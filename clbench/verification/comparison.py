@@ -39,7 +39,7 @@ def welch(ours: ArrayLike, mean: float, error: float, kind: str, n: int, ddof: i
 
     `rounding` is the most that the published mean may be off. Raises ValueError for fewer than two values.
     """
-    from scipy.stats import t  # slow to import
+    from scipy.special import stdtr, stdtrit  # Student's t; here, as SciPy is slow to import
 
     values = np.asarray(ours, dtype=np.float64)
     if len(values) < 2:
@@ -52,10 +52,10 @@ def welch(ours: ArrayLike, mean: float, error: float, kind: str, n: int, ddof: i
     if se == 0:
         return Welch(difference, difference - rounding, difference + rounding, rounding, float(beyond == 0))
     df = se**4 / (own**2 / (len(values) - 1) + theirs**2 / (n - 1))
-    quantile = t.ppf((1 + LEVEL) / 2, df)
+    quantile = stdtrit(df, (1 + LEVEL) / 2)
     half = quantile * se + rounding
-    smallest = (quantile + t.ppf(POWER, df)) * se + rounding
-    return Welch(difference, difference - half, difference + half, smallest, float(2 * t.sf(beyond / se, df)))
+    smallest = (quantile + stdtrit(df, POWER)) * se + rounding
+    return Welch(difference, difference - half, difference + half, smallest, float(2 * stdtr(df, -beyond / se)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from clbench.results.statistics import (
     mean_interval,
     paired,
     ratio_of_means,
-    seeds_needed,
 )
 
 some_values = st.lists(st.floats(-1, 1), min_size=2, max_size=20)
@@ -127,24 +126,6 @@ def test_rounding_is_no_difference() -> None:
 
 def test_one_seed_has_no_test() -> None:
     assert np.isnan([paired([0.1]).p, paired([0.1]).low, paired([0.1]).effect_size]).all()
-
-
-def test_seeds_needed_as_in_tables() -> None:
-    """G*Power's sample sizes for two dependent means, two-sided, α = 0.05, power 0.8 (Cohen's 0.2, 0.5, 0.8)."""
-    assert [seeds_needed(d) for d in (0.2, 0.5, -0.8)] == [199, 34, 15]
-    assert np.isnan([seeds_needed(0.0), seeds_needed(np.nan), seeds_needed(0.001)]).all()
-
-
-@pytest.mark.parametrize("effect", [0.1, 0.45, 1.0, 3.0])
-def test_seeds_needed_are_the_fewest(effect: float) -> None:
-    def power(n: int) -> float:
-        far = stats.nct(n - 1, effect * n**0.5)
-        edge = stats.t.ppf(0.975, n - 1)
-        return far.sf(edge) + far.cdf(-edge)
-
-    n = int(seeds_needed(effect))
-    assert power(n) >= 0.8
-    assert power(n - 1) < 0.8
 
 
 def test_bootstrap_interval_is_scipys() -> None:
