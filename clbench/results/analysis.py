@@ -108,20 +108,12 @@ def differences(
         base = baseline_of(comparison, baseline)
         if base is None:
             continue
-        pairs = [
-            (group, difference(results, group, base, metric, test, interval))
-            for group in comparison.finished
-            if group is not base
-        ]
-        tested = [one.p for _, one in pairs if one is not None and not np.isnan(one.p)]
-        corrected = iter(holm(tested))
-        for group, one in pairs:
-            if one is None:
-                continue
-            p_holm = np.nan if np.isnan(one.p) else next(corrected)
-            verdict = verdict_of(one.mean, p_holm, metric)
+        others = [group for group in comparison.finished if group is not base]
+        found = [(group, difference(results, group, base, metric, test, interval)) for group in others]
+        pairs = [(group, one) for group, one in found if one is not None]
+        for (group, one), p_holm in zip(pairs, holm([one.p for _, one in pairs]), strict=True):
             place = (*comparison.place, metric, group.label, base.label)
-            rows.append((*place, *one[:5], p_holm, one.effect_size, verdict))
+            rows.append((*place, *one[:5], p_holm, one.effect_size, verdict_of(one.mean, p_holm, metric)))
     return pd.DataFrame(rows, columns=[*PLACE, "metric", "label", "baseline", *OF_A_PAIR])
 
 
@@ -171,31 +163,20 @@ class Ranks(NamedTuple):
 def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
     """Rank the methods that all sequences of a scenario have, by their means; only over five sequences or more."""
     check_metric(metric)
-    found = []
+    frame, found = results.frame, []
     for scenario in dict.fromkeys(comparison.scenario for comparison in results.comparisons):
-        places = [place for place in results.comparisons if place.scenario == scenario and place.finished]
-        means = pd.DataFrame(  # a column per sequence: models of one sequence are no sequences of their own
-            {
-                sequence: pd.DataFrame(
-                    [
-                        {
-                            group.label: np.mean(values)
-                            for group in place.finished
-                            if (values := list(results.by_seed(group, metric).values()))
-                        }
-                        for place in places
-                        if place.sequence == sequence
-                    ]
-                ).mean(skipna=False)
-                for sequence in dict.fromkeys(place.sequence for place in places)
-            }
-        ).dropna()
-        if means.shape[1] < FEWEST_SEQUENCES or len(means) < 2:
+        here = frame[(frame["scenario"] == scenario) & (frame["metric"] == metric)]
+        if here["sequence"].nunique() < FEWEST_SEQUENCES:
             continue
-        labels = [label for label in results.labels if label in means.index]
-        scores = means.loc[labels].to_numpy().T
+        by_model = here.pivot_table(index=["sequence", "model"], columns="label", values="value")
+        # models of one sequence are no sequences of their own
+        means = by_model.dropna(axis="columns").groupby("sequence").mean()
+        if means.shape[1] < 2:
+            continue
+        labels = [label for label in results.labels if label in means]
+        scores = means[labels].to_numpy()
         average, critical, p = average_ranks(-scores if metric in LOWER_IS_BETTER else scores)
-        found.append(Ranks(scenario, labels, average, critical, p, means.shape[1]))
+        found.append(Ranks(scenario, labels, average, critical, p, len(means)))
     return found
 
 
@@ -213,23 +194,17 @@ def best(results: Results, comparison: Comparison, metric: str, test: Test = "t"
     Joint training, the upper bound, does not compete where there is anything else. Of the baseline, the verdict in
     `lines`, the rows of the comparison's `differences`, is the one that counts: they are corrected over other tests.
     """
-    means = {id(group): values for group in comparison.finished if (values := results.by_seed(group, metric))}
-    groups = [group for group in comparison.finished if id(group) in means]
+    groups = [group for group in comparison.finished if results.values(group, metric)]
     groups = [group for group in groups if group.method != UPPER_BOUND] or groups
     if not groups:
         return Best(None, [], [])
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    first = max(groups, key=lambda group: sign * np.mean(list(means[id(group)].values())))
-    tested, untested = [], []
-    for group in groups:
-        if group is not first:
-            one = difference(results, group, first, metric, test)
-            if one is None or np.isnan(one.p):
-                untested.append(group)
-            else:
-                tested.append((group, one.p))
-    corrected = holm([p for _, p in tested])
-    ties = [group for (group, _), p in zip(tested, corrected, strict=True) if p >= ALPHA]
+    first = max(groups, key=lambda group: sign * np.mean(results.values(group, metric)))
+    others = [group for group in groups if group is not first]
+    found = [difference(results, group, first, metric, test) for group in others]
+    p = [np.nan if one is None else one.p for one in found]
+    untested = [group for group, one in zip(others, p, strict=True) if np.isnan(one)]
+    ties = [group for group, one in zip(others, holm(p), strict=True) if one >= ALPHA]
     line = line_of(lines, first, metric)
     if line is not None and line.verdict != "no test":
         base = next(group for group in comparison.finished if group.label == line.baseline)

@@ -36,6 +36,7 @@ class Results:
         self.records = sorted(records, key=lambda record: (record.spec["seed"], record.key))
         self.problems = list(problems)
         self.comparisons, self.warnings = compare_runs(self.records, order)
+        self.groups = [(place, group) for place in self.comparisons for group in place.groups]
         self.failed = [record for record in self.records if not record.ok]
 
     @classmethod
@@ -61,7 +62,7 @@ class Results:
     @property
     def labels(self) -> list[str]:
         """The methods' labels, in the order of the tables."""
-        return list(dict.fromkeys(group.label for comparison in self.comparisons for group in comparison.groups))
+        return list(dict.fromkeys(group.label for _, group in self.groups))
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -69,8 +70,7 @@ class Results:
         frame = pd.DataFrame(
             [
                 self._row(comparison, group, record)
-                for comparison in self.comparisons
-                for group in comparison.groups
+                for comparison, group in self.groups
                 for record in [*group.runs, *group.failed]
             ]
         )
@@ -106,8 +106,7 @@ class Results:
         return pd.DataFrame(
             [
                 (*comparison.place, group.method, group.label, record.spec["seed"], name, value)
-                for comparison in self.comparisons
-                for group in comparison.groups
+                for comparison, group in self.groups
                 for record in group.runs
                 for name, value in self._measures[record.key].items()
                 if not np.isnan(value)
@@ -118,11 +117,10 @@ class Results:
     def summary(self, interval: IntervalKind = "t") -> pd.DataFrame:
         """Return a row per group and metric: n, mean, std and 95 % interval over seeds (NaN where n = 1)."""
         rows = [
-            (*comparison.place, group.method, group.label, metric, *mean_interval(list(values), kind=interval))
-            for comparison in self.comparisons
-            for group in comparison.groups
+            (*comparison.place, group.method, group.label, metric, *mean_interval(values, kind=interval))
+            for comparison, group in self.groups
             for metric in METRIC_NAMES
-            if (values := self.by_seed(group, metric).values())
+            if (values := self.values(group, metric))
         ]
         columns = [*PLACE, "method", "label", "metric", "n", "mean", "std", "ci_low", "ci_high"]
         return pd.DataFrame(rows, columns=columns)
@@ -142,7 +140,7 @@ class Results:
         """
         if view not in (None, *metrics.VIEWS):
             raise UsageError(f"no view '{view}': choose one of {', '.join(metrics.VIEWS)}")
-        choices = [(place, group) for place in self.comparisons for group in place.finished]
+        choices = [(place, group) for place, group in self.groups if group.runs]
         wanted = (sequence, scenario, model)
         fitting = [
             (place, group)
@@ -178,6 +176,10 @@ class Results:
         """Return the metric's values by seed, those left out where it is undefined."""
         values = {record.spec["seed"]: self._measures[record.key][metric] for record in group.runs}
         return {seed: value for seed, value in values.items() if not np.isnan(value)}
+
+    def values(self, group: Group, metric: str) -> list[float]:
+        """Return the metric's values over the seeds for which it is defined."""
+        return list(self.by_seed(group, metric).values())
 
     def by_key(self, key: str) -> dict[str, float]:
         """Return a run's metrics by the key of its record, NaN where undefined; none of a failed run."""

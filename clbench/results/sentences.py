@@ -51,15 +51,12 @@ def compare(
         place, one, other, _ = found[0]
         ours, theirs = results.by_seed(one, metric), results.by_seed(other, metric)
         paired([ours[seed] - theirs[seed] for seed in ours if seed in theirs], test)  # raises, and says why
-    corrected = iter(holm([pairs.p for *_, pairs in found if not np.isnan(pairs.p)]))
+    words = {"better": "is better than", "worse": "is worse than", "undecided": "can't be told from"}
     lines = []
-    for place, one, other, pairs in found:
-        p = np.nan if np.isnan(pairs.p) else next(corrected)
-        words = {"better": "is better than", "worse": "is worse than", "undecided": "can't be told from"}
+    for (place, one, other, pairs), p in zip(found, holm([pairs.p for *_, pairs in found]), strict=True):
         relation = words.get(verdict_of(pairs.mean, p, metric), "has no test against")
         line = f"{place.title}: {one.label} {relation} {other.label} in {metric.replace('_', ' ')}: "
-        line += spell(pairs, p if len(found) > 1 else None)
-        lines.append(line)
+        lines.append(line + spell(pairs, p if len(found) > 1 else None))
     return lines
 
 
@@ -77,13 +74,13 @@ def findings(
         first, ties, untested = best(results, comparison, metric, test, lines)
         if first is None:
             continue
-        text = f"{what}: {first.title}, {percent(list(results.by_seed(first, metric).values()), interval=interval)} %"
+        text = f"{what}: {first.title}, {percent(results.values(first, metric), interval=interval)} %"
         bounds = [group for group in comparison.finished if group.method == UPPER_BOUND and group is not first]
-        if bounds and (upper := list(results.by_seed(bounds[0], metric).values())):
+        if bounds and (upper := results.values(bounds[0], metric)):
             text += f" ({bounds[0].title}, which sees all data: {percent(upper, interval=interval)} %)"
         if (line := line_of(lines, first, metric)) is not None:
             base = next(group for group in comparison.finished if group.label == line.baseline)
-            there = percent(list(results.by_seed(base, metric).values()), interval=interval)
+            there = percent(results.values(base, metric), interval=interval)
             text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
             text += f": {line.verdict}" if line.n > 1 else ""
         sure = []

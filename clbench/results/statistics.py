@@ -138,11 +138,12 @@ def collapsed(values: ArrayLike, points: float = 0.1, spreads: float = 6.0) -> l
 def holm(p: Sequence[float], tests: int | None = None) -> list[float]:
     """Adjust p values by Holm's (1979) step-down method for `tests` tests, those not among them taken to have p = 1.
 
-    statsmodels has it too, but collects Python's garbage at every call, which takes longer than the rest of a report.
+    NaN, where there was no test, stays NaN and does not count.
     """
-    tests = max(len(p), tests or 0)
-    adjusted, largest = [0.0] * len(p), 0.0
-    for rank, index in enumerate(np.argsort(p, kind="stable")):
+    there = int(np.count_nonzero(~np.isnan(p)))
+    tests = max(there, tests or 0)
+    adjusted, largest = [np.nan] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable")[:there]):  # NaN come last
         largest = max(largest, min(1.0, (tests - rank) * p[index]))
         adjusted[index] = largest
     return adjusted

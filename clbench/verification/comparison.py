@@ -109,9 +109,7 @@ def compare(preset: Preset, records: Sequence[RunRecord]) -> Verification:
         _judge(frame, preset)
     claims = pd.DataFrame(_claims(preset, groups))
     if len(claims):
-        tested = claims["p"].notna()
-        claims["p_holm"] = np.nan
-        claims.loc[tested, "p_holm"] = holm(claims.loc[tested, "p"].tolist())
+        claims["p_holm"] = holm(claims["p"].tolist())
         claims["verdict"] = [_claim_verdict(line) for _, line in claims.iterrows()]
     made = [record for records in groups.values() for record in records]
     commits = sorted({str(commit) for record in made if (commit := (record.environment or {}).get("commit"))})
@@ -215,7 +213,7 @@ def _judge(frame: pd.DataFrame, preset: Preset) -> None:
         for name in ("low", "high", "smallest", "p", "p_holm"):
             frame[f"{name}_{kind}"] = frame.get(f"{name}_{kind}", np.nan)
         for of_controls in (False, True):
-            family = ((frame["control_of"] != "") == of_controls) & frame[f"p_{kind}"].notna()
+            family = (frame["control_of"] != "") == of_controls
             frame.loc[family, f"p_holm_{kind}"] = holm(frame.loc[family, f"p_{kind}"].tolist(), n_tests(preset))
     adjusted = frame[f"p_holm_{preset.published.kinds[0]}"]
     wrong, right = adjusted < 1 - LEVEL, adjusted >= 1 - LEVEL

@@ -210,4 +210,5 @@ def test_holm_keeps_the_family_at_its_level() -> None:
     for family in p[:3]:
         assert holm(list(family), 6) == pytest.approx(multipletests([*family, 1, 1], method="holm")[1][:4])
     assert holm([]) == []
+    assert holm([0.01, np.nan, 0.04]) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True)
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # by hand: 3 × .01, 2 × .03, then the larger
