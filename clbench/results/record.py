@@ -9,10 +9,10 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
-from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from clbench.errors import ClbenchError
@@ -28,10 +28,9 @@ Matrix = list[list[Share | None]]
 Curve = dict[str, list[Any]]  # see `_Curve`
 
 
+@with_config(ConfigDict(strict=True, allow_inf_nan=False, extra="allow"))
 class _Spec(TypedDict):
     """What readers rely on in a spec; `clbench.experiment.spec.RunSpec` says what each entry means."""
-
-    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")  # type: ignore[misc]
 
     sequence: str
     sequence_label: str
@@ -57,10 +56,9 @@ class _Spec(TypedDict):
     preset: NotRequired[dict[str, Any] | None]
 
 
+@with_config(STRICT)
 class _Curve(TypedDict):
     """Accuracy within one task, at n evaluations of the T tasks."""
-
-    __pydantic_config__ = STRICT  # type: ignore[misc]
 
     updates: list[Count]  # updates of this task before each evaluation, the last one included: [n]
     task_aware: Matrix  # null for tasks to come: [n, T]
@@ -72,6 +70,7 @@ def _read_as(kind: Any) -> GetPydanticSchema:
     return GetPydanticSchema(lambda _, handler: handler(kind))
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class RunRecord:
     """What one run was asked to do, what came out, and what it cost.
@@ -79,8 +78,6 @@ class RunRecord:
     A failed run has `error` and nothing that is measured; lists are indexed by task, in training order. The types are
     checked when a record is read.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     key: Annotated[str, Field(pattern=r"^[0-9A-Za-z]+$")]  # the file's name: a hash of all in `spec` but the labels
     spec: Annotated[dict[str, Any], _read_as(_Spec)]

@@ -155,17 +155,6 @@ def _claim_verdict(line: pd.Series) -> str:
     return "undecided" if line["strictly"] else "not contradicted"
 
 
-def _spread(finished: Sequence[RunRecord]) -> dict[str, float]:
-    """Return means and standard deviations over runs of the accuracies on old and new tasks."""
-    rows = [_old_and_new(record) for record in finished]
-    found = {}
-    for name in ("old", "new"):
-        values = [row[name] for row in rows]
-        found[name] = float(np.mean(values)) if values else np.nan
-        found[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-    return found
-
-
 def _old_and_new(record: RunRecord) -> dict[str, float]:
     accuracies = 100 * record.matrix()[-1]
     return {"old": float(accuracies[:-1].mean()) if len(accuracies) > 1 else np.nan, "new": float(accuracies[-1])}
@@ -177,26 +166,20 @@ def _short(commit: str) -> str:
 
 def _line(preset: Preset, row: Row, scenario: str, runs: Sequence[RunRecord]) -> dict[str, object]:
     finished = [record for record in runs if record.ok]
-    values = [100 * average_accuracy(record.matrix()) for record in finished]
-    line: dict[str, object] = {
-        "row": row.label,
-        "control_of": row.control_of,
-        "scenario": scenario,
-        "n": len(values),
-        "failed": len(runs) - len(finished),
-        "mean": np.mean(values) if values else np.nan,
-        "sd": np.std(values, ddof=1) if len(values) > 1 else np.nan,
-        **_spread(finished),
-        "published": np.nan,
-        "published_error": np.nan,
-        "verdict": "no published number",
-    }
+    n, values = len(finished), [100 * average_accuracy(record.matrix()) for record in finished]
+    old, new = ([_old_and_new(record)[name] for record in finished] for name in ("old", "new"))
+    line: dict[str, object] = {"row": row.label, "control_of": row.control_of, "scenario": scenario}
+    line |= {"n": n, "failed": len(runs) - n}
+    for name, sd, numbers in (("mean", "sd", values), ("old", "old_sd", old), ("new", "new_sd", new)):
+        line[name] = np.mean(numbers) if n else np.nan
+        line[sd] = np.std(numbers, ddof=1) if n > 1 else np.nan
+    line |= {"published": np.nan, "published_error": np.nan, "verdict": "no published number"}
     published: Published | None = preset.published
     if published is None or scenario not in row.published:
         return line
     line["published"], line["published_error"] = mean, error = row.published[scenario]
     line |= {"error": published.error, "published_n": published.n, "source": published.source}
-    if len(values) < 2:
+    if n < 2:
         return line | {"verdict": "too few runs"}
     line["difference"] = float(np.mean(values)) - mean
     for kind in published.kinds:

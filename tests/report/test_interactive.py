@@ -9,9 +9,3 @@ def test_a_notebook_shows_the_tables() -> None:
     shown = InteractiveResults([*ending_at("lwf", ENDS["lwf"]), *ending_at("finetune", ENDS["finetune"])])._repr_html_()
     assert '<td style="font-weight: bold">94.50 ± ' in shown
     assert "<script" not in InteractiveResults([record(HOSTILE)])._repr_html_()
-
-
-def test_results_that_are_read_can_be_drawn_from() -> None:
-    results = InteractiveResults(ending_at("lwf", ENDS["lwf"]))
-    assert results.plot.forgetting().figure is not None
-    assert results.figure("forgetting-by-task").axes
