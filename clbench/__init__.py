@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clbench.report.interactive import InteractiveResults
+    from clbench.report.plotted import PlottedResults
     from clbench.results.frames import Results
     from clbench.verification.comparison import Verification
 
@@ -60,7 +60,7 @@ def run(
     backend: str = "local",
     scheduler: str | None = None,
     quiet: bool = False,
-) -> InteractiveResults:
+) -> PlottedResults:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
     `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are "core", `sequence`
@@ -74,7 +74,7 @@ def run(
     """
     from clbench.execution.progress import Progress
     from clbench.execution.runner import prepare
-    from clbench.report.interactive import InteractiveResults
+    from clbench.report.plotted import PlottedResults
 
     sweep = prepare(
         methods,
@@ -114,7 +114,7 @@ def run(
     with contextlib.closing(sweep.run()) as records, Progress(sweep, quiet) as progress:
         for record in records:
             progress.landed(record)
-    return InteractiveResults(sweep.records, order=sweep.labels)
+    return PlottedResults(sweep.records, order=sweep.labels)
 
 
 def verify(
@@ -186,8 +186,8 @@ def compare(
     return sentences.compare(results, a, b, metric, choices.test, choices.interval)
 
 
-def load(folder: str | Path = "results/runs") -> InteractiveResults:
+def load(folder: str | Path = "results/runs") -> PlottedResults:
     """Read the records in a folder, or in a .jsonl.gz file; raise UsageError if there is none to read."""
-    from clbench.report.interactive import InteractiveResults
+    from clbench.report.plotted import PlottedResults
 
-    return InteractiveResults.load(folder)
+    return PlottedResults.load(folder)

@@ -24,7 +24,7 @@ from clbench.report.figures.files import FigureFolder, write_figures
 from clbench.report.figures.kinds import FIGURES
 from clbench.report.figures.layouts import WIDTHS
 from clbench.report.figures.plots import styles_of, wrap
-from clbench.report.interactive import InteractiveResults as Results
+from clbench.report.plotted import PlottedResults as Results
 from clbench.results import names
 from clbench.results.analysis import Ranks
 from clbench.results.groups import Curves

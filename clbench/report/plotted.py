@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class InteractiveResults(Results):
+class PlottedResults(Results):
     """Runs and what they say: tidy tables, accuracy matrices and figures; see `Results`."""
 
     def _repr_html_(self) -> str:
