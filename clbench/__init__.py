@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clbench.report.plotted import PlottedResults
     from clbench.results.frames import Results
     from clbench.verification.comparison import Verification
 
@@ -59,7 +60,7 @@ def run(
     backend: str = "local",
     scheduler: str | None = None,
     quiet: bool = False,
-) -> Results:
+) -> PlottedResults:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
     `settings` is {"lwf.temperature": 4, …}, a list of values making a grid. Left out, `methods` are "core", `sequence`
@@ -73,7 +74,7 @@ def run(
     """
     from clbench.execution.progress import Progress
     from clbench.execution.runner import prepare
-    from clbench.results.frames import Results
+    from clbench.report.plotted import PlottedResults
 
     sweep = prepare(
         methods,
@@ -113,7 +114,7 @@ def run(
     with contextlib.closing(sweep.run()) as records, Progress(sweep, quiet) as progress:
         for record in records:
             progress.landed(record)
-    return Results(sweep.records, order=sweep.labels)
+    return PlottedResults(sweep.records, order=sweep.labels)
 
 
 def verify(
@@ -179,14 +180,14 @@ def compare(
     Raises UsageError for labels, metrics, tests and intervals that there are not.
     """
     from clbench.report.tables import Choices
-    from clbench.results import analysis
+    from clbench.results import sentences
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
-    return analysis.compare(results, a, b, metric, choices.test, choices.interval)
+    return sentences.compare(results, a, b, metric, choices.test, choices.interval)
 
 
-def load(folder: str | Path = "results/runs") -> Results:
-    """Read the records in a folder; raise UsageError if there is none to read."""
-    from clbench.results import frames as results
+def load(folder: str | Path = "results/runs") -> PlottedResults:
+    """Read the records in a folder, or in a .jsonl.gz file; raise UsageError if there is none to read."""
+    from clbench.report.plotted import PlottedResults
 
-    return results.load(folder)
+    return PlottedResults.load(folder)

@@ -3,6 +3,8 @@
 python results/reference.py make [SET …]    run what is missing of the sets, then describe them
 python results/reference.py check [SET …]   run seed 0 of each again, elsewhere, and compare with the records
 python results/reference.py describe        write the tables of results/README.md from the records alone
+
+A set is a folder of reference/ with all its records in one file, records.jsonl.gz, and their means in summary.csv.
 """
 
 from __future__ import annotations
@@ -16,9 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clbench.report.writer import markdown_table
-from clbench.results.frames import Results, average_accuracy, load
-from clbench.results.store import SAME, RunRecord, Store
+from clbench.experiment import presets
+from clbench.results.frames import Results
+from clbench.results.markdown import markdown_table
+from clbench.results.metrics import average_accuracy
+from clbench.results.record import SAME, RunRecord
+from clbench.results.store import SET, Store, pack
+from clbench.verification import comparison, tables
 
 FOLDER = Path(__file__).parent / "reference"
 README = Path(__file__).parent / "README.md"
@@ -46,13 +52,27 @@ def make(names: Sequence[str]) -> None:
         run = subprocess.run([sys.executable, "-P", "-m", "clbench", *command(name), "--out", str(FOLDER / name)])
         if run.returncode == 2:
             sys.exit(2)
+        publish(FOLDER / name)
     describe()
+
+
+def publish(folder: Path) -> None:
+    """Turn a folder's records into a set: one file, and a summary beside it."""
+    pack(folder)
+    (folder / "summary.csv").write_text(summary(Results.load(folder)), encoding="utf-8")
+    for table in folder.glob("verify-*"):  # README.md has it
+        table.unlink()
+
+
+def summary(results: Results) -> str:
+    """Return every metric's mean and interval by method and scenario, as CSV."""
+    return results.summary().to_csv(index=False, float_format="%.6g")
 
 
 def check(names: Sequence[str]) -> None:
     """Exit with 1 unless seed 0 of every cell comes out as recorded.
 
-    On the processor, PyTorch and kernels that made a record it must be equal bit for bit. Elsewhere sums round
+    On the processor and PyTorch that made a record it must be equal bit for bit. Elsewhere sums round
     differently: then the average accuracy must lie in the 99.9 % prediction interval of the row's own seeds, widened by
     0.1 points.
     """
@@ -83,12 +103,11 @@ def compare(new: RunRecord, old: RunRecord, row: Sequence[RunRecord]) -> str:
 
     if all(getattr(new, name) == getattr(old, name) for name in SAME):
         return "equal bit for bit"
-    # records from before there was a choice of kernels have PyTorch's own
-    mine, theirs = ({"kernels": "MKL", **(record.environment or {})} for record in (new, old))
-    if all(mine[name] == theirs[name] for name in ("device", "torch", "kernels")):
-        return "DIFFERS on the same processor, PyTorch and kernels"
-    values = 100 * np.array([average_accuracy(record) for record in row])
-    n, moved = len(values), 100 * average_accuracy(new) - values.mean()
+    mine, theirs = new.environment or {}, old.environment or {}
+    if all(mine[name] == theirs[name] for name in ("device", "torch")):
+        return "DIFFERS on the same processor and PyTorch"
+    values = 100 * np.array([average_accuracy(record.matrix()) for record in row])
+    n, moved = len(values), 100 * average_accuracy(new.matrix()) - values.mean()
     bound = 0.1 + (t.ppf(0.9995, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else 0.0)
     return f"{'within' if abs(moved) <= bound else 'DIFFERS: not within'} {bound:.2f} of the row's mean: {moved:+.2f}"
 
@@ -106,9 +125,9 @@ def describe() -> None:
 def _described() -> Iterator[str]:
     notes = _notes()
     for name in SETS:
-        if not any(Store(FOLDER / name).paths()):
+        if not (FOLDER / name / SET).exists():
             continue
-        results = load(FOLDER / name)
+        results = Results.load(FOLDER / name)
         commits = sorted({str((record.environment or {}).get("commit"))[:12] for record in results.records})
         machines = sorted({str((record.environment or {}).get("device")) for record in results.records})
         versions = sorted({str((record.environment or {}).get("torch")) for record in results.records})
@@ -118,10 +137,11 @@ def _described() -> Iterator[str]:
             f"{len(results)} runs, {len(results.failed)} failed; commit {', '.join(commits)}; "
             f"{', '.join(machines)}; PyTorch {', '.join(versions)}.\n"
         )
-        tables = sorted((FOLDER / name).glob("verify-*.md"))
-        for table in tables:
-            yield "\n".join(table.read_text(encoding="utf-8").split("\n")[4:]).rstrip() + "\n"
-        if not tables:
+        action, preset, *_ = command(name)
+        if action == "verify":
+            found = comparison.compare(presets.load(preset), results.records)
+            yield "\n".join(tables.markdown(found).split("\n")[4:]).rstrip() + "\n"
+        else:
             yield _core_table(results)
         if name in notes:
             yield notes[name] + "\n"

@@ -286,7 +286,9 @@ def verify(
     """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
     from clbench.execution.runner import prepare
     from clbench.experiment.presets import load
-    from clbench.verification.comparison import compare, print_verification
+    from clbench.report.writer import console
+    from clbench.verification.comparison import compare
+    from clbench.verification.tables import print_verification, write
 
     chosen = load(preset)
     sweep = prepare(
@@ -309,8 +311,8 @@ def verify(
     )
     _go(sweep, out, quiet)
     found = compare(chosen, sweep.records)
-    print_verification(found)
-    paths = found.write(Path(out))
+    print_verification(found, console())
+    paths = write(found, Path(out))
     print(f"clbench: the table is in {paths[1]} and {paths[0]}", file=sys.stderr)
     if found.disagreeing:
         print(f"clbench: {len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}", file=sys.stderr)
@@ -378,8 +380,8 @@ def compare(
 ) -> None:
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
     from clbench.report.tables import Choices
-    from clbench.results.analysis import compare as compared
     from clbench.results.frames import load
+    from clbench.results.sentences import compare as compared
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
     results = load(records)

@@ -15,8 +15,11 @@ import numpy as np
 from clbench import __version__
 from clbench.report.tables import Cell, Table, Tables, commands
 from clbench.results import names
-from clbench.results.analysis import found_in, line_of, percent, signed, spell, tasks_in_words, unequal_budgets
-from clbench.results.frames import Comparison, Results, count_of, failure_title
+from clbench.results.analysis import found_in, line_of
+from clbench.results.frames import Results
+from clbench.results.groups import Comparison
+from clbench.results.sentences import tasks_in_words, unequal_budgets
+from clbench.results.wording import count_of, failure_title, percent, signed, spell
 
 if TYPE_CHECKING:
     from jinja2 import Template

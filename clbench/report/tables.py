@@ -12,19 +12,13 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.results.analysis import (
-    Best,
-    baseline_of,
-    best,
-    differences,
-    findings,
-    gap_recovered,
-    of_p,
-    percent,
-    signed,
-)
-from clbench.results.frames import METRIC_NAMES, PLACE, TOTALS, Comparison, Group, Results, count_of
+from clbench.results.analysis import Best, baseline_of, best, differences, gap_recovered
+from clbench.results.frames import METRIC_NAMES, TOTALS, Results
+from clbench.results.groups import PLACE, Comparison, Group
+from clbench.results.references import BASELINE
+from clbench.results.sentences import findings
 from clbench.results.statistics import IntervalKind, Test
+from clbench.results.wording import count_of, of_p, percent, signed
 
 DASH = "–"
 GAP = "gap_recovered"
@@ -102,9 +96,9 @@ class Tables:
                 "p < 0.05 with fewer than six seeds that differ"
             )
         for comparison in results.comparisons:
-            tuned = [group.title for group in comparison.finished if group.method == "finetune"]
+            tuned = [group.title for group in comparison.finished if group.method == BASELINE]
             base = baseline_of(comparison, baseline)
-            if baseline is None and len(tuned) > 1 and base is not None and base.label != "finetune":
+            if baseline is None and len(tuned) > 1 and base is not None and base.label != BASELINE:
                 self.notes.append(
                     f"{comparison.title}: of {', '.join(tuned)}, the baseline is {base.title} (--baseline chooses "
                     "another), and no gap recovered is given"
@@ -186,7 +180,6 @@ class Tables:
                     if np.isfinite(line.effect_size)
                     else Cell(DASH),
                     Cell(str(line.verdict)),
-                    Cell(self._needed(line), line.seeds_needed),
                     _count(line.n),
                 ]
             )
@@ -194,11 +187,10 @@ class Tables:
         test = "Student's paired t test" if self.choices.test == "t" else "Wilcoxon's signed-rank test"
         caption = (
             f"Differences to {base} in percentage points, paired by seed, with 95 % intervals; p by {test}, and after "
-            "Holm's correction over the methods; effect size: mean over standard deviation of the differences. Seeds "
-            "to settle it: for 80 % power if the difference is as large as observed, a guess."
+            "Holm's correction over the methods; effect size: mean over standard deviation of the differences."
         )
         headings = ["method", "metric", "difference", "95 % interval", "p", "p (Holm)", "effect size", "verdict"]
-        return Table("differences", caption, [*headings, "seeds to settle it", "seeds"], rows)
+        return Table("differences", caption, [*headings, "seeds"], rows)
 
     def cost_table(self, comparison: Comparison) -> Table | None:
         """Tabulate the costs of one run, averaged over seeds."""
@@ -237,11 +229,6 @@ class Tables:
             return Cell(DASH)
         mean = float(np.mean(values))
         return Cell(COSTS[name][1](mean), mean)
-
-    def _needed(self, line: Any) -> str:
-        if line.verdict != "undecided":
-            return ""
-        return f"{line.seeds_needed:,.0f}" if np.isfinite(line.seeds_needed) else "more than 10,000"
 
 
 def _by_place(frame: pd.DataFrame) -> dict[tuple[str, ...], list[Any]]:

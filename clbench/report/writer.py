@@ -16,8 +16,11 @@ from clbench.report.figures.kinds import FIGURES, Width
 from clbench.report.page import Picture, render
 from clbench.report.tables import Tables, commands
 from clbench.results import names
-from clbench.results.analysis import tasks_in_words, unequal_budgets
-from clbench.results.frames import Comparison, Group, Results, count_of, failure_title
+from clbench.results.frames import Results
+from clbench.results.groups import Comparison, Group
+from clbench.results.markdown import escape_markdown, markdown_table
+from clbench.results.sentences import tasks_in_words, unequal_budgets
+from clbench.results.wording import count_of, failure_title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,15 +155,6 @@ def _markdown_table(table: Table) -> list[str]:
     return markdown_table([list(map(escape_markdown, table.headings)), *([show(c) for c in row] for row in table.rows)])
 
 
-def markdown_table(rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> list[str]:
-    """Return the lines of a table, headings first, cells as they are.
-
-    The first column is text, as are those under the headings `texts`; all others are numbers.
-    """
-    rule = ["---", *("---" if heading in texts else "---:" for heading in rows[0][1:])]
-    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
-
-
 def _latex(results: Results, tables: Tables) -> str:
     """Write the tables for a paper."""
     lines = [r"% needs \usepackage{booktabs,graphicx}; methods.bib has the papers of the methods", ""]
@@ -190,14 +184,6 @@ def _latex_cell(cell: Cell) -> str:
     if cell.mark == "best":
         return rf"\textbf{{{text}}}"
     return rf"\underline{{{text}}}" if cell.mark == "tie" else text
-
-
-def escape_markdown(text: str) -> str:
-    """Make any text plain in Markdown, on one line; a bracket or sign that means nothing there stays as it is."""
-    one_line = " ".join(text.split())
-    one_line = re.sub(r"&(?=[#\w])", "&amp;", one_line)
-    one_line = re.sub(r"<(?=[\w/!?])", "&lt;", one_line)
-    return re.sub(r"([\\`*_\[|#~$]|^>)", r"\\\1", one_line)
 
 
 _LATEX = {character: rf"\{character}" for character in "{}$&#%_"} | {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.results.frames import METRIC_NAMES, PLACE, REFERENCE, Comparison, Group, Results
+from clbench.results.frames import METRIC_NAMES, Results
+from clbench.results.groups import PLACE, Comparison, Group
+from clbench.results.references import BASELINE, UPPER_BOUND
 from clbench.results.statistics import (
     ALPHA,
     IntervalKind,
@@ -19,29 +20,13 @@ from clbench.results.statistics import (
     Test,
     average_ranks,
     holm,
-    mean_interval,
     paired,
     ratio_of_means,
-    seeds_needed,
 )
 
 LOWER_IS_BETTER = frozenset({"forgetting", "intransigence"})
 FEWEST_SEQUENCES = 5  # to rank methods over
-DIFFERENCES = (
-    *PLACE,
-    "metric",
-    "label",
-    "baseline",
-    "n",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p",
-    "p_holm",
-    "effect_size",
-    "seeds_needed",
-    "verdict",
-)
+OF_A_PAIR = ("n", "difference", "ci_low", "ci_high", "p", "p_holm", "effect_size", "verdict")
 
 
 def baseline_of(comparison: Comparison, wanted: str | None = None) -> Group | None:
@@ -56,8 +41,8 @@ def baseline_of(comparison: Comparison, wanted: str | None = None) -> Group | No
             listed = "; ".join(f"'{group.label}'" for group in found)
             raise UsageError(f"'{wanted}' is ambiguous on {comparison.title}: choose from {listed}")
         return found[0] if found else None
-    tuned = next((group for group in groups if group.method == "finetune"), None)
-    return _plain(groups, "finetune") or tuned or next(iter(groups), None)
+    tuned = next((group for group in groups if group.method == BASELINE), None)
+    return _plain(groups, BASELINE) or tuned or next(iter(groups), None)
 
 
 def _plain(groups: Sequence[Group], method: str) -> Group | None:
@@ -112,10 +97,9 @@ def differences(
 ) -> pd.DataFrame:
     """Compare every method with a baseline, paired by seed: a row per group but the baseline's, as fractions.
 
-    `p_holm` is corrected over the methods of a comparison, `seeds_needed` the seeds that would settle an undecided
-    difference if it is as large as observed, a guess. `verdict` is better, worse, undecided, or 'no test' of one seed.
-    The baseline is fine-tuning by default, or else the first method. Raises UsageError for labels, metrics and tests
-    that cannot be used.
+    `p_holm` is corrected over the methods of a comparison. `verdict` is better, worse, undecided, or 'no test' of one
+    seed. The baseline is fine-tuning by default, or else the first method. Raises UsageError for labels, metrics and
+    tests that cannot be used.
     """
     check_metric(metric)
     check_labels(results, baseline)
@@ -124,28 +108,13 @@ def differences(
         base = baseline_of(comparison, baseline)
         if base is None:
             continue
-        pairs = [
-            (group, difference(results, group, base, metric, test, interval))
-            for group in comparison.finished
-            if group is not base
-        ]
-        tested = [one.p for _, one in pairs if one is not None and not np.isnan(one.p)]
-        corrected = iter(holm(tested))
-        for group, one in pairs:
-            if one is None:
-                continue
-            p_holm = np.nan if np.isnan(one.p) else next(corrected)
-            verdict = verdict_of(one.mean, p_holm, metric)
-            needed = _seeds_to_settle(one, p_holm) if verdict == "undecided" else np.nan
+        others = [group for group in comparison.finished if group is not base]
+        found = [(group, difference(results, group, base, metric, test, interval)) for group in others]
+        pairs = [(group, one) for group, one in found if one is not None]
+        for (group, one), p_holm in zip(pairs, holm([one.p for _, one in pairs]), strict=True):
             place = (*comparison.place, metric, group.label, base.label)
-            rows.append((*place, *one[:5], p_holm, one.effect_size, needed, verdict))
-    return pd.DataFrame(rows, columns=list(DIFFERENCES))
-
-
-def _seeds_to_settle(found: Paired, p_holm: float) -> float:
-    """Return how many seeds would show a difference at the level that Holm's correction leaves to it; more than now."""
-    needed = seeds_needed(found.effect_size, ALPHA * found.p / p_holm)
-    return max(needed, found.n + 1.0) if np.isfinite(needed) else needed
+            rows.append((*place, *one[:5], p_holm, one.effect_size, verdict_of(one.mean, p_holm, metric)))
+    return pd.DataFrame(rows, columns=[*PLACE, "metric", "label", "baseline", *OF_A_PAIR])
 
 
 def verdict_of(mean: float, p: float, metric: str) -> str:
@@ -166,7 +135,7 @@ def gap_recovered(results: Results, metric: str = "average_accuracy") -> pd.Data
     check_metric(metric)
     rows = []
     for comparison in results.comparisons:
-        lower, upper = (_plain(comparison.finished, method) for method in ("finetune", "joint"))
+        lower, upper = (_plain(comparison.finished, method) for method in (BASELINE, UPPER_BOUND))
         if lower is None or upper is None:
             continue
         low, high = results.by_seed(lower, metric), results.by_seed(upper, metric)
@@ -178,47 +147,6 @@ def gap_recovered(results: Results, metric: str = "average_accuracy") -> pd.Data
                 ratio = ratio_of_means(gained, gap) if np.mean(gap) > 0 else Ratio(np.nan, np.nan, np.nan)
                 rows.append((*comparison.place, metric, group.label, len(seeds), *ratio))
     return pd.DataFrame(rows, columns=[*PLACE, "metric", "label", "n", "gap_recovered", "ci_low", "ci_high"])
-
-
-def compare(
-    results: Results, a: str, b: str, metric: str = "average_accuracy", test: Test = "t", interval: IntervalKind = "t"
-) -> list[str]:
-    """Say in a line per comparison that has both whether a is better than b; p by Holm over the lines.
-
-    Raises UsageError for labels and metrics that there are not, and where no comparison has both over the same seeds.
-    """
-    check_metric(metric)
-    check_labels(results, a, b)
-    if a == b:
-        raise UsageError(f"{a} is compared with itself: name two methods")
-    found = []
-    for place in results.comparisons:
-        one, other = baseline_of(place, a), baseline_of(place, b)
-        if one is not None and other is not None and one is not other:
-            pairs = difference(results, one, other, metric, test, interval)
-            if pairs is not None:
-                found.append((place, one, other, pairs))
-    if not found:
-        raise UsageError(
-            f"{a} and {b} have no finished runs of the same seeds, with {metric} defined, in any comparison"
-        )
-    if test == "wilcoxon" and all(np.isnan(pairs.p) for *_, pairs in found):
-        place, one, other, _ = found[0]
-        ours, theirs = results.by_seed(one, metric), results.by_seed(other, metric)
-        paired([ours[seed] - theirs[seed] for seed in ours if seed in theirs], test)  # raises, and says why
-    corrected = iter(holm([pairs.p for *_, pairs in found if not np.isnan(pairs.p)]))
-    lines = []
-    for place, one, other, pairs in found:
-        p = np.nan if np.isnan(pairs.p) else next(corrected)
-        words = {"better": "is better than", "worse": "is worse than", "undecided": "can't be told from"}
-        relation = words.get(verdict_of(pairs.mean, p, metric), "has no test against")
-        line = f"{place.title}: {one.label} {relation} {other.label} in {metric.replace('_', ' ')}: "
-        line += spell(pairs, p if len(found) > 1 else None)
-        needed = _seeds_to_settle(pairs, p) if "told" in relation else np.nan
-        if not np.isnan(needed):
-            line += f"; about {needed:,.0f} seeds would settle it, if the difference is as large as observed"
-        lines.append(line)
-    return lines
 
 
 class Ranks(NamedTuple):
@@ -235,31 +163,20 @@ class Ranks(NamedTuple):
 def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
     """Rank the methods that all sequences of a scenario have, by their means; only over five sequences or more."""
     check_metric(metric)
-    found = []
+    frame, found = results.frame, []
     for scenario in dict.fromkeys(comparison.scenario for comparison in results.comparisons):
-        places = [place for place in results.comparisons if place.scenario == scenario and place.finished]
-        means = pd.DataFrame(  # a column per sequence: models of one sequence are no sequences of their own
-            {
-                sequence: pd.DataFrame(
-                    [
-                        {
-                            group.label: np.mean(values)
-                            for group in place.finished
-                            if (values := list(results.by_seed(group, metric).values()))
-                        }
-                        for place in places
-                        if place.sequence == sequence
-                    ]
-                ).mean(skipna=False)
-                for sequence in dict.fromkeys(place.sequence for place in places)
-            }
-        ).dropna()
-        if means.shape[1] < FEWEST_SEQUENCES or len(means) < 2:
+        here = frame[(frame["scenario"] == scenario) & (frame["metric"] == metric)]
+        if here["sequence"].nunique() < FEWEST_SEQUENCES:
             continue
-        labels = [label for label in results.labels if label in means.index]
-        scores = means.loc[labels].to_numpy().T
+        by_model = here.pivot_table(index=["sequence", "model"], columns="label", values="value")
+        # models of one sequence are no sequences of their own
+        means = by_model.dropna(axis="columns").groupby("sequence").mean()
+        if means.shape[1] < 2:
+            continue
+        labels = [label for label in results.labels if label in means]
+        scores = means[labels].to_numpy()
         average, critical, p = average_ranks(-scores if metric in LOWER_IS_BETTER else scores)
-        found.append(Ranks(scenario, labels, average, critical, p, means.shape[1]))
+        found.append(Ranks(scenario, labels, average, critical, p, len(means)))
     return found
 
 
@@ -277,66 +194,23 @@ def best(results: Results, comparison: Comparison, metric: str, test: Test = "t"
     Joint training, the upper bound, does not compete where there is anything else. Of the baseline, the verdict in
     `lines`, the rows of the comparison's `differences`, is the one that counts: they are corrected over other tests.
     """
-    means = {id(group): values for group in comparison.finished if (values := results.by_seed(group, metric))}
-    groups = [group for group in comparison.finished if id(group) in means]
-    groups = [group for group in groups if group.method != REFERENCE] or groups
+    groups = [group for group in comparison.finished if results.values(group, metric)]
+    groups = [group for group in groups if group.method != UPPER_BOUND] or groups
     if not groups:
         return Best(None, [], [])
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    first = max(groups, key=lambda group: sign * np.mean(list(means[id(group)].values())))
-    tested, untested = [], []
-    for group in groups:
-        if group is not first:
-            one = difference(results, group, first, metric, test)
-            if one is None or np.isnan(one.p):
-                untested.append(group)
-            else:
-                tested.append((group, one.p))
-    corrected = holm([p for _, p in tested])
-    ties = [group for (group, _), p in zip(tested, corrected, strict=True) if p >= ALPHA]
+    first = max(groups, key=lambda group: sign * np.mean(results.values(group, metric)))
+    others = [group for group in groups if group is not first]
+    found = [difference(results, group, first, metric, test) for group in others]
+    p = [np.nan if one is None else one.p for one in found]
+    untested = [group for group, one in zip(others, p, strict=True) if np.isnan(one)]
+    ties = [group for group, one in zip(others, holm(p), strict=True) if one >= ALPHA]
     line = line_of(lines, first, metric)
     if line is not None and line.verdict != "no test":
         base = next(group for group in comparison.finished if group.label == line.baseline)
         ties = [group for group in ties if group is not base]
         ties += [base] if line.verdict == "undecided" and base in groups else []
     return Best(first, ties, untested)
-
-
-def findings(
-    results: Results, comparison: Comparison, lines: Sequence[Any], test: Test = "t", interval: IntervalKind = "t"
-) -> list[str]:
-    """Say in sentences which methods are best, how sure that is, and what it cost.
-
-    `lines` are the rows of this comparison's `differences` to the baseline, as named tuples.
-    """
-    sentences: list[str] = []
-    winners: list[Group] = []
-    base = None
-    for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
-        first, ties, untested = best(results, comparison, metric, test, lines)
-        if first is None:
-            continue
-        text = f"{what}: {first.title}, {percent(list(results.by_seed(first, metric).values()), interval=interval)} %"
-        bounds = [group for group in comparison.finished if group.method == REFERENCE and group is not first]
-        if bounds and (upper := list(results.by_seed(bounds[0], metric).values())):
-            text += f" ({bounds[0].title}, which sees all data: {percent(upper, interval=interval)} %)"
-        if (line := line_of(lines, first, metric)) is not None:
-            base = next(group for group in comparison.finished if group.label == line.baseline)
-            there = percent(list(results.by_seed(base, metric).values()), interval=interval)
-            text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
-            text += f": {line.verdict}" if line.n > 1 else ""
-        sure = []
-        if ties:
-            names = ", ".join(group.title for group in ties)
-            sure.append(f"A paired test cannot tell {first.title} from {names}, which does not make them equal")
-        if untested:
-            sure.append(f"There is no test against {', '.join(group.title for group in untested)}")
-        if not sure and len(comparison.finished) > 1 + len(bounds):
-            sure.append(f"A paired test tells {first.title} from every other method")
-        sentences.append(". ".join([text, *sure]) + ".")
-        if first not in winners:
-            winners.append(first)
-    return sentences + [_price(group, base) for group in winners]
 
 
 def line_of(lines: Sequence[Any], group: Group, metric: str) -> Any:
@@ -347,85 +221,3 @@ def line_of(lines: Sequence[Any], group: Group, metric: str) -> Any:
 def found_in(line: Any) -> Paired:
     """Return what was found of a pair from its line of `differences`."""
     return Paired(line.n, line.difference, line.ci_low, line.ci_high, line.p, line.effect_size)
-
-
-def _price(group: Group, base: Group | None) -> str:
-    """Say in a sentence what a run of a method costs, beside one of the baseline."""
-    own = _mean_seconds(group)
-    text = f"A run of {group.title} trains for {own:.3g} s"
-    if base is not None and base is not group and (other := _mean_seconds(base)):
-        ratio = f"{own / other:.2g}"
-        text += f", {'as long' if ratio == '1' else f'{ratio} times as long'} as one of {base.title}"
-    return text + "."
-
-
-def _mean_seconds(group: Group) -> float:
-    return float(np.mean([sum((record.seconds or {})["train"]) for record in group.runs]))
-
-
-def spell(found: Paired, p: float | None = None) -> str:
-    """Write a paired difference in percentage points: interval, p (the one corrected by Holm, if given), seeds."""
-    text = f"{signed(found.mean)} points"
-    if found.n == 1:
-        return f"{text} (one seed: no test)"
-    if math.isnan(found.p):
-        return f"{text} (95 % interval {signed(found.low)} to {signed(found.high)}, no test, {found.n} seeds)"
-    shown = f"p {of_p(found.p)}" if p is None else f"p {of_p(p)} by Holm"
-    return f"{text} (95 % interval {signed(found.low)} to {signed(found.high)}, {shown}, {found.n} seeds)"
-
-
-def percent(values: Sequence[float], runs: int | None = None, interval: IntervalKind = "t") -> str:
-    """Write a mean in per cent with its 95 % interval: ± its half-width, or its bounds where it is a bootstrap's.
-
-    The number of values is given where it isn't that of the runs; without values there is a dash.
-    """
-    if not values:
-        return "–"
-    found = mean_interval(values, kind=interval)
-    n, mean, low, high = found.n, float(found.mean), float(found.low), float(found.high)
-    text = signed(mean, plus=False)
-    if n > 1 and interval == "t":
-        text += f" ± {100 * (high - mean):.2f}"
-    elif n > 1:
-        text += f" [{signed(low, plus=False)}, {signed(high, plus=False)}]"
-    return text if runs in (None, n) else f"{text} (n = {n})"
-
-
-def signed(fraction: float, plus: bool = True) -> str:
-    """Write a fraction in per cent, with a sign: a plus on request, a minus where it is below 0 as shown."""
-    value = round(100 * float(fraction), 2) + 0.0  # no minus before 0.00
-    return f"{value:{'+' if plus else ''}.2f}".replace("-", "−")
-
-
-def of_p(p: float) -> str:
-    """Write a p value behind the letter: '= 0.032' or '< 0.001'."""
-    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.2g}"
-
-
-def tasks_in_words(comparison: Comparison) -> str:
-    """Say of a built-in split sequence how many tasks and classes it has, and what guessing scores; of others, ''.
-
-    Guessing is among the classes of the image's task, or of all tasks in the class scenario.
-    """
-    record = next((record for group in comparison.finished for record in group.runs), None)
-    if record is None or record.spec["code"].get("sequence") or not record.spec["sequence"].startswith("split-"):
-        return ""
-    classes, tasks = len(record.spec["class_order"]), len(record.updates or ())
-    guess = 100 / (classes if comparison.scenario == "class" else classes / tasks)
-    return f"{tasks} tasks of {classes // tasks} classes; guessing is right in {guess:.3g} %."
-
-
-def unequal_budgets(comparison: Comparison, tolerance: float = 0.05) -> list[str]:
-    """Say which methods took more or fewer updates or images than most: their accuracy has another price."""
-    ratios: dict[str, list[str]] = {}
-    for name in ("updates", "images"):
-        means = {
-            group.title: float(np.mean([sum(getattr(record, name)) for record in group.runs]))
-            for group in comparison.finished
-        }
-        values = list(means.values())
-        usual = max(values, key=lambda value: (values.count(value), -value), default=0.0)
-        for title, mean in means.items():
-            if usual and abs(mean / usual - 1) > tolerance:
-                ratios.setdefault(title, []).append(f"{mean / usual:.2f} times the {name}")
-    return [f"{title} took {' and '.join(parts)} of most methods" for title, parts in ratios.items()]

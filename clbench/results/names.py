@@ -15,7 +15,7 @@ def _names() -> dict[str, dict]:
 
 
 def known() -> list[str]:
-    """Return the built-in methods' names, in the order in which they are given colours."""
+    """Return the built-in methods' names, in the order of names.toml."""
     return list(_names())
 
 

@@ -74,30 +74,6 @@ def paired(differences: ArrayLike, test: Test = "t", interval: IntervalKind = "t
     return Paired(n, float(mean), float(low), float(high), p, size)
 
 
-def seeds_needed(effect_size: float, alpha: float = ALPHA) -> float:
-    """Return how many pairs a t test needs to show such an effect at the level alpha with 80 % power.
-
-    It is a guess: the effect is itself estimated. NaN where there is none, or more than 10,000 would be needed.
-    """
-    from scipy.special import nctdtr, stdtrit
-
-    if not abs(effect_size) > 0.028:  # that one needs 10,000; NaN ends here too
-        return np.nan
-
-    def power(n: int) -> float:
-        edge, shift = stdtrit(n - 1, 1 - alpha / 2), min(abs(effect_size), 100.0) * np.sqrt(n)
-        return 1 - nctdtr(n - 1, shift, edge)  # the other side adds less than 0.001 where this nears 80 %
-
-    low, high = 2, 10_010
-    while low < high:  # the fewest whose power is enough
-        middle = (low + high) // 2
-        if power(middle) < POWER:
-            low = middle + 1
-        else:
-            high = middle
-    return float(low)
-
-
 class Ratio(NamedTuple):
     """A ratio of two means with its 95 % interval; NaN where it is undefined."""
 
@@ -162,11 +138,12 @@ def collapsed(values: ArrayLike, points: float = 0.1, spreads: float = 6.0) -> l
 def holm(p: Sequence[float], tests: int | None = None) -> list[float]:
     """Adjust p values by Holm's (1979) step-down method for `tests` tests, those not among them taken to have p = 1.
 
-    statsmodels has it too, but collects Python's garbage at every call, which takes longer than the rest of a report.
+    NaN, where there was no test, stays NaN and does not count.
     """
-    tests = max(len(p), tests or 0)
-    adjusted, largest = [0.0] * len(p), 0.0
-    for rank, index in enumerate(np.argsort(p, kind="stable")):
+    there = int(np.count_nonzero(~np.isnan(p)))
+    tests = max(there, tests or 0)
+    adjusted, largest = [np.nan] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable")[:there]):  # NaN come last
         largest = max(largest, min(1.0, (tests - rank) * p[index]))
         adjusted[index] = largest
     return adjusted

@@ -1,63 +1,16 @@
-"""Whatever is typed and whatever a file holds: an answer or one clear line, never a traceback."""
+"""Whatever is typed: an answer or one clear line, never a traceback."""
 
 import contextlib
-import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_store import GOOD
 from typer.testing import CliRunner
 
 from clbench.cli.app import app
 from clbench.errors import ClbenchError, UsageError
 from clbench.experiment.parsing import parse_seeds
-from clbench.results.store import RunRecord, Store, parse_record
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return Store(tmp_path_factory.mktemp("records")).write(GOOD).read_bytes()
-
-
-@settings(deadline=None)
-@given(place=st.integers(0, 10**6), byte=st.integers(1, 255))
-def test_no_change_of_a_byte_goes_unnoticed(written: bytes, place: int, byte: int) -> None:
-    changed = bytearray(written)
-    changed[place % len(written)] ^= byte
-    try:
-        record = parse_record(bytes(changed))
-    except ClbenchError:
-        return
-    assert record == GOOD  # white space for white space
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(deadline=None)
-@given(st.sampled_from([field.name for field in dataclasses.fields(RunRecord)]), json_values)
-def test_any_entry_is_a_record_or_a_reason(name: str, value: object) -> None:
-    content = dataclasses.asdict(GOOD) | {name: value}
-    try:
-        record = parse_record(json.dumps(content).encode())
-    except ClbenchError:
-        return
-    assert getattr(record, name) == value
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_file_is_a_record_or_a_reason(data: bytes) -> None:
-    with pytest.raises(ClbenchError):
-        parse_record(data)
-
 
 VALUES = st.one_of(
     st.text(alphabet="0123456789-,.@=:/eE+ _[]{}'\"xlwfnai∞é", max_size=12),

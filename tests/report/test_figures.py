@@ -24,9 +24,10 @@ from clbench.report.figures.files import FigureFolder, write_figures
 from clbench.report.figures.kinds import FIGURES
 from clbench.report.figures.layouts import WIDTHS
 from clbench.report.figures.plots import styles_of, wrap
+from clbench.report.plotted import PlottedResults as Results
 from clbench.results import names
 from clbench.results.analysis import Ranks
-from clbench.results.frames import Curves, Results
+from clbench.results.groups import Curves
 from clbench.results.store import RunRecord
 
 

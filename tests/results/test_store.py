@@ -1,139 +1,74 @@
-"""The store: whole records or none, and damaged files named."""
+"""Where records are kept: whole or not at all, in files of their own or many in one."""
 
 import dataclasses
-import json
+import gzip
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from made_up import record, three_methods
 
-from clbench.errors import ClbenchError
-from clbench.results.store import RunRecord, Store, parse_record
+from clbench.errors import ClbenchError, UsageError
+from clbench.results.frames import Results
+from clbench.results.record import RunRecord, record_text
+from clbench.results.store import SET, Store, merge, pack, read_records, write_set
 
-SPEC = {
-    "sequence": "split-digits", "sequence_label": "split-digits", "sequence_params": {"tasks": 2}, "scenario": "task",
-    "method": "lwf", "label": "lwf", "params": {}, "model": "mlp", "model_label": "mlp", "model_params": {}, "seed": 0,
-    "class_order_rule": "seed", "class_order": [0, 1, 2, 3], "training": {"epochs": 1}, "device": "cpu", "data": "d",
-    "numbers": 1, "code": {},
-}  # fmt: skip
-GOOD = RunRecord(
-    key="abc123",
-    spec=SPEC,
-    status="ok",
-    accuracy={
-        "task_aware": [[None, None], [1.0, None], [0.5, 1.0]],
-        "task_agnostic": [[None, None], [1.0, None], [0.0, 1.0]],
-    },
-    seconds={"train": [1.0, 1.0], "evaluate": [0.1, 0.1, 0.1]},
-    updates=[3, 3], images=[24, 24], forward_passes=[24, 24], backward_passes=[24, 24],
-    parameters=10, stored_bytes=0, weights_hash="f00", history=[], environment={},
-)  # fmt: skip
+GOOD = record("lwf")
+FAILED = RunRecord(GOOD.key, GOOD.spec, "failed", "out of memory")
+RECORDS = {one.key: one for one in three_methods()}
 
-CURVES = [
-    {"updates": [2, 3], "task_aware": [[0.5, None], [1.0, None]], "task_agnostic": [[0.5, None], [1.0, None]]},
-    {"updates": [3], "task_aware": [[0.5, 1.0]], "task_agnostic": [[0.0, 1.0]]},
-]
+
+def folder_of(folder: Path, *records: RunRecord) -> Path:
+    folder.mkdir()
+    for one in records:
+        Store(folder).write(one)
+    return folder
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path)
     path = store.write(GOOD)
-    assert path == tmp_path / "abc123.json"
-    assert store.read() == ({"abc123": GOOD}, [])
-    assert [file.name for file in tmp_path.iterdir()] == ["abc123.json"]
-
-
-def test_curves_are_read_too(tmp_path: Path) -> None:
-    record = dataclasses.replace(GOOD, spec=SPEC | {"eval_every": 2}, curves=CURVES)
-    Store(tmp_path).write(record)
-    assert Store(tmp_path).read() == ({"abc123": record}, [])
-    untrained = dataclasses.replace(record, updates=[0, 3], curves=[{name: [] for name in CURVES[0]}, CURVES[1]])
-    assert parse_record(json.dumps(dataclasses.asdict(untrained)).encode()) == untrained
+    assert path == tmp_path / f"{GOOD.key}.json"
+    assert store.read() == ({GOOD.key: GOOD}, [])
+    assert list(tmp_path.iterdir()) == [path]
+    assert store.has_finished(GOOD.key)
+    store.write(FAILED)
+    assert not store.has_finished(GOOD.key)
 
 
 def test_a_missing_folder_has_no_records(tmp_path: Path) -> None:
     assert Store(tmp_path / "none").read() == ({}, [])
 
 
-def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
     store = Store(tmp_path)
     store.write(GOOD)
     with pytest.raises(ValueError, match="Out of range float"):
         store.write(dataclasses.replace(GOOD, parameters=float("nan")))
-    assert store.read() == ({"abc123": GOOD}, [])
-    assert [file.name for file in tmp_path.iterdir()] == ["abc123.json"]
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        store.write(FAILED)
+    assert store.read() == ({GOOD.key: GOOD}, [])
+    assert len(list(tmp_path.iterdir())) == 1
 
 
-def changed(**entries: Any) -> bytes:
-    return json.dumps(dataclasses.asdict(GOOD) | entries).encode()
-
-
-def with_curves(second: Any = CURVES[1], every: Any = 2, **entries: Any) -> bytes:
-    return changed(**{"spec": SPEC | {"eval_every": every}, "curves": [CURVES[0], second], **entries})
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "not JSON"),
-        (changed()[:100], "not JSON"),
-        (b"\xff\xfe\x00", "not JSON"),
-        (b"[1, 2]", "no JSON object"),
-        (b"{}", "no schema number"),
-        (changed(schema=99), "newer clbench"),
-        (changed(colour="red"), "unknown entries: colour"),
-        (b'{"schema": 1, "key": "a", "spec": {}}', "missing entries: status"),
-        (changed(key="../../etc"), "key"),
-        (changed(spec={}), "spec.sequence"),
-        (changed(spec=SPEC | {"seed": "0"}), "spec.seed"),
-        (changed(spec=SPEC | {"seed": True}), "spec.seed"),
-        (changed(status="fine"), "status"),
-        (changed(accuracy=None), "accuracy"),
-        (changed(accuracy={"task_aware": [[2.0], [1.0]], "task_agnostic": [[1.0], [1.0]]}), "accuracy.task_aware"),
-        (changed(accuracy={"task_aware": [[1.0], [1.0]], "task_agnostic": [[1.0]]}), "accuracy.task_agnostic"),
-        (changed(accuracy={"task_aware": [["1"], [1.0]], "task_agnostic": [[1.0], [1.0]]}), "accuracy.task_aware"),
-        (changed(updates=[0.5, 1]), "updates"),
-        (changed(parameters=10**30), "parameters"),
-        (changed(error="why"), "error of a finished run"),
-        (changed(status="failed", error="why"), "accuracy of a failed run"),
-        (changed(weights_hash="\ud800"), "not Unicode"),
-        (changed(curves=CURVES), "curves"),
-        (with_curves(curves=None), "curves"),
-        (with_curves(curves=CURVES[:1]), "curves"),
-        (with_curves(curves={}), "curves"),
-        (with_curves(every=0), "spec.eval_every"),
-        (with_curves(every="2"), "spec.eval_every"),
-        (with_curves(every=True), "spec.eval_every"),
-        (with_curves([]), "curves"),
-        (with_curves({"updates": [3], "task_aware": [[0.5, 1.0]]}), "curves"),
-        (with_curves(CURVES[1] | {"updates": 3}), "curves.updates"),
-        (with_curves(CURVES[1] | {"updates": [2.5]}), "curves.updates"),
-        (with_curves(CURVES[1] | {"updates": [2]}), "curves.updates"),
-        (with_curves(CURVES[1] | {"updates": [2, 3]}), "curves.task_aware"),
-        (with_curves(CURVES[0] | {"updates": [3, 3]}), "curves.updates"),
-        (with_curves(CURVES[1] | {"task_agnostic": [[0.0]]}), "curves.task_agnostic"),
-        (with_curves(CURVES[1] | {"task_agnostic": [[0.0, 1.5]]}), "curves.task_agnostic"),
-        (with_curves(CURVES[1] | {"task_agnostic": [[0.0, "1"]]}), "curves.task_agnostic"),
-        (with_curves(CURVES[1] | {"task_agnostic": None}), "curves.task_agnostic"),
-        (
-            json.dumps(dataclasses.asdict(RunRecord("a", SPEC, "failed", "why", curves=CURVES))).encode(),
-            "curves of a fail",
-        ),
-        (changed(seconds={"train": [1.0], "evaluate": [1.0]}), "seconds.train"),
-        (changed().replace(b'"parameters": 10', b'"parameters": NaN'), "NaN is not a JSON number"),
-    ],
-)
-def test_damage_is_named(data: bytes, reason: str, tmp_path: Path) -> None:
-    with pytest.raises(ClbenchError, match=reason):
-        parse_record(data)
-    (tmp_path / "bad.json").write_bytes(data)
-    Store(tmp_path).write(GOOD)
-    records, problems = Store(tmp_path).read()
-    assert list(records) == ["abc123"]
-    assert len(problems) == 1
-    assert problems[0].startswith("bad.json: ")
+def test_damaged_files_are_named_and_the_others_read(tmp_path: Path) -> None:
+    store = Store(folder_of(tmp_path / "runs", GOOD))
+    (tmp_path / "runs/bad.json").write_text("{")
+    (tmp_path / "runs/other.json").write_text(record_text(GOOD))
+    (tmp_path / "runs/folder.json").mkdir()
+    (tmp_path / "runs/.half-written.tmp").write_text("{")
+    (tmp_path / "runs/.hidden.json").write_text("{")
+    records, problems = store.read()
+    assert list(records) == [GOOD.key]
+    bad, folder, other = problems
+    assert bad.startswith("bad.json: not JSON")
+    assert folder.startswith("folder.json: ")
+    assert other == f"other.json: it is the record of another run, {GOOD.key}"
 
 
 def test_old_half_written_files_are_removed(tmp_path: Path) -> None:
@@ -145,7 +80,81 @@ def test_old_half_written_files_are_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".abc123-young.tmp"]
 
 
-def test_half_written_files_are_not_records(tmp_path: Path) -> None:
-    (tmp_path / ".abc123-x.tmp").write_bytes(changed()[:50])
-    (tmp_path / ".hidden.json").write_bytes(b"")
-    assert Store(tmp_path).read() == ({}, [])
+def test_a_set_is_read_as_its_folder_is_and_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "runs", *RECORDS.values())
+    pack(folder)
+    assert [path.name for path in folder.iterdir()] == [SET]
+    assert Store(folder).read() == Store(folder / SET).read() == (RECORDS, [])
+    write_set(tmp_path / "again.jsonl.gz", reversed(RECORDS.values()))
+    assert (tmp_path / "again.jsonl.gz").read_bytes() == (folder / SET).read_bytes()
+    assert Results.load(tmp_path / "again.jsonl.gz").labels == ["finetune", "joint", "lwf"]
+
+
+def test_a_record_of_its_own_goes_before_the_sets(tmp_path: Path) -> None:
+    write_set(tmp_path / SET, [GOOD])
+    store = Store(tmp_path)
+    assert store.has_finished(GOOD.key)
+    newer = dataclasses.replace(GOOD, environment={"torch": "99"})
+    store.write(newer)
+    assert store.read() == ({GOOD.key: newer}, [])
+    pack(tmp_path)
+    assert Store(tmp_path / SET).read() == ({GOOD.key: newer}, [])
+
+
+def test_damage_in_a_set_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / SET
+    lines = [record_text(one) for one in RECORDS.values()]
+    path.write_bytes(gzip.compress("".join([lines[0], "{}\n", *lines[1:]]).encode()))
+    records, (problem,) = Store(tmp_path).read()
+    assert records == RECORDS
+    assert problem.startswith(f"{SET}, line 2: missing entries")
+    with pytest.raises(ClbenchError, match="was not packed"):
+        pack(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert len(Store(path).read()[1]) == 2  # the file ends early
+    path.write_bytes(b"no gzip")
+    assert Store(path).read()[0] == {}
+    with pytest.raises(UsageError, match="none of the 1 records"):
+        read_records(path)
+
+
+def test_a_place_without_records_is_one_clear_line(tmp_path: Path) -> None:
+    folder_of(tmp_path / "runs", GOOD)
+    with pytest.raises(UsageError, match=rf"no records in .*, did you mean {tmp_path / 'runs'}\?"):
+        read_records(tmp_path)
+    with pytest.raises(UsageError, match="no folder of records"):
+        read_records(tmp_path / "nowhere.jsonl.gz")
+    with pytest.raises(UsageError, match="no folder of records"):
+        read_records(tmp_path / "runs" / f"{GOOD.key}.json")
+
+
+def test_folders_and_sets_are_joined_in_either(tmp_path: Path) -> None:
+    first, *others = RECORDS.values()
+    failed = RunRecord(first.key, first.spec, "failed", "out of memory")
+    one = folder_of(tmp_path / "one", failed, *others[:2])
+    (one / "cut.json").write_text("{")
+    write_set(tmp_path / "two.jsonl.gz", [first, *others[1:]])
+    for out in (tmp_path / "all", tmp_path / "all.jsonl.gz"):
+        count, (problem,) = merge([one, tmp_path / "two.jsonl.gz"], out)
+        assert count == len(RECORDS)
+        assert problem.startswith(f"{one / 'cut.json'}: not JSON")
+        assert Store(out).read()[0] == RECORDS
+        assert merge([tmp_path / "two.jsonl.gz"], out)[0] == 0  # all there already
+
+
+def test_records_that_disagree_are_not_joined(tmp_path: Path) -> None:
+    one = folder_of(tmp_path / "one", GOOD)
+    two = folder_of(tmp_path / "two", dataclasses.replace(GOOD, weights_hash="0" * 64))
+    for out in (tmp_path / "all", tmp_path / "all.jsonl.gz"):
+        with pytest.raises(UsageError, match=rf"1 record disagrees.*{GOOD.key} \(lwf on .*\).*: weights_hash"):
+            merge([one, two], out)
+        assert not out.exists()
+
+
+def test_a_damaged_set_is_not_written_over(tmp_path: Path) -> None:
+    out = tmp_path / "all.jsonl.gz"
+    out.write_bytes(gzip.compress(b"{}\n"))
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match=r"is damaged: all\.jsonl\.gz, line 1"):
+        merge([folder_of(tmp_path / "one", GOOD)], out)
+    assert out.read_bytes() == before

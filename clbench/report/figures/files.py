@@ -34,15 +34,15 @@ from clbench.errors import UsageError
 from clbench.report.figures import kinds as figures
 from clbench.report.figures import plots
 from clbench.report.figures.kinds import FIGURES, Subject, Width
-from clbench.results.frames import PLACE
-from clbench.results.store import collecting_once
+from clbench.results.groups import PLACE
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from clbench.results.frames import Comparison, Results
+    from clbench.results.frames import Results
+    from clbench.results.groups import Comparison
 
 DPI = 200  # of pixel images
 FORMATS: Mapping[str, Mapping[str, Any]] = {  # no dates, so that the same data gives the same bytes
@@ -295,7 +295,6 @@ def _draw_numbered(number: int, task: Task, light_font: str) -> tuple[int, list[
     return number, _draw(task, light_font)
 
 
-@collecting_once()
 def _draw(task: Task, light_font: str) -> list[bytes]:
     """Draw a figure and return its file in each of the formats."""
     from matplotlib import rc_context

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from clbench.results.analysis import Ranks
-    from clbench.results.frames import Comparison, Curves, Group, Results
+    from clbench.results.frames import Results
+    from clbench.results.groups import Comparison, Curves, Group
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from clbench.results.analysis import Ranks
-    from clbench.results.frames import Curves
+    from clbench.results.groups import Curves
 
 Styles = Mapping[str, Mapping[str, Any]]  # by label: colour, marker, line style and title, as Axes.plot takes them
 

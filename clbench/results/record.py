@@ -1,0 +1,214 @@
+"""The record of one run: what it is, how it is written as JSON, and how it is checked when it is read.
+
+Every record ends with the SHA-256 of all that stands before it. Reading one executes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, NotRequired
+
+import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from clbench.errors import ClbenchError
+from clbench.results.metrics import VIEWS, Array, View, primary_view
+
+SCHEMA = 1
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+SAME = ("accuracy", "updates", "images", "weights_hash")  # equal in two runs that are 'equal bit for bit'
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Matrix = list[list[Share | None]]
+Curve = dict[str, list[Any]]  # see `_Curve`
+
+
+@with_config(ConfigDict(strict=True, allow_inf_nan=False, extra="allow"))
+class _Spec(TypedDict):
+    """What readers rely on in a spec; `clbench.experiment.spec.RunSpec` says what each entry means."""
+
+    sequence: str
+    sequence_label: str
+    sequence_params: dict[str, Any]
+    scenario: str
+    method: str
+    label: str
+    params: dict[str, Any]
+    model: str
+    model_label: str
+    model_params: dict[str, Any]
+    seed: int
+    class_order_rule: str
+    class_order: list[int] | None
+    training: dict[str, Any]
+    device: str
+    data: str
+    numbers: int
+    code: dict[str, str]
+    precision: NotRequired[str]
+    threads: NotRequired[Annotated[int, Field(ge=1)]]
+    eval_every: NotRequired[Annotated[int, Field(ge=1)] | None]
+    preset: NotRequired[dict[str, Any] | None]
+
+
+@with_config(STRICT)
+class _Curve(TypedDict):
+    """Accuracy within one task, at n evaluations of the T tasks."""
+
+    updates: list[Count]  # updates of this task before each evaluation, the last one included: [n]
+    task_aware: Matrix  # null for tasks to come: [n, T]
+    task_agnostic: Matrix
+
+
+def _read_as(kind: Any) -> GetPydanticSchema:
+    """Let pydantic check a plain dict as a TypedDict, while it stays a plain dict for everyone else."""
+    return GetPydanticSchema(lambda _, handler: handler(kind))
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run was asked to do, what came out, and what it cost.
+
+    A failed run has `error` and nothing that is measured; lists are indexed by task, in training order. The types are
+    checked when a record is read.
+    """
+
+    key: Annotated[str, Field(pattern=r"^[0-9A-Za-z]+$")]  # the file's name: a hash of all in `spec` but the labels
+    spec: Annotated[dict[str, Any], _read_as(_Spec)]
+    status: Literal["ok", "failed"]
+    error: str | None = None  # the failure's message and traceback
+    accuracy: dict[str, Matrix] | None = None  # task_aware, task_agnostic: (T+1) × T in [0, 1], null where not measured
+    seconds: dict[str, list[float]] | None = None  # train: [T], evaluate: [T+1]; wall time, disjoint
+    updates: list[Count] | None = None  # optimiser steps per task
+    images: list[Count] | None = None  # training images seen per task, repeats counted
+    forward_passes: list[Count] | None = None  # images through the backbone per task, recording included
+    backward_passes: list[Count] | None = None  # images through the loss's backward pass per task
+    parameters: Count | None = None  # of the network after the last task
+    peak_memory_bytes: Count | None = None  # the run's own; null where it can't be told
+    stored_bytes: Count | None = None  # the most that the method kept between tasks beside the network
+    weights_hash: str | None = None  # SHA-256 of the final weights and buffers
+    history: list[dict[str, list[float]]] | None = None  # per task: loss and training accuracy per epoch
+    # per task, with spec.eval_every; the time it takes is in seconds.evaluate
+    curves: list[Annotated[Curve, _read_as(_Curve)]] | None = None
+    shared_first_task: bool | None = None  # whether another run trained the first task: its cost there stands here
+    environment: dict[str, Any] | None = None
+    schema: Annotated[int, Field(ge=1, le=SCHEMA)] = SCHEMA
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run failed: the first line of its error."""
+        return next(iter((self.error or "").splitlines()), None)
+
+    def matrix(self, view: View | None = None) -> Array:
+        """Return a finished run's accuracy matrix, NaN where not measured: [T+1, T].
+
+        The view is the scenario's own by default.
+        """
+        assert self.accuracy is not None
+        return np.array(self.accuracy[view or primary_view(self.spec["scenario"])], dtype=np.float64)
+
+
+MEASURED = tuple(
+    f.name for f in fields(RunRecord) if f.name not in ("key", "spec", "status", "error", "environment", "schema")
+)
+NEEDED = [name for name in MEASURED if name not in ("peak_memory_bytes", "history", "curves", "shared_first_task")]
+
+
+def record_text(record: RunRecord) -> str:
+    """Return a record as a line of JSON, its checksum at the end; raise ValueError for a number that isn't finite."""
+    content = json.dumps(vars(record), sort_keys=True, allow_nan=False)
+    return f'{content[:-1]}, "checksum": "{hashlib.sha256(content.encode()).hexdigest()}"}}\n'
+
+
+_CHECKSUM = re.compile(rb', "checksum": "([0-9a-f]{64})"\}\n?\Z')
+
+
+def parse_record(data: bytes) -> RunRecord:
+    """Read a record from its JSON text; raise ClbenchError that says what is wrong with it."""
+    found = _CHECKSUM.search(data)
+    content = data[: found.start()] + b"}" if found else data
+    try:
+        record = _READER.validate_json(content)
+    except ValidationError as error:
+        raise ClbenchError(_in_our_words(error)) from None
+    if found is None:
+        raise ClbenchError("it has no checksum")
+    if hashlib.sha256(content).hexdigest() != found[1].decode():
+        raise ClbenchError("it was changed after it had been written: its checksum does not fit")
+    return record
+
+
+def _in_our_words(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    first = problems[0]
+    named: dict[str, list[str]] = {}
+    for problem in problems:
+        name = ".".join(part for part in problem["loc"] if isinstance(part, str))
+        named.setdefault(problem["type"], []).append(name)
+    if "json_invalid" in named:
+        return f"not JSON ({first['ctx']['error']})"
+    if "dataclass_type" in named:
+        return "not a record: no JSON object"
+    if "schema" in named.get("less_than_equal", ()):
+        return f"made by a newer clbench, this one reads schema {SCHEMA}"
+    if unknown := named.get("unexpected_keyword_argument"):
+        return (
+            "its checksum is damaged" if unknown == ["checksum"] else f"unknown entries: {', '.join(sorted(unknown))}"
+        )
+    if missing := named.get("missing"):
+        return f"missing entries: {', '.join(sorted(missing))}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"wrong type or value: {next(iter(named.values()))[0]}"
+
+
+def _fits_together(record: RunRecord) -> RunRecord:
+    """Raise ValueError unless entries that depend on each other fit: finished or failed, and numbers of tasks."""
+
+    def need(condition: bool, what: str) -> None:
+        if not condition:
+            raise ValueError(f"does not fit the rest: {what}")
+
+    if not record.ok:
+        need(record.error is not None, "error")
+        for name in MEASURED:
+            need(getattr(record, name) is None, f"{name} of a failed run")
+        return record
+    need(record.error is None, "error of a finished run")
+    need(record.environment is not None, "environment")
+    for name in NEEDED:
+        need(getattr(record, name) is not None, name)
+    accuracy, seconds = record.accuracy or {}, record.seconds or {}
+    need(set(accuracy) == set(VIEWS), "accuracy")
+    tasks = len(accuracy["task_aware"]) - 1
+    for view, matrix in accuracy.items():
+        need(tasks >= 1 and _has_shape(matrix, tasks + 1, tasks), f"accuracy.{view}")
+    for name, length in (("train", tasks), ("evaluate", tasks + 1)):
+        need(len(seconds.get(name, ())) == length, f"seconds.{name}")
+    for name in ("updates", "images", "forward_passes", "backward_passes"):
+        need(len(getattr(record, name)) == tasks, name)
+    need((record.curves is None) == (record.spec.get("eval_every") is None), "curves")
+    need(record.curves is None or len(record.curves) == tasks, "curves")
+    for curve, updates in zip(record.curves or (), record.updates or (), strict=False):
+        points = curve["updates"]
+        need(points == sorted(set(points)) and points[-1:] == ([updates] if updates else []), "curves.updates")
+        for view in VIEWS:
+            need(_has_shape(curve[view], len(points), tasks), f"curves.{view}")
+    return record
+
+
+def _has_shape(matrix: Matrix, rows: int, columns: int) -> bool:
+    return len(matrix) == rows and all(len(row) == columns for row in matrix)
+
+
+_READER = TypeAdapter(Annotated[RunRecord, AfterValidator(_fits_together)])

@@ -1,0 +1,117 @@
+"""Tables before they are written: marks, notes, and the commands that make the runs again."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import ENDS, ending_at, record, three_methods, with_curve
+from typer.testing import CliRunner
+
+from clbench.cli.app import app
+from clbench.errors import UsageError
+from clbench.execution.runner import prepare
+from clbench.experiment import presets
+from clbench.report.page import render
+from clbench.report.tables import Choices, Tables, commands
+from clbench.results.frames import Results
+from clbench.results.store import Store
+
+FINETUNE, LWF, _ = ENDS.values()
+
+
+def test_ties_are_those_that_a_paired_test_cannot_tell() -> None:
+    near = [value - 0.001 * (-1) ** seed for seed, value in enumerate(LWF)]
+    results = Results([*ending_at("finetune", FINETUNE), *ending_at("lwf", LWF), *ending_at("si", near)])
+    (place,) = results.comparisons
+    table = Tables(results).results_table(place)
+    marks = {row[0].text: row[1].mark for row in table.rows}
+    assert sorted([marks["LwF"], marks["SI"]]) == ["best", "tie"]
+    assert marks["Fine-tuning"] == ""
+
+
+def test_wilcoxon_is_refused_in_a_report_with_its_reason() -> None:
+    tables = Tables(Results(three_methods()), Choices(test="wilcoxon"))
+    assert set(tables.differences["verdict"]) == {"no test"}
+    assert "4 differences without a test: Wilcoxon's signed-rank test cannot reach p < 0.05" in tables.notes[0]
+
+
+def test_findings_say_what_the_table_says() -> None:
+    rows = [
+        *ending_at("finetune", FINETUNE),
+        *ending_at("lwf", LWF),
+        *ending_at("si", [value + 0.01 for value in FINETUNE]),
+    ]
+    results = Results(rows)
+    for choices in (Choices(), Choices(test="wilcoxon", interval="bootstrap")):
+        tables = Tables(results, choices)
+        table = tables.difference_table(results.comparisons[0])
+        assert table is not None
+        (row,) = [row for row in table.texts if row[:2] == ["LwF", "average accuracy"]]
+        assert f"interval {row[3]}" in tables.findings(results.comparisons[0])[0]
+        assert f"{row[5]} by Holm" in tables.findings(results.comparisons[0])[0]
+
+
+def test_a_choice_among_variants_of_the_baseline_is_said() -> None:
+    rows = [
+        *ending_at("adam", FINETUNE, method="finetune"),
+        *ending_at("sgd", LWF, method="finetune"),
+        *ending_at("si", LWF),
+    ]
+    (note,) = Tables(Results(rows)).notes
+    assert note.endswith(
+        "of adam, sgd, the baseline is adam (--baseline chooses another), and no gap recovered is given"
+    )
+
+
+def test_choices_that_there_are_not() -> None:
+    with pytest.raises(UsageError, match="no column 'accuracy'"):
+        Choices(columns=["accuracy"])
+    with pytest.raises(UsageError, match="unknown 'z': choose from t, wilcoxon"):
+        Choices(test="z")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"methods": "lwf,lwf@temperature=4,finetune", "seeds": "0,3", "scenario": "class", "lr": 0.05},
+        {"methods": "scratch", "seeds": "2-4", "iterations": 7, "class_order": "fixed", "model": "mlp@width=32"},
+        {"methods": "finetune", "seeds": 1, "class_order": "9,8,7,6,5,4,3,2,1,0", "eval_every": 5},
+        {"preset": "note", "rows": "LwF,fine-tuning", "seeds": 2},
+    ],
+)
+def test_commands_make_the_same_runs_again(asked: dict[str, Any], tmp_path: Path) -> None:
+    """What a report says to type plans the runs whose records are there, and no others."""
+    if "preset" in asked:
+        asked["rows"] = ",".join(row.label for row in presets.load("note").rows[:2])
+        asked |= {"sequence": "split-digits"}
+    training = {name: asked.pop(name) for name in ("lr", "iterations") if name in asked}
+    specs = [job.spec for job in prepare(**asked, training=training, out=tmp_path / "none").jobs]
+    done = with_curve("lwf", 0, 0.3) if "eval_every" in asked else record("lwf")
+    records = [dataclasses.replace(done, key=spec.key, spec=spec.as_json()) for spec in specs]
+    for one in records:
+        Store(tmp_path).write(one)
+    planned = 0
+    for place in Results(records).comparisons:
+        for line in commands(place):
+            program, *words = shlex.split(line)
+            assert program == "clbench"
+            said = CliRunner().invoke(app, [*words, "--dry-run", "--out", str(tmp_path)], catch_exceptions=False)
+            count = re.search(r"(\d+) runs: 0 to do", said.output)
+            assert count, said.output
+            planned += int(count[1])
+    assert planned == len(records)
+
+
+def test_a_gap_that_may_be_none_is_undefined() -> None:
+    flat = [("finetune", FINETUNE), ("lwf", LWF), ("joint", FINETUNE[::-1])]
+    results = Results([one for label, finals in flat for one in ending_at(label, finals)])
+    (place,) = results.comparisons
+    assert ["LwF", "undefined"] in [[row[0].text, row[-2].text] for row in Tables(results).results_table(place).rows]
+
+
+def test_what_has_no_test_is_said_on_the_page() -> None:
+    results = Results([*ending_at("finetune", FINETUNE[:3]), *ending_at("lwf", LWF)[3:]])
+    assert "Fine-tuning (no test)" in render(results, Tables(results))
