@@ -1,5 +1,10 @@
 """The errors clbench raises on purpose: each message says what, which value and what to do."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class ClbenchError(Exception):
     """Base of every error that clbench raises on purpose."""
@@ -15,3 +20,15 @@ class DataError(UsageError):
 
 class DivergedError(ClbenchError):
     """The training loss became NaN or infinite: the run fails and its record says where."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint at close names, or the list of all there are."""
+    known = list(known)
+    return close_matches(name, known) or f": choose from {', '.join(known)}"
+
+
+def close_matches(name: str, known: Iterable[str]) -> str:
+    """Return a hint at close names, empty where none is close."""
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f", did you mean {' or '.join(close)}?" if close else ""

@@ -76,7 +76,7 @@ def _with_device(job: Job) -> Iterator[Job]:
 
 def _run(job: Job) -> RunRecord:
     spec = job.spec
-    with computing(spec.precision, job.device, job.kernels.get("kernels", "")):
+    with computing(spec.precision, job.device, "oneDNN" if spec.kernels == "onednn" else ""):
         environment: dict[str, Any] = {}
         try:
             _warm_up(job.device)
@@ -96,9 +96,8 @@ def _run(job: Job) -> RunRecord:
                     job.device,
                     None if job.models_folder is None else _model_saver(Path(job.models_folder)),
                     None if job.first_task is None else FirstTask(Path(job.first_task)),
-                    job.reuse,
-                    checkpoint,
-                    spec.eval_every,
+                    checkpoint=checkpoint,
+                    eval_every=spec.eval_every,
                 )
         except (Exception, SystemExit, TimeIsUp) as error:
             text = str(error) if isinstance(error, (ClbenchError, TimeIsUp)) else f"{type(error).__name__}: {error}"
@@ -312,7 +311,7 @@ def _environment(job: Job) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(job.device) if cuda else _processor(),
         "threads": torch.get_num_threads(),
         "precision": job.spec.precision,
-        **job.kernels,
+        "kernels": job.spec.kernels,
         "deterministic": not cuda or torch.are_deterministic_algorithms_enabled(),
         "commit": job.commit,
     }

@@ -7,7 +7,6 @@ be named as `package.module:Name` or `./file.py:Name`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.metadata
@@ -16,14 +15,14 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError
+from clbench.errors import UsageError, close_matches, did_you_mean
 
 Kind = Literal["method", "sequence", "model"]
 _BASES: dict[Kind, tuple[str, str]] = {
@@ -115,7 +114,7 @@ def find(kind: Kind, reference: str) -> type:
         module = _imported(kind, reference, lambda: importlib.import_module(place))
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{_close(name, public)}")
+        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_matches(name, public)}")
     return _checked(kind, reference, getattr(module, name))
 
 
@@ -202,7 +201,7 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     for field, value in settings.items():
         if field not in known:
             has = f"its fields are {', '.join(known)}" if known else "it has no fields"
-            raise UsageError(f"{name} has no field {field!r}{_close(field, known)}: {has}")
+            raise UsageError(f"{name} has no field {field!r}{close_matches(field, known)}: {has}")
         is_default = type(value) is type(known[field]) and value == known[field]
         values[field] = value if is_default else _parse(f"{name}.{field}", hints[field], value)
     for field, default in known.items():
@@ -235,8 +234,13 @@ def _parse(what: str, hint: Any, value: Any) -> Any:
             raise UsageError(f"{what}={str(value).lower()}: a number or name is needed, not true or false")
         return adapter.validate_python(value)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Input ")
-        raise UsageError(f"{what}={value}: the value {reason}") from None
+        raise UsageError(f"{what}={value}: the value {reason(error)}") from None
+
+
+def reason(error: ValidationError) -> str:
+    """Return what pydantic finds wrong first, as the rest of a sentence that begins with the value."""
+    message = error.errors()[0]["msg"].removeprefix("Input ")
+    return message[0].lower() + message[1:]
 
 
 def label(name: str, instance: Any) -> str:
@@ -253,17 +257,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint at close names, or the list of all there are."""
-    known = list(known)
-    return _close(name, known) or f": choose from {', '.join(known)}"
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from asking import prepared as plan
 
 from clbench.errors import UsageError
 from clbench.execution.job import _processor, checkout_commit
 from clbench.execution.runner import Sweep
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
 from clbench.experiment.parsing import parse_class_order, parse_seeds, parse_settings
 from clbench.method.base import Batch, Criterion, Method

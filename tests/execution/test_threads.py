@@ -7,10 +7,10 @@ from pathlib import Path
 import joblib
 import pytest
 import torch
+from asking import prepared as plan
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
 from clbench.experiment.spec import RunSpec
 from clbench.report.tables import commands
 from clbench.results.store import Store

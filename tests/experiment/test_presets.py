@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import prepared as plan
 from typer.testing import CliRunner
 
 import clbench
 from clbench.cli.app import app, main
 from clbench.errors import UsageError
 from clbench.execution.runner import Sweep
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import presets
-from clbench.experiment.planning import resolve_training
+from clbench.experiment.budget import resolve_training
 from clbench.experiment.presets import Preset, at
 from clbench.results.store import RunRecord, Store
 

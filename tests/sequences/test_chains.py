@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from asking import prepared as plan
 from test_data import make_cifar, make_mnist
 from torch import Tensor
 from typer.testing import CliRunner
@@ -18,7 +19,6 @@ import clbench
 from clbench.cli.app import app
 from clbench.data import datasets as data
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
 from clbench.results.frames import Results
 from clbench.results.store import Store

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from asking import prepared as plan
 from torch import Tensor, nn
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
 from clbench.experiment.spec import RunSpec
 from clbench.method.base import SCENARIOS, Method, Scenario

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from asking import prepared as plan
 from torch import nn
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
 from clbench.experiment.spec import RunSpec
 from clbench.results.store import Store
 from clbench.training import precision

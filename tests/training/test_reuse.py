@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from asking import prepared as plan
 from torch import Tensor
 
 import clbench
 from clbench.execution.runner import in_good_order
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
 from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Scenario, as_recorded, in_chunks, shares_first_task
 from clbench.method.schedule import Training
