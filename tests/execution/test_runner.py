@@ -325,11 +325,10 @@ def test_a_base_class_in_another_file_counts_as_code(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": 5}, "neither a name nor a list"),
+        ({"methods": 5}, "neither a name nor a class"),
         ({"methods": []}, "empty name"),
         ({"class_order": 5}, "class order 5"),
         ({"class_order": [3.7, 1]}, "class order"),
-        ({"jobs": "2"}, "at least one worker"),
         ({"settings": {"lwf.temperature": []}}, "list of values is empty"),
         ({"out": ""}, "an empty folder name"),
         ({"out": "x" * 300}, "cannot be used"),

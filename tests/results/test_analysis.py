@@ -308,10 +308,17 @@ def test_commands_make_the_same_runs_again(asked: dict[str, Any], tmp_path: Path
 
 
 def planned(options: list[str], out: Path, monkeypatch: Any) -> set[str]:
-    import clbench.cli.app
+    from clbench.execution import runner
 
     found: set[str] = set()
-    monkeypatch.setattr(clbench.cli.app, "_print_plan", lambda sweep: found.update(job.spec.key for job in sweep.jobs))
+    real = runner.prepare
+
+    def prepare(request: Any) -> runner.Sweep:
+        sweep = real(request)
+        found.update(job.spec.key for job in sweep.jobs)
+        return sweep
+
+    monkeypatch.setattr(runner, "prepare", prepare)
     said = CliRunner().invoke(app, ["run", *options, "--dry-run", "--out", str(out)], catch_exceptions=False)
     assert said.exit_code == 0, said.output
     return found
