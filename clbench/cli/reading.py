@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from clbench import api
 from clbench.cli.options import Interval, Test
 from clbench.errors import ClbenchError, UsageError
 
@@ -63,10 +64,8 @@ def compare(
     records: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results/runs"),
 ) -> None:
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
-    import clbench
-
-    results = clbench.load(records)
-    lines = clbench.compare(results, a, b, metric, test, interval)
+    results = api.load(records)
+    lines = api.compare(results, a, b, metric, test, interval)
     _say([*results.problems, *(line for line in results.warnings if a in line or b in line)])
     for line in lines:
         typer.echo(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import numbers
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,13 +74,10 @@ def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
     """Read a class order: `seed`, `fixed`, or the classes themselves."""
     if isinstance(value, str) and value in ("seed", "fixed"):
         return value
-    try:
-        items = value.split(",") if isinstance(value, str) else list(value)
-        if not all(isinstance(item, (str, numbers.Integral)) for item in items):
-            raise ValueError("not all are integers")
-        return tuple(int(item) for item in items)
-    except (TypeError, ValueError):
-        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4") from None
+    items = value.split(",") if isinstance(value, str) else getattr(value, "tolist", lambda: value)()
+    if not isinstance(items, Sequence) or not all(str(item).strip().isdecimal() for item in items):
+        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4")
+    return tuple(int(item) for item in items)
 
 
 def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:

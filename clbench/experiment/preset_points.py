@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clbench.errors import UsageError
-from clbench.experiment.budget import overrides, resolve_training
 from clbench.experiment.choices import Choice, choose
-from clbench.experiment.points import Point, cross
+from clbench.experiment.points import Point, cross, overrides, resolve_training
 from clbench.experiment.presets import Preset, Row, at
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request

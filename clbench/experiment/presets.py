@@ -109,14 +109,8 @@ class Preset:
 
 def at(values: dict[str, Any], scenario: str) -> dict[str, Any]:
     """Return settings for one scenario, tables by scenario resolved."""
-    chosen = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            if scenario in value:
-                chosen[name] = value[scenario]
-        else:
-            chosen[name] = value
-    return chosen
+    there = {name: value if isinstance(value, dict) else {scenario: value} for name, value in values.items()}
+    return {name: value[scenario] for name, value in there.items() if scenario in value}
 
 
 def names() -> list[str]:
@@ -134,12 +128,10 @@ def load(reference: str | Path) -> Preset:
         path = FOLDER / f"{reference}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no preset file {reference}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the preset {reference} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the preset {reference} is not TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the preset {reference} cannot be read: {getattr(error, 'strerror', error)}") from None
     if "name" in content:
         raise UsageError(f"the preset {reference} has an entry 'name', but its name is the file's: call it title")
     try:

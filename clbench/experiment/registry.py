@@ -25,18 +25,17 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from clbench.errors import UsageError, close_matches, did_you_mean
 
 Kind = Literal["method", "sequence", "model"]
-_BASES: dict[Kind, tuple[str, str]] = {
-    "method": ("clbench.method.base", "Method"),
-    "sequence": ("clbench.sequences.tasks", "TaskSequence"),
-    "model": ("clbench.models.networks", "Backbone"),
+# each kind's base class, and the package of the built-in ones
+_BASES: dict[Kind, tuple[str, str, str]] = {
+    "method": ("clbench.method.base", "Method", "clbench.methods"),
+    "sequence": ("clbench.sequences.tasks", "TaskSequence", "clbench.sequences"),
+    "model": ("clbench.models.networks", "Backbone", "clbench.models"),
 }
-
-_PACKAGES: dict[Kind, str] = {"method": "clbench.methods", "sequence": "clbench.sequences", "model": "clbench.models"}
 
 
 def base_class(kind: Kind) -> type:
     """Return the class that everything of a kind derives from."""
-    module, name = _BASES[kind]
+    module, name, _ = _BASES[kind]
     return getattr(importlib.import_module(module), name)
 
 
@@ -44,7 +43,7 @@ def base_class(kind: Kind) -> type:
 def builtin(kind: Kind) -> dict[str, type]:
     """Return the classes that clbench brings, by name."""
     base = base_class(kind)
-    package = importlib.import_module(_PACKAGES[kind])
+    package = importlib.import_module(_BASES[kind][2])
     modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
     classes = [
         thing

@@ -173,7 +173,7 @@ BAD = """
 --jobs two | jobs=two: the value should be a valid integer
 --device tpu | choose from auto, cpu
 --data-root nowhere --sequence split-mnist | nowhere
---out taken/runs | is a file
+--out taken/runs | the output folder taken/runs cannot be used: Not a directory
 --colour red | No such option
 --timeout 0 | timeout=0: the value should be greater than 0
 --timeout 1e9 | less than

@@ -11,7 +11,7 @@ from asking import prepared as plan
 
 from clbench.errors import UsageError
 from clbench.experiment import registry
-from clbench.experiment.budget import DEFAULT_LR, resolve_training
+from clbench.experiment.points import DEFAULT_LR, resolve_training
 from clbench.experiment.spec import RunSpec
 from clbench.methods.lwf import LwF
 

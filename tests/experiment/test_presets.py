@@ -12,7 +12,7 @@ import clbench
 from clbench.errors import UsageError
 from clbench.execution.runner import Sweep
 from clbench.experiment import presets
-from clbench.experiment.budget import resolve_training
+from clbench.experiment.points import resolve_training
 from clbench.experiment.presets import Preset, at
 from clbench.results.store import RunRecord, Store
 
@@ -537,7 +537,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "preset empty": ({"preset": ""}, "preset"),
     "preset is the folder": ({"preset": "."}, "preset"),
     "name of a preset too long": ({"preset": "x" * 300}, "preset"),
-    "missing file": ({"preset": "none.toml"}, "there is no preset file none.toml"),
+    "missing file": ({"preset": "none.toml"}, "the preset none.toml cannot be read: No such file"),
     "file without its ending": ({"preset": "own"}, "own.toml"),
     "unknown row": ({"preset": "own.toml", "rows": "distiled"}, "did you mean distilled"),
     "unknown row, nothing close": ({"preset": "own.toml", "rows": "x"}, "choose from carried on, distilled"),
