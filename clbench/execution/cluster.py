@@ -31,10 +31,10 @@ import joblib
 from clbench import NUMBERS, __version__
 from clbench.errors import ClbenchError, UsageError
 from clbench.execution.job import PATIENCE, failed, nowhere, run_one
-from clbench.experiment.parsing import PACKAGES
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord
 
+PACKAGES = {"dask": "distributed", "ray": "ray"}  # what a backend needs
 ANSWER = 10  # seconds that a scheduler has to answer
 WORKERS = 60  # seconds that a cluster may be without a worker
 ROUND = 2  # runs per worker that go to a backend which gives results only when all are there

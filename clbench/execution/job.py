@@ -27,13 +27,14 @@ from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError
 from clbench.experiment.spec import Job
-from clbench.method import Learner, Method, Training
-from clbench.models.backbones import MLP
+from clbench.method.base import Method
+from clbench.method.schedule import Training
+from clbench.models.networks import MLP, ExpandingHeadModel
 from clbench.results.store import RunRecord
 from clbench.sequences.tasks import Split, Task, to_device
+from clbench.training.loop import run_sequence
 from clbench.training.precision import computing
-from clbench.training.run import run_sequence
-from clbench.training.snapshots import SnapshotFile
+from clbench.training.snapshots import Checkpoint, FirstTask
 
 _ONE_AT_A_TIME = threading.Lock()
 PATIENCE = 10  # seconds that a run has to end after its time is up, before its worker process ends
@@ -75,7 +76,7 @@ def _with_device(job: Job) -> Iterator[Job]:
 
 def _run(job: Job) -> RunRecord:
     spec = job.spec
-    with computing(spec.precision, job.device):
+    with computing(spec.precision, job.device, "oneDNN" if spec.kernels == "onednn" else ""):
         environment: dict[str, Any] = {}
         try:
             _warm_up(job.device)
@@ -83,7 +84,7 @@ def _run(job: Job) -> RunRecord:
             checkpoint = _checkpoint(job, environment)
             went_on = checkpoint is not None and checkpoint.path.exists()
             tasks = to_device(job.load_tasks(), torch.device(job.device))
-            method: Learner = job.instance("method")
+            method: Method = job.instance("method")
             with _PeakMemory(job.device) as peak, time_limit(job.timeout):
                 outcome = run_sequence(
                     tasks,
@@ -93,8 +94,8 @@ def _run(job: Job) -> RunRecord:
                     spec.scenario,
                     spec.seed,
                     job.device,
-                    after_task=None if job.models_folder is None else _model_saver(Path(job.models_folder)),
-                    first_task=None if job.first_task is None else SnapshotFile(Path(job.first_task), job.device),
+                    None if job.models_folder is None else _model_saver(Path(job.models_folder)),
+                    None if job.first_task is None else FirstTask(Path(job.first_task)),
                     checkpoint=checkpoint,
                     eval_every=spec.eval_every,
                 )
@@ -123,14 +124,14 @@ def _run(job: Job) -> RunRecord:
     )
 
 
-def _checkpoint(job: Job, environment: Mapping[str, Any]) -> SnapshotFile | None:
+def _checkpoint(job: Job, environment: Mapping[str, Any]) -> Checkpoint | None:
     if job.checkpoint is None:
         return None
     made_by = {name: environment.get(name) for name in ("kernels", "torch", "device", "clbench")}
     path = Path(job.checkpoint)
     if job.models_folder is not None and not Path(job.models_folder).is_dir():
         path.unlink(missing_ok=True)  # the networks after its first tasks are asked for too
-    return SnapshotFile(path, job.device, made_by)
+    return Checkpoint(path, job.device, made_by)
 
 
 def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> RunRecord:
@@ -228,10 +229,10 @@ def _warm_up(device: str) -> None:
 def _model_saver(folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
 
-    def save(learner: Learner, task: Task) -> None:
+    def save(model: ExpandingHeadModel, task: Task) -> None:
         path = folder / f"task-{task.index + 1}.pt"
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save({"state_dict": dict(learner.weights())}, temporary)
+        torch.save({"widths": model.widths, "state_dict": model.state_dict()}, temporary)
         temporary.replace(path)
 
     return save
@@ -310,7 +311,7 @@ def _environment(job: Job) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(job.device) if cuda else _processor(),
         "threads": torch.get_num_threads(),
         "precision": job.spec.precision,
-        **job.kernels,
+        "kernels": job.spec.kernels,
         "deterministic": not cuda or torch.are_deterministic_algorithms_enabled(),
         "commit": job.commit,
     }

@@ -31,6 +31,7 @@ from clbench.errors import ClbenchError, UsageError
 from clbench.execution.cluster import connected
 from clbench.execution.job import checkout_commit, computing_in, failed, run_one
 from clbench.experiment.planning import plan
+from clbench.experiment.request import Request
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
 
@@ -144,20 +145,25 @@ class Sweep:
         self.done[record.key] = record
 
 
-def prepare(*args: Any, out: str | Path = "results/runs", force: bool = False, **options: Any) -> Sweep:
-    """Plan what was asked for (see `clbench.experiment.planning.plan`) and take over the records that are there."""
+def prepare(request: Request) -> Sweep:
+    """Plan what was asked for, and take over the records that are there."""
     with computing_in(1):
-        planned = plan(*args, out=out, **options)
+        planned = plan(request)
     commit = checkout_commit()
     jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
-    where: dict[str, Any] = {
-        "backend": options.get("backend", "local"),
-        "scheduler": options.get("scheduler"),
-        "limit": options.get("jobs"),
-    }
-    sweep = Sweep(jobs, Store(Path(out)), planned.workers, planned.notes, fresh=force, devices=planned.devices, **where)
-    if not force:
-        _resume(sweep, bool(options.get("save_models")))
+    sweep = Sweep(
+        jobs,
+        Store(request.out),
+        planned.workers,
+        planned.notes,
+        fresh=request.force,
+        backend=request.backend,
+        scheduler=request.scheduler,
+        devices=planned.devices,
+        limit=request.jobs,
+    )
+    if not request.force:
+        _resume(sweep, request.save_models)
     return sweep
 
 
@@ -166,23 +172,15 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
     records, problems = sweep.store.read()
     sweep.notes += [f"damaged record, run again if it is part of this sweep: {problem}" for problem in problems]
     older: dict[str, int] = {}
-    rounded: dict[tuple[str, str], int] = {}  # finished runs by their kernels and those of this sweep
-    by_question = {_question(record.spec): record for record in records.values() if record.ok}
+    by_question = {_question(record.spec) for record in records.values() if record.ok}
     for job in sweep.jobs:
         record = records.get(job.spec.key)
         if record is not None and record.ok:
             saved = len(list(Path(str(job.models_folder)).glob("task-*.pt")))
             if not save_models or saved == len(record.updates or ()):
                 sweep.done[record.key] = record
-                theirs, ours = (record.environment or {}).get("kernels"), job.kernels.get("kernels")
-                if theirs not in (None, ours):
-                    rounded[theirs, ours] = rounded.get((theirs, ours), 0) + 1
         elif _question(job.spec.as_json()) in by_question:
             older[job.spec.label] = older.get(job.spec.label, 0) + 1
-    for (theirs, ours), count in rounded.items():
-        sweep.notes.append(
-            f"{count} finished run{'s' * (count > 1)} had products by {theirs}, which round unlike {ours}'s here"
-        )
     for label, count in older.items():
         sweep.notes.append(
             f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"
@@ -192,7 +190,7 @@ def _resume(sweep: Sweep, save_models: bool) -> None:
 def _question(spec: Mapping[str, Any]) -> str:
     """Name what a spec asks for, whatever code answers it."""
     asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
-    return json.dumps({"precision": "fp32", "threads": 1, **asked}, sort_keys=True)
+    return json.dumps(asked, sort_keys=True)
 
 
 def create_folder(folder: Path) -> None:
@@ -211,7 +209,7 @@ def in_good_order(jobs: Sequence[Job], workers: int, folder: str) -> list[Job]:
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        shared = job.reuse and job.plain_first_task
+        shared = job.plain_first_task
         groups.setdefault(job.spec.first_task_key if shared else job.spec.key, []).append(job)
     ordered: list[Job] = []
     some = max(16, 2 * workers)

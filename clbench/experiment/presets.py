@@ -1,6 +1,6 @@
 """Presets: whole experiments as TOML files, with the numbers that a paper published for them.
 
-The built-in ones are in `clbench/protocols`; a user's own file works the same way. Any value may be a table by
+The built-in ones are in `protocols`; a user's own file works the same way. Any value may be a table by
 scenario, `{ task = 100, domain = 100, class = 600 }`: a scenario that it leaves out keeps the default.
 """
 
@@ -11,19 +11,19 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError
-from clbench.experiment.registry import did_you_mean
+from clbench.errors import UsageError, did_you_mean
+from clbench.experiment.registry import reason
 
 FOLDER = Path(__file__).parent / "protocols"
-SCENARIOS = ("task", "class", "domain")
-SEEDS = 10  # of a preset, 0 to 9, unless told
+Scenario = Literal["task", "class", "domain"]
+SCENARIOS = get_args(Scenario)
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-Scenarios = Annotated[list[Literal["task", "class", "domain"]], MinLen(1)]
+Scenarios = Annotated[list[Scenario], MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Row:
     fields: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     scenarios: Scenarios | None = None  # where the row exists; none: wherever the preset does
-    published: dict[Literal["task", "class", "domain"], tuple[float, float]] = field(default_factory=dict)
+    published: dict[Scenario, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
 
 
@@ -109,14 +109,8 @@ class Preset:
 
 def at(values: dict[str, Any], scenario: str) -> dict[str, Any]:
     """Return settings for one scenario, tables by scenario resolved."""
-    chosen = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            if scenario in value:
-                chosen[name] = value[scenario]
-        else:
-            chosen[name] = value
-    return chosen
+    there = {name: value if isinstance(value, dict) else {scenario: value} for name, value in values.items()}
+    return {name: value[scenario] for name, value in there.items() if scenario in value}
 
 
 def names() -> list[str]:
@@ -134,21 +128,17 @@ def load(reference: str | Path) -> Preset:
         path = FOLDER / f"{reference}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no preset file {reference}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the preset {reference} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the preset {reference} is not TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the preset {reference} cannot be read: {getattr(error, 'strerror', error)}") from None
     if "name" in content:
         raise UsageError(f"the preset {reference} has an entry 'name', but its name is the file's: call it title")
     try:
         preset = TypeAdapter(Preset).validate_python({**content, "name": path.stem})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Input ")
-        raise UsageError(f"the preset {reference} is wrong at {place}: {reason[0].lower()}{reason[1:]}") from None
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UsageError(f"the preset {reference} is wrong at {place}: {reason(error)}") from None
     preset = replace(preset, rows=[_completed(row, preset) for row in preset.rows])
     _check(preset)
     return preset

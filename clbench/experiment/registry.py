@@ -25,18 +25,17 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from clbench.errors import UsageError, close_names, did_you_mean
 
 Kind = Literal["method", "sequence", "model"]
-_BASES: dict[Kind, tuple[str, str]] = {
-    "method": ("clbench.method", "Learner"),
-    "sequence": ("clbench.sequences.tasks", "TaskSequence"),
-    "model": ("clbench.models", "Backbone"),
+# each kind's base class, and the package of the built-in ones
+_BASES: dict[Kind, tuple[str, str, str]] = {
+    "method": ("clbench.method", "Learner", "clbench.methods"),
+    "sequence": ("clbench.sequences.tasks", "TaskSequence", "clbench.sequences"),
+    "model": ("clbench.models", "Backbone", "clbench.models"),
 }
-
-_PACKAGES: dict[Kind, str] = {"method": "clbench.methods", "sequence": "clbench.sequences", "model": "clbench.models"}
 
 
 def base_class(kind: Kind) -> type:
     """Return the class that everything of a kind derives from."""
-    module, name = _BASES[kind]
+    module, name, _ = _BASES[kind]
     return getattr(importlib.import_module(module), name)
 
 
@@ -44,7 +43,7 @@ def base_class(kind: Kind) -> type:
 def builtin(kind: Kind) -> dict[str, type]:
     """Return the classes that clbench brings, by name."""
     base = base_class(kind)
-    package = importlib.import_module(_PACKAGES[kind])
+    package = importlib.import_module(_BASES[kind][2])
     modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
     classes = [
         thing
@@ -100,7 +99,7 @@ def find(kind: Kind, reference: str) -> type:
     if not colon and reference.endswith(".py"):
         raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
     if kind == "sequence" and not colon and "+" in reference:
-        from clbench.sequences.chains import chain_sequence
+        from clbench.sequences.tasks import chain_sequence
 
         return chain_sequence(reference)
     if not colon:
@@ -234,8 +233,13 @@ def _parse(what: str, hint: Any, value: Any) -> Any:
             raise UsageError(f"{what}={str(value).lower()}: a number or name is needed, not true or false")
         return adapter.validate_python(value)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Input ")
-        raise UsageError(f"{what}={value}: the value {reason}") from None
+        raise UsageError(f"{what}={value}: the value {reason(error)}") from None
+
+
+def reason(error: ValidationError) -> str:
+    """Return what pydantic finds wrong first, as the rest of a sentence that begins with the value."""
+    message = error.errors()[0]["msg"].removeprefix("Input ")
+    return message[0].lower() + message[1:]
 
 
 def label(name: str, instance: Any) -> str:

@@ -1,4 +1,4 @@
-"""One run as plain data: what it is asked to do (RunSpec), and what a worker needs to do it (Job)."""
+"""One run as plain data: what it is asked to do (RunSpec), and what a worker needs to do it (Job). Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clbench.errors import ClbenchError
 from clbench.experiment import registry
+from clbench.experiment.presets import Scenario
 from clbench.experiment.registry import Kind
-from clbench.method import Scenario
-from clbench.sequences.tasks import Task
-from clbench.training.precision import Precision
+
+if TYPE_CHECKING:
+    from clbench.sequences.tasks import Task
+
+NOT_IN_KEY = ("label", "sequence_label", "model_label", "preset")  # names, and how the run was asked for
 
 
 @dataclass(frozen=True)
@@ -44,39 +47,27 @@ class RunSpec:
     data: str  # SHA-256 of the data set, after "seed:" if each seed has its own
     numbers: int  # version of the built-in code that computes numbers
     code: Mapping[str, str]  # hashes of methods, sequences and models from outside
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    kernels: Literal["pytorch", "onednn"] = "pytorch"  # of matrix products on the CPU
     threads: int = 1  # on the CPU; sums over several round in another order
     eval_every: int | None = None  # updates between two points of the curves within tasks
-    preset: Mapping[str, Any] | None = None  # name, row, and what was overridden; how it was asked for, not what
+    preset: Mapping[str, Any] | None = None  # name, row, and what was overridden
 
     @cached_property
     def key(self) -> str:
         """The record's name: a hash of everything here but the labels and the preset."""
-        return self._hash("preset")
+        content = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_KEY}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     @cached_property
     def first_task_key(self) -> str:
-        """What names the first task, where the method does nothing special to it: everything but the method."""
+        """What runs of all methods have in common that train the first task alike: the key without the method."""
         code = {kind: code for kind, code in self.code.items() if kind != "method"}
-        return dataclasses.replace(self, code=code)._hash("preset", "method", "params")
-
-    def _hash(self, *but: str) -> str:
-        content = {k: v for k, v in self._content().items() if not k.endswith("label") and k not in but}
-        if self.precision == "fp32":
-            del content["precision"]  # as in the keys of records from before there was a choice
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+        return dataclasses.replace(self, method="", params={}, code=code).key
 
     def as_json(self) -> dict[str, Any]:
         """Return the spec as the plain values that JSON gives back."""
-        return json.loads(json.dumps(self._content()))
-
-    def _content(self) -> dict[str, Any]:
-        content = dataclasses.asdict(self)
-        if self.eval_every is None:
-            del content["eval_every"]  # as in records from before there were curves
-        if self.threads == 1:
-            del content["threads"]  # as in records from before there was a choice
-        return content
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -90,9 +81,7 @@ class Job:
     models_folder: str | None  # where to save the network after each task
     commit: str | None
 
-    reuse: bool = True  # whether what was computed once may serve again
-    kernels: Mapping[str, Any] = field(default_factory=dict)  # of matrix products, see `choose_kernels`
-    plain_first_task: bool = False  # whether another method may train its first task, see `shares_first_task`
+    plain_first_task: bool = False  # whether another method may train its first task
     memory: bool = False  # whether the method trains on old data again
     first_task: str | None = None  # the file in which runs of the sweep share their first task
     timeout: float | None = None  # seconds after which the run has failed
@@ -105,13 +94,13 @@ class Job:
         return None if self.data_root is None else Path(self.data_root)
 
     def instance(self, kind: Kind) -> Any:
-        """Make the run's method, sequence or model."""
+        """Make the run's method, sequence or model, of settings that planning has checked."""
         spec = self.spec
         params = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[kind]
         cls = registry.find(kind, self.references[kind])
         if registry.code_hash(cls) != spec.code.get(kind):
             raise ClbenchError(f"the code of {self.references[kind]} was changed while the sweep ran: run it again")
-        return registry.configure(self.references[kind], cls, params)
+        return cls(**params)
 
     def load_tasks(self) -> list[Task]:
         """Return the run's tasks, on the CPU."""

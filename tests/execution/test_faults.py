@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from asking import prepared as plan
 from filelock import FileLock
 from test_workers import gone
 from typer.testing import CliRunner
@@ -24,7 +25,6 @@ from clbench.cli.app import app
 from clbench.errors import UsageError
 from clbench.execution import runner
 from clbench.execution.job import TimeIsUp, run_one, time_limit
-from clbench.execution.runner import prepare as plan
 from clbench.experiment.spec import Job
 from clbench.method.schedule import Training
 from clbench.models.networks import ExpandingHeadModel

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from asking import prepared as plan
 
 from clbench.errors import UsageError
 from clbench.execution.job import _processor, checkout_commit
 from clbench.execution.runner import Sweep
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
 from clbench.experiment.parsing import parse_class_order, parse_seeds, parse_settings
 from clbench.method.base import Batch, Criterion, Method
@@ -325,11 +325,10 @@ def test_a_base_class_in_another_file_counts_as_code(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": 5}, "neither a name nor a list"),
+        ({"methods": 5}, "neither a name nor a class"),
         ({"methods": []}, "empty name"),
         ({"class_order": 5}, "class order 5"),
         ({"class_order": [3.7, 1]}, "class order"),
-        ({"jobs": "2"}, "at least one worker"),
         ({"settings": {"lwf.temperature": []}}, "list of values is empty"),
         ({"out": ""}, "an empty folder name"),
         ({"out": "x" * 300}, "cannot be used"),

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import prepared as plan
 
 from clbench.execution import runner
 from clbench.execution.runner import executing
-from clbench.execution.runner import prepare as plan
 from clbench.results.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")

@@ -1,20 +1,18 @@
 """Presets: the built-in files, a user's own, what is put in their place, and what is wrong with them."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from asking import prepared as plan
+from commands import Command, command, one_clear_line
 
 import clbench
-from clbench.cli.app import app, main
 from clbench.errors import UsageError
 from clbench.execution.runner import Sweep
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import presets
-from clbench.experiment.planning import resolve_training
+from clbench.experiment.points import resolve_training
 from clbench.experiment.presets import Preset, at
 from clbench.results.store import RunRecord, Store
 
@@ -81,10 +79,8 @@ def test_every_built_in_preset_loads(name: str) -> None:
     assert preset.choose(None)
 
 
-def test_list_presets() -> None:
-    result = CliRunner().invoke(app, ["list", "presets"])
-    assert result.exit_code == 0
-    lines = result.output.splitlines()
+def test_list_presets(typed: Command) -> None:
+    lines = typed("list", "presets").out.splitlines()
     assert [line.split(":")[0] for line in lines] == presets.names()
     assert {"hsu2018-split-mnist", "note", "vandeven2018-split-mnist"} <= set(presets.names())
     (line,) = [line for line in lines if line.startswith("vandeven2018-split-mnist:")]
@@ -228,16 +224,15 @@ def test_a_file_of_the_users_own(own: Path, tmp_path: Path) -> None:
             assert spec["params"]["temperature"] == {"task": 2.0, "class": 3.0}[scenario]
 
 
-def test_a_preset_from_the_command_line(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = ["run", "--preset", "own.toml", "--rows", "distilled", "--scenario", "task", "--seeds", "2", "--dry-run"]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
-    assert [line.split("  ")[-2:] for line in result.output.splitlines()[:-1]] == [
+def test_a_preset_from_the_command_line(typed: Command) -> None:
+    words = ["--preset", "own.toml", "--rows", "distilled", "--scenario", "task", "--seeds", "2", "--dry-run"]
+    planned = typed("run", *words)
+    assert planned.code == 0, planned.err
+    assert [line.split("  ")[-2:] for line in planned.out.splitlines()[:-1]] == [
         ["distilled", "seed 0"],
         ["distilled", "seed 1"],
     ]
-    assert "2 runs: 2 to do, 0 done" in result.output
+    assert "2 runs: 2 to do, 0 done" in planned.out
 
 
 def test_ten_seeds_unless_told(own: Path, tmp_path: Path) -> None:
@@ -508,59 +503,32 @@ BAD_FILES: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-def is_one_clear_line(error: pytest.ExceptionInfo[UsageError], message: str) -> None:
-    text = str(error.value)
-    assert "\n" not in text
-    assert message in text
-    assert "Traceback" not in text
-
-
-def exit_code_2(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Run a command that should end with one line on standard error and nothing else."""
-    monkeypatch.setattr(sys, "argv", ["clbench", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert said.out == ""
-    (line,) = said.err.splitlines()
-    assert line.startswith("clbench: error: ")
-    assert message in line
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command line, in a working folder with own.toml, which has a row more in the class scenario."""
+    monkeypatch.chdir(tmp_path)
+    more = '[[rows]]\nlabel = "only class"\nmethod = "l2"\nscenarios = ["class"]\n'
+    (tmp_path / "own.toml").write_text(OWN + more)
+    return command(monkeypatch, capfd)
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
-def test_a_bad_file_is_one_clear_line(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_file_is_one_clear_line(what: str, typed: Command, tmp_path: Path) -> None:
     content, message = BAD_FILES[what]
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.toml").write_text(content)
-    with pytest.raises(UsageError) as error:
-        planned("bad.toml", tmp_path)
-    is_one_clear_line(error, message)
-    exit_code_2(["run", "--preset", "bad.toml", "--seeds", "1", "--dry-run"], message, monkeypatch, capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
+    one_clear_line(typed("run", "--preset", "bad.toml", "--seeds", "1", "--dry-run"), message)
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.toml", "own.toml"}
 
 
-def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(HEAD.replace('"A"', '"É"').encode("latin-1") + ROW.encode())
-    with pytest.raises(UsageError) as error:
-        presets.load(file)
-    is_one_clear_line(error, "cannot be read")
-
-
-def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "folder.toml").mkdir()
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError) as error:
-        presets.load(tmp_path / "folder.toml")
-    is_one_clear_line(error, "cannot be read")
-    with pytest.raises(UsageError) as error:
-        presets.load(tmp_path / "folder")
-    is_one_clear_line(error, "")
+    for path in (file, tmp_path / "folder.toml"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            presets.load(path)
+    with pytest.raises(UsageError, match="unknown preset"):
+        presets.load(tmp_path)
 
 
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -569,7 +537,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "preset empty": ({"preset": ""}, "preset"),
     "preset is the folder": ({"preset": "."}, "preset"),
     "name of a preset too long": ({"preset": "x" * 300}, "preset"),
-    "missing file": ({"preset": "none.toml"}, "there is no preset file none.toml"),
+    "missing file": ({"preset": "none.toml"}, "the preset none.toml cannot be read: No such file"),
     "file without its ending": ({"preset": "own"}, "own.toml"),
     "unknown row": ({"preset": "own.toml", "rows": "distiled"}, "did you mean distilled"),
     "unknown row, nothing close": ({"preset": "own.toml", "rows": "x"}, "choose from carried on, distilled"),
@@ -588,34 +556,11 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with own.toml, which has a row more in the class scenario."""
-    monkeypatch.chdir(tmp_path)
-    more = '[[rows]]\nlabel = "only class"\nmethod = "l2"\nscenarios = ["class"]\n'
-    (tmp_path / "own.toml").write_text(OWN + more)
-    return tmp_path
-
-
 @pytest.mark.parametrize("what", BAD_REQUESTS)
-def test_a_bad_request_is_one_clear_line(what: str, here: Path) -> None:
+def test_a_bad_request_is_one_clear_line(what: str, typed: Command, tmp_path: Path) -> None:
     options, message = BAD_REQUESTS[what]
-    with pytest.raises(UsageError) as error:
-        plan(**{"seeds": 1, "out": "out"} | options)
-    is_one_clear_line(error, message)
-    assert [path.name for path in here.iterdir()] == ["own.toml"]
-
-
-OPTIONS = {"settings": "--set"}
-
-
-@pytest.mark.parametrize("what", BAD_REQUESTS)
-def test_on_the_command_line_it_is_exit_code_2(
-    what: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options, message = BAD_REQUESTS[what]
-    command = ["run", "--seeds", "1"]
+    words = ["run", "--seeds", "1"]
     for name, value in options.items():
-        command += [OPTIONS.get(name, f"--{name}"), value if isinstance(value, str) else value[0]]
-    exit_code_2(command, message, monkeypatch, capsys)
-    assert [path.name for path in here.iterdir()] == ["own.toml"]
+        words += ["--set", value[0]] if name == "settings" else [f"--{name}", value]
+    one_clear_line(typed(*words), message)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.toml"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,29 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
-from made_up_data import everything, make_cifar, make_mnist
+from asking import prepared as plan
+from test_data import make_cifar, make_mnist
+from torch import Tensor
 from typer.testing import CliRunner
 
 import clbench
 from clbench.cli.app import app
-from clbench.data import load_dataset, transforms
-from clbench.data.sources import SOURCES
+from clbench.data import datasets as data
 from clbench.errors import UsageError
 from clbench.experiment import registry
 from clbench.results.frames import Results
 from clbench.results.store import Store
 from clbench.seeding import stream
-from clbench.sequences import Task, TaskSequence
-from clbench.sequences.chains import chain_sequence
-from clbench.sequences.splits import CIFAR_BUDGET, MNIST_BUDGET, SplitCIFAR100
-from clbench.sequences.tasks import concat
+from clbench.sequences.tasks import (
+    CIFAR_BUDGET,
+    MNIST_BUDGET,
+    Split,
+    SplitCIFAR100,
+    Task,
+    TaskSequence,
+    chain_sequence,
+    concat,
+)
 
 NAME, REVERSED = "mnist+fashion-mnist", "fashion-mnist+mnist"
 MNIST, FASHION, CIFAR10 = (
@@ -37,21 +44,24 @@ MNIST, FASHION, CIFAR10 = (
 Arrays = Sequence[np.ndarray]  # training images and labels, test images and labels
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
+@pytest.fixture
+def own_cache_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CLBENCH_DATA_ROOT", raising=False)
 
 
-@pytest.fixture(scope="module")
-def files(root: Path) -> Iterator[dict[str, Arrays]]:
-    """Small files of random images, those of MNIST and Fashion-MNIST 300 and 260 for training."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield {
-            "mnist": make_mnist(root, train=300, test=30, seed=1),
-            "fashion-mnist": make_mnist(root, "FashionMNIST", train=260, test=20, seed=2),
-            "cifar10": list(make_cifar(root, monkeypatch, 10).values()),
-            "cifar100": list(make_cifar(root, monkeypatch, 100).values()),
-        }
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def files(root: Path, own_cache_only: None) -> dict[str, Arrays]:
+    """Small files of random images, 300 and 260 for training, in the formats of MNIST and Fashion-MNIST."""
+    return {
+        "mnist": make_mnist(root, train=300, test=30, seed=1),
+        "fashion-mnist": make_mnist(root, "FashionMNIST", train=260, test=20, seed=2),
+    }
 
 
 def load(name: str, root: Path | None, seed: int = 0, **fields: Any) -> list[Task]:
@@ -60,24 +70,21 @@ def load(name: str, root: Path | None, seed: int = 0, **fields: Any) -> list[Tas
     return sequence.load(root, seed, None)
 
 
-def refused(name: str, out: Path, **options: Any) -> None:
-    """Ask for a run that is refused before anything is trained."""
-    clbench.run("finetune", sequence=name, seeds=1, out=out, quiet=True, **options)
+def everything(split: Split) -> Tensor:
+    return split.batch(torch.arange(len(split)))
 
 
-def assert_task(
-    task: Task, arrays: Arrays, constants: tuple[tuple[float, ...], tuple[float, ...]], every: int = 1
-) -> None:
-    """Compare a task's labels, and each or every n-th of its images, with a data set's, scaled by hand."""
+def assert_task(task: Task, arrays: Arrays, constants: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    """Compare a task's images and labels with a data set's, scaled by hand."""
     mean, std = (np.array(values)[:, None, None] for values in constants)
     for split, images, labels in ((task.train, *arrays[:2]), (task.test, *arrays[2:])):
         assert split.y.tolist() == labels.tolist()
         assert split.y.dtype == torch.int64
-        index = torch.arange(0, len(split), every)
-        pixels = images[index.numpy()]
-        pixels = pixels[:, None] if pixels.ndim == 3 else pixels
-        expected = torch.from_numpy((pixels / 255 - mean) / std)
-        assert torch.allclose(split.batch(index).double(), expected, rtol=0, atol=1e-5)
+        for rows in torch.arange(len(split)).split(5000):
+            pixels = images[rows.numpy()]
+            pixels = pixels[:, None] if pixels.ndim == 3 else pixels
+            expected = torch.from_numpy((pixels / 255 - mean) / std)
+            assert torch.allclose(split.batch(rows).double(), expected, rtol=0, atol=1e-5)
 
 
 def of_torchvision(dataset: Any, root: Path) -> Arrays:
@@ -86,14 +93,18 @@ def of_torchvision(dataset: Any, root: Path) -> Arrays:
 
 
 @pytest.mark.data
-def test_the_tasks_are_torchvisions_data_sets(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transforms, "SCALED_LIMIT", 0)  # scaling all images beforehand takes seconds
-    tasks = load(REVERSED, data_root)
+@pytest.mark.parametrize(("name", "constants"), [(NAME, MNIST), (REVERSED, FASHION)])
+def test_the_tasks_are_torchvisions_data_sets(name: str, constants: Any, data_root: Path) -> None:
+    truth = {
+        "mnist": of_torchvision(torchvision.datasets.MNIST, data_root),
+        "fashion-mnist": of_torchvision(torchvision.datasets.FashionMNIST, data_root),
+    }
+    tasks = load(name, data_root)
     assert [task.index for task in tasks] == [0, 1]
     assert [task.classes for task in tasks] == [tuple(range(10)), tuple(range(10, 20))]
     assert [(len(task.train), len(task.test)) for task in tasks] == [(60000, 10000)] * 2
-    for task, dataset in zip(tasks, (torchvision.datasets.FashionMNIST, torchvision.datasets.MNIST), strict=True):
-        assert_task(task, of_torchvision(dataset, data_root), FASHION, every=100)
+    for task, source in zip(tasks, name.split("+"), strict=True):
+        assert_task(task, truth[source], constants)
 
 
 @pytest.mark.parametrize(("name", "constants"), [(NAME, MNIST), (REVERSED, FASHION)])
@@ -104,22 +115,27 @@ def test_the_tasks_are_what_the_files_say(name: str, constants: Any, root: Path,
         assert_task(task, files[source], constants)
 
 
+@pytest.mark.usefixtures("own_cache_only")
 @pytest.mark.parametrize("name", ["cifar10+cifar100", "cifar100+cifar10"])
-def test_class_ids_go_on_where_the_data_set_before_ended(name: str, root: Path, files: dict[str, Arrays]) -> None:
+def test_class_ids_go_on_where_the_data_set_before_ended(
+    name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = {f"cifar{n}": list(make_cifar(root, monkeypatch, n).values()) for n in (10, 100)}
     tasks = load(name, root)
     sizes = [int(source.removeprefix("cifar")) for source in name.split("+")]
     assert [task.classes for task in tasks] == [tuple(range(sizes[0])), tuple(range(sizes[0], 110))]
     for task, source in zip(tasks, name.split("+"), strict=True):
-        assert_task(task, files[source], CIFAR10 if sizes[0] == 10 else SplitCIFAR100.constants)
+        assert_task(task, truth[source], CIFAR10 if sizes[0] == 10 else SplitCIFAR100.constants)
 
 
 @pytest.mark.usefixtures("files")
-def test_three_data_sets(root: Path, tmp_path: Path) -> None:
+def test_three_data_sets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cifar(root, monkeypatch, 100)
     tasks = load("mnist+cifar100+fashion-mnist", root)
     assert [task.index for task in tasks] == [0, 1, 2]
     assert [task.classes for task in tasks] == [tuple(range(10)), tuple(range(10, 110)), tuple(range(110, 120))]
     with pytest.raises(UsageError, match=r"mnist\+cifar100\+fashion-mnist has images of different shapes"):
-        refused("mnist+cifar100+fashion-mnist", tmp_path, data_root=root)
+        plan("finetune", sequence="mnist+cifar100+fashion-mnist", seeds=1, data_root=root, out=root / "out")
 
 
 @pytest.mark.usefixtures("files")
@@ -132,7 +148,7 @@ def test_the_first_data_set_may_be_digits_with_a_divisor_of_their_own(root: Path
 
 def test_images_are_drawn_by_the_seed(root: Path, files: dict[str, Arrays]) -> None:
     tasks = load(NAME, root, 3, images=40)
-    for task, source in zip(tasks, NAME.split("+"), strict=True):
+    for task, source in zip(tasks, files, strict=True):
         images, labels, test_images, test_labels = files[source]
         generator = stream(3, "images", task.index)
         rows = sorted(torch.randperm(len(images), generator=generator)[:40].tolist())
@@ -165,16 +181,15 @@ def test_data_sets_can_be_trained_on_together(images: int | None, root: Path) ->
     assert joined.y.tolist() == [*splits[0].y.tolist(), *splits[1].y.tolist()]
 
 
-@pytest.mark.usefixtures("files")
-def test_the_fingerprint_is_that_of_all_data_sets_in_order(root: Path, tmp_path: Path) -> None:
-    alone = {name: load_dataset(name, root).fingerprint for name in NAME.split("+")}
+def test_the_fingerprint_is_that_of_all_data_sets_in_order(root: Path, files: dict[str, Arrays]) -> None:
+    alone = {name: data.load_dataset(name, root).fingerprint for name in files}
     found = chain_sequence(NAME)().prepare(root, 0)
     assert found == hashlib.sha256((alone["mnist"] + alone["fashion-mnist"]).encode()).hexdigest()
     assert found == chain_sequence(NAME)().prepare(root, 1)
     assert found != chain_sequence(REVERSED)().prepare(root, 0)
-    make_mnist(tmp_path, train=300, test=30, seed=1)
-    make_mnist(tmp_path, "FashionMNIST", train=260, test=20, seed=3)
-    assert found != chain_sequence(NAME)().prepare(tmp_path, 0)
+    make_mnist(root / "other", train=300, test=30, seed=1)
+    make_mnist(root / "other", "FashionMNIST", train=260, test=20, seed=3)
+    assert found != chain_sequence(NAME)().prepare(root / "other", 0)
 
 
 def test_a_chain_is_found_by_its_name() -> None:
@@ -192,9 +207,9 @@ def test_a_chain_is_found_by_its_name() -> None:
 
 
 def test_every_data_set_can_be_named() -> None:
-    chain = chain_sequence("+".join(["digits", *SOURCES]))
+    chain = chain_sequence("+".join(["digits", *data.SOURCES]))
     sizes = [part.n_classes for part in chain.parts]  # type: ignore[attr-defined]
-    assert sizes == [10, *(source.classes for source in SOURCES.values())]
+    assert sizes == [10, *(source.classes for source in data.SOURCES.values())]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +251,7 @@ def test_a_plus_means_a_chain_only_in_a_sequence_of_the_registry(tmp_path: Path)
 @pytest.mark.parametrize("order", ["fixed", (1, 0), tuple(range(20))])
 def test_there_is_no_class_order_to_choose(order: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"mnist\+fashion-mnist has no class order but that of its name"):
-        refused(NAME, tmp_path, class_order=order)
+        plan("finetune", sequence=NAME, class_order=order, out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -249,20 +264,20 @@ def test_there_is_no_class_order_to_choose(order: Any, tmp_path: Path) -> None:
 )
 def test_bad_settings(field: str, value: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
-        refused(NAME, tmp_path, settings={f"{NAME}.{field}": value})
+        plan("finetune", sequence=NAME, settings={f"{NAME}.{field}": value}, out=tmp_path)
 
 
 def run(root: Path, out: Path, **options: Any) -> Results:
-    small = {"seeds": 1, "iterations": 3, "settings": {f"{NAME}.images": 200}, "quiet": True, "jobs": 1}
+    small = {"seeds": 1, "iterations": 3, "settings": {f"{NAME}.images": 200}, "quiet": True}
     return clbench.run("finetune,joint", sequence=NAME, data_root=root, out=out, **{**small, **options})
 
 
-@pytest.mark.usefixtures("files")
-@pytest.mark.parametrize("scenario", ["class", "domain"])
-def test_a_run_from_end_to_end(scenario: str, root: Path, tmp_path: Path) -> None:
-    results = run(root, tmp_path, scenario=scenario)
+@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
+def test_a_run_from_end_to_end(scenario: str, root: Path, tmp_path: Path, files: dict[str, Arrays]) -> None:
+    out = tmp_path / "out"
+    results = run(root, out, scenario=scenario, jobs=2)
     assert results.warnings == []
-    records, problems = Store(tmp_path).read()
+    records, problems = Store(out).read()
     assert (len(records), problems) == (2, [])
     for record in records.values():
         assert record.ok, record.error
@@ -274,21 +289,30 @@ def test_a_run_from_end_to_end(scenario: str, root: Path, tmp_path: Path) -> Non
         assert record.updates == [3, 3]
         assert record.parameters == 784 * 256 + 256 + (256 * 10 + 10) * (1 if scenario == "domain" else 2)
     assert results.runs["weights_hash"].nunique() == 2
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    assert run(root, tmp_path, scenario=scenario).runs["weights_hash"].tolist() == results.runs["weights_hash"].tolist()
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == times
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+    assert run(root, out, scenario=scenario).runs["weights_hash"].tolist() == results.runs["weights_hash"].tolist()
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.json")} == times
 
 
-@pytest.mark.usefixtures("files")
-def test_an_epoch_is_as_many_images_as_were_asked_for(root: Path, tmp_path: Path) -> None:
-    run(root, tmp_path, iterations=None, epochs=2, settings={f"{NAME}.images": 280})
-    records = Store(tmp_path).read()[0].values()
+@pytest.mark.data
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_a_run_on_real_data(scenario: str, data_root: Path, tmp_path: Path) -> None:
+    results = run(data_root, tmp_path, scenario=scenario, jobs=1)
+    assert results.warnings == []
+    assert results.runs["weights_hash"].nunique() == 2
+    assert {record.status for record in Store(tmp_path).read()[0].values()} == {"ok"}
+
+
+def test_an_epoch_is_as_many_images_as_were_asked_for(root: Path, tmp_path: Path, files: dict[str, Arrays]) -> None:
+    run(root, tmp_path / "out", iterations=None, epochs=2, settings={f"{NAME}.images": 280}, jobs=1)
+    records = Store(tmp_path / "out").read()[0].values()
     images = {record.spec["method"]: record.images for record in records}
     assert images == {"finetune": [560, 520], "joint": [560, 2 * 540]}
 
 
-@pytest.mark.usefixtures("files")
-def test_the_command_line_reads_a_setting_of_a_name_with_a_plus(root: Path, tmp_path: Path) -> None:
+def test_the_command_line_reads_a_setting_of_a_name_with_a_plus(
+    root: Path, tmp_path: Path, files: dict[str, Arrays]
+) -> None:
     words = f"run --methods finetune --seeds 1 --sequence {NAME},{REVERSED}@images=50 --set {NAME}.images=100,200"
     result = CliRunner().invoke(
         app, [*words.split(), "--dry-run", "--data-root", str(root), "--out", str(tmp_path / "out")]
@@ -298,10 +322,12 @@ def test_the_command_line_reads_a_setting_of_a_name_with_a_plus(root: Path, tmp_
     assert labels == [f"{NAME}@images=100", f"{NAME}@images=200", f"{REVERSED}@images=50"]
 
 
-@pytest.mark.usefixtures("files")
-def test_domain_is_refused_where_the_numbers_of_classes_differ(root: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_cache_only")
+def test_domain_is_refused_where_the_numbers_of_classes_differ(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in (10, 100):
+        make_cifar(root, monkeypatch, n)
     with pytest.raises(UsageError, match="tasks of different numbers of classes"):
-        refused("cifar10+cifar100", tmp_path, scenario="domain", data_root=root)
+        plan("finetune", sequence="cifar10+cifar100", scenario="domain", seeds=1, data_root=root, out=root / "out")
 
 
 def test_the_settings_of_a_chain_are_fields_of_a_frozen_dataclass() -> None:

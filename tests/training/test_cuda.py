@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from asking import prepared as plan
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,9 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clbench.errors import UsageError
 from clbench.execution import runner
 from clbench.execution.job import _with_device
-from clbench.execution.runner import prepare as plan
 from clbench.experiment import registry
-from clbench.experiment.parsing import check_device
+from clbench.experiment.machine import check_device
 from clbench.experiment.spec import Job
 from clbench.method import penalty
 from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Run, Scenario, in_chunks

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clbench.experiment import presets, registry
-from clbench.experiment.planning import resolve_training
+from clbench.experiment.points import resolve_training
 from clbench.experiment.presets import Preset, Row
 from clbench.method.base import Scenario
 from clbench.method.schedule import Training

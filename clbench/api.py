@@ -1,0 +1,109 @@
+"""The Python functions, as `clbench.run` and so on. What they need is imported when they are called."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
+
+if TYPE_CHECKING:
+    from clbench.execution.runner import Sweep
+    from clbench.results.frames import Results
+    from clbench.verification.comparison import Verification
+
+T = TypeVar("T")
+
+
+def _taking(names: Sequence[str]) -> Callable[[Callable[[Request, bool], T]], Callable[..., T]]:
+    """Give a function of a request these options and `quiet` as keyword arguments, explained in its docstring."""
+    defaults = {name: Request.model_fields[name].default for name in names} | {"quiet": False}
+    meanings = [f"{name}: {Request.model_fields[name].description}" for name in names]
+    kinds = [inspect.Parameter.POSITIONAL_OR_KEYWORD] + [inspect.Parameter.KEYWORD_ONLY] * len(names)
+    parameters = [
+        inspect.Parameter(name, kind, default=default)
+        for (name, default), kind in zip(defaults.items(), kinds, strict=True)
+    ]
+    signature = inspect.Signature(parameters)
+
+    def decorate(function: Callable[[Request, bool], T]) -> Callable[..., T]:
+        def call(*values: Any, **options: Any) -> T:
+            options = signature.bind(*values, **options).arguments
+            quiet = options.pop("quiet", False)
+            return function(Request(**options), quiet)
+
+        call.__name__ = call.__qualname__ = function.__name__
+        call.__doc__ = (
+            inspect.cleandoc(function.__doc__ or "")
+            + "\n\n"
+            + "\n".join(
+                textwrap.fill(line, 100, subsequent_indent="    ") for line in [*meanings, "quiet: No progress."]
+            )
+        )
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+@_taking(RUN)
+def run(request: Request, quiet: bool) -> Results:
+    """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
+
+    Names are text with commas, or lists of names and classes. `settings` is {"lwf.temperature": 4, …}, a list of values
+    making a grid. Several `threads`, other `kernels` or another `precision` round otherwise: such runs stand apart.
+    Raises UsageError, before any training, for anything that cannot be done; a run that fails is in the results'
+    `failed`.
+    """
+    from clbench.results.frames import Results
+
+    sweep = _done(request, quiet)
+    return Results(sweep.records, order=sweep.labels)
+
+
+@_taking(VERIFY)
+def verify(request: Request, quiet: bool) -> Verification:
+    """Compare a preset's rows with what was published for them, as `clbench verify` does; only records are written.
+
+    The result's `frame` has a line per row and scenario, `disagreeing` the rows that do not agree. Raises UsageError,
+    before any training, for anything that cannot be done.
+    """
+    from clbench.verification.comparison import compare
+
+    return compare(chosen_preset(request), _done(request, quiet).records)
+
+
+def _done(request: Request, quiet: bool) -> Sweep:
+    from clbench.execution.progress import Progress
+    from clbench.execution.runner import prepare
+
+    sweep = prepare(request)
+    with contextlib.closing(sweep.run()) as records, Progress(sweep, quiet) as progress:
+        for record in records:
+            progress.landed(record)
+    return sweep
+
+
+def compare(
+    results: Results, a: str, b: str, metric: str = "average_accuracy", test: str = "t", interval: str = "t"
+) -> list[str]:
+    """Say whether a is better than b, a line per task sequence and scenario, as `clbench compare` does.
+
+    Raises UsageError for labels, metrics, tests and intervals that there are not.
+    """
+    from clbench.report.tables import Choices
+    from clbench.results import analysis
+
+    choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
+    return analysis.compare(results, a, b, metric, choices.test, choices.interval)
+
+
+def load(folder: str | Path = "results/runs") -> Results:
+    """Read the records in a folder; raise UsageError if there is none to read."""
+    from clbench.results import frames
+
+    return frames.load(folder)

@@ -1,0 +1,119 @@
+"""The commands that train: run and verify."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clbench.cli.options import Quiet, takes
+from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
+
+if TYPE_CHECKING:
+    from clbench.execution.progress import Progress
+    from clbench.execution.runner import Sweep
+
+
+@takes(RUN)
+def run(
+    request: Request,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
+    from clbench.execution.runner import prepare
+
+    sweep = prepare(request)
+    if dry_run:
+        _print_plan(sweep)
+        return
+    progress = _go(sweep, quiet)
+    _print_results(sweep, quiet)
+    if progress.failed:
+        where = sweep.store.folder
+        _say(f"{progress.failed} of {len(sweep.jobs)} runs failed; their records in {where} say why")
+        raise typer.Exit(1)
+
+
+@takes(VERIFY, argument="preset")
+def verify(request: Request, quiet: Quiet = False) -> None:
+    """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
+    from clbench.execution.runner import prepare
+    from clbench.verification.comparison import compare, print_verification
+
+    sweep = prepare(request)
+    _go(sweep, quiet)
+    found = compare(chosen_preset(request), sweep.records)
+    print_verification(found)
+    paths = found.write(request.out)
+    _say(f"the table is in {paths[1]} and {paths[0]}")
+    if found.disagreeing:
+        _say(f"{len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}")
+    if found.failed:
+        _say(f"{found.failed} runs failed; their records in {request.out} say why")
+    if found.disagreeing or found.failed:
+        raise typer.Exit(1)
+
+
+def _say(message: str) -> None:
+    print(f"clbench: {message}", file=sys.stderr)
+
+
+def _go(sweep: Sweep, quiet: bool) -> Progress:
+    """Run what is missing of a sweep and say how it goes; Ctrl-C ends the command with what there is."""
+    from clbench.execution.progress import Progress
+
+    progress = Progress(sweep, quiet)
+    try:
+        with contextlib.closing(sweep.run(fork=True)) as records, _ending_on_signals(), progress:
+            for record in records:
+                progress.landed(record)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        _say(f"stopped; {progress.done} new records are in {sweep.store.folder}. Run it again to go on.")
+        raise typer.Exit(130) from None
+    return progress
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let requests to end be Ctrl-C's, so that workers and temporary files go."""
+    numbers = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    changed = [number for number in set(numbers) if signal.getsignal(number) == signal.SIG_DFL]  # not under nohup
+    for number in changed:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _print_plan(sweep: Sweep) -> None:
+    for note in sweep.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for job in sweep.jobs:
+        spec = job.spec
+        state = "done" if spec.key in sweep.done else "to do"
+        typer.echo(
+            f"{state}  {spec.sequence_label}  {spec.scenario}  {spec.model_label}  {spec.label}  seed {spec.seed}"
+        )
+    typer.echo(f"{len(sweep.jobs)} runs: {len(sweep.missing)} to do, {len(sweep.done)} done")
+
+
+def _print_results(sweep: Sweep, quiet: bool) -> None:
+    from clbench.report.writer import print_tables
+    from clbench.results.frames import Results
+
+    results = Results(sweep.records, order=sweep.labels)
+    print_tables(results)
+    if not quiet:
+        for line in results.warnings:
+            _say(line)
+        out = str(sweep.store.folder)
+        options = "" if out == "results/runs" else f" {out}"
+        _say(f"records are in {out}; tables and figures: clbench report{options}")

@@ -1,0 +1,149 @@
+"""What is asked of a sweep, in one object. The command line and the Python functions take their options from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from clbench.errors import UsageError, did_you_mean
+from clbench.experiment import parsing, presets
+from clbench.experiment.presets import Preset, Scenario
+from clbench.experiment.registry import reason
+
+
+def _given(parse: Callable[[Any], Any]) -> BeforeValidator:
+    return BeforeValidator(lambda value: None if value is None else parse(value))
+
+
+Names = Annotated[list[str] | None, _given(parsing.parse_names)]
+
+
+def _scenarios(value: Any) -> list[str]:
+    found = list(dict.fromkeys(parsing.parse_names(value)))
+    for name in found:
+        if name not in presets.SCENARIOS:
+            raise UsageError(f"unknown scenario {name!r}{did_you_mean(name, presets.SCENARIOS)}")
+    return found
+
+
+def option(default: Any, form: str, meaning: str, **bounds: Any) -> Any:
+    """Describe an option: its default, how it is written, what it means, and pydantic's bounds of its value."""
+    return Field(default, description=meaning, json_schema_extra={"form": form}, **bounds)
+
+
+class Request(BaseModel):
+    """All that can be asked of a sweep. None: what the preset says, or else the default.
+
+    The bounds of training settings stand in `Training`, where presets and --set meet them too. Raises UsageError for a
+    value that cannot be, and for options that do not go together.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    methods: Names = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
+    preset: Annotated[Preset | None, _given(presets.load)] = option(
+        None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
+    )
+    rows: Names = option(None, "ROW,…", "The preset's rows. Default: all.")
+    controls: bool = option(False, "", "Run the preset's faults too: they should not agree.")
+    seeds: Annotated[list[int] | None, _given(parsing.parse_seeds)] = option(
+        None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5, or 10 with a preset."
+    )
+    sequence: Names = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
+    scenario: Annotated[list[Scenario] | None, _given(_scenarios)] = option(
+        None, "task|class|domain,…", "Scenarios. Default: the preset's, or the sequence's own."
+    )
+    class_order: Annotated[str | tuple[int, ...] | None, _given(parsing.parse_class_order)] = option(
+        None, "seed|fixed|3,1,4,…", "Order in which classes come. Default: seed."
+    )
+    model: Names = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
+    epochs: int | None = option(None, "N", "Passes over each task. Default: the sequence's own.")
+    iterations: int | None = option(None, "N", "Optimiser steps per task, instead of epochs.")
+    batch_size: int | None = option(None, "N", "Images per step.")
+    optimizer: str | None = option(None, "NAME", "sgd, or one of PyTorch's such as adam, adamw, rmsprop, adagrad.")
+    lr: float | None = option(None, "RATE", "Learning rate. Default: the sequence's, or PyTorch's of the optimiser.")
+    momentum: float | None = option(None, "X", "Momentum of sgd.")
+    weight_decay: float | None = option(None, "X", "Weight decay.")
+    later_lr_factor: float | None = option(None, "X", "Times the learning rate, from the second task on.")
+    settings: Annotated[dict[str, dict[str, list[Any]]], BeforeValidator(parsing.parse_settings)] = option(
+        {}, "NAME.FIELD=VALUE", "Settings of a method, model, sequence or 'training'; repeatable; a list is a grid."
+    )
+    jobs: int | None = option(None, "N", "Runs side by side. Default: one per core, one on each GPU.", ge=1)
+    device: str = option("auto", "auto|cpu|cuda|cuda:N", "Where to train; cuda: on all GPUs.")
+    precision: Literal["fp32", "tf32", "bf16"] = option("fp32", "fp32|tf32|bf16", "Of matrix products; tf32: CUDA.")
+    kernels: Literal["pytorch", "onednn"] = option("pytorch", "pytorch|onednn", "Of matrix products on the CPU.")
+    threads: int = option(1, "N", "Threads of each run on the CPU; another number rounds otherwise.", ge=1)
+    eval_every: int | None = option(
+        None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
+    )
+    data_root: Annotated[Path | None, _given(parsing.parse_folder)] = option(
+        None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT."
+    )
+    out: Annotated[Path, BeforeValidator(parsing.parse_folder)] = option(
+        Path("results/runs"), "DIR", "Folder for the records."
+    )
+    save_models: bool = option(False, "", "Keep the network after each task.")
+    force: bool = option(False, "", "Run again what is there already.")
+    checkpoint: bool = option(False, "", "Keep each run's state after every task, and go on from there.")
+    timeout: float | None = option(None, "SECONDS", "A run that takes longer has failed.", gt=0, lt=1e8)
+    backend: Literal["local", "dask", "ray"] = option(
+        "local", "local|dask|ray", "Workers of this machine, or of a cluster."
+    )
+    scheduler: str | None = option(
+        None, "ADDRESS", "Address of the cluster. Default for ray: one started on this machine."
+    )
+
+    def __init__(self, **options: Any) -> None:
+        for name, value in options.items():
+            if name not in Request.model_fields:
+                raise UsageError(f"there is no option {name!r}{did_you_mean(name, Request.model_fields)}")
+            if isinstance(value, bool) and Request.model_fields[name].annotation is not bool:
+                raise UsageError(f"{name}={str(value).lower()}: a value is needed, not true or false")
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"{first['loc'][0]}={first['input']}: the value {reason(error)}") from None
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Request:
+        if self.preset is None and self.rows is not None:
+            raise UsageError("--rows names rows of a preset: give --preset, or --methods")
+        if self.preset is not None and self.methods is not None:
+            raise UsageError(f"the methods of preset {self.preset.name} are its rows: name some with --rows")
+        given, assigned = self.training, self.settings.get("training", {})
+        if both := sorted(set(given) & set(assigned)):
+            raise UsageError(f"{both[0]} is given twice: by its own option and by --set training.{both[0]}")
+        if {"epochs", "iterations"} <= {*given, *assigned}:
+            raise UsageError("epochs and iterations are both given: choose one")
+        if self.backend == "local" and self.scheduler is not None:
+            raise UsageError("--scheduler is the address of a cluster: give --backend dask or ray with it")
+        if self.backend == "dask" and not self.scheduler:
+            raise UsageError("--backend dask needs --scheduler ADDRESS, as in tcp://10.0.0.1:8786")
+        if self.backend != "local" and (self.checkpoint or self.save_models):
+            what = "--checkpoint" if self.checkpoint else "--save-models"
+            raise UsageError(f"{what} writes to folders of this machine: leave it out with --backend {self.backend}")
+        return self
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The training settings that have an option of their own and were given."""
+        names = ("epochs", "iterations", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "later_lr_factor")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+RUN = [name for name in Request.model_fields if name != "controls"]
+VERIFY = [
+    *("preset", "rows", "controls", "seeds", "sequence", "scenario", "model", "settings", "jobs", "device"),
+    *("data_root", "out", "checkpoint", "timeout", "backend", "scheduler"),
+]
+
+
+def chosen_preset(request: Request) -> Preset:
+    """Return the preset to verify; raise UsageError if none was named."""
+    if request.preset is None:
+        raise UsageError("verify needs a preset: name one, see 'clbench list presets'")
+    return request.preset

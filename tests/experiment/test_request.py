@@ -1,0 +1,65 @@
+"""Every option is in the request; the Python functions have them as keyword arguments."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clbench
+from clbench.errors import UsageError
+from clbench.experiment.request import RUN, VERIFY, Request
+
+
+def test_options_are_typed_once() -> None:
+    request = Request(methods="lwf,ewc", seeds="2", epochs="3", lr="0.1", jobs="2", timeout="60", out="here")
+    assert request.methods == ["lwf", "ewc"]
+    assert (request.seeds, request.epochs, request.lr, request.jobs) == ([0, 1], 3, 0.1, 2)
+    assert (request.timeout, request.out) == (60.0, Path("here"))
+    assert request.training == {"epochs": 3, "lr": 0.1}
+    assert Request(methods=None, jobs=None, preset=None) == Request()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epoch": 3}, "no option 'epoch', did you mean epochs"),
+        ({"jobs": 0}, "jobs=0: the value should be greater than or equal to 1"),
+        ({"jobs": 1.5}, "jobs=1.5: the value should be a valid integer"),
+        ({"threads": True}, "threads=true: a value is needed, not true or false"),
+        ({"threads": None}, "threads=None: the value should be a valid integer"),
+        ({"eval_every": 2**31 + 1}, "eval_every="),
+        ({"timeout": "soon"}, "timeout=soon: the value should be a valid number"),
+        ({"precision": "fp64"}, "precision=fp64: the value should be 'fp32', 'tf32' or 'bf16'"),
+        ({"force": "perhaps"}, "force=perhaps: the value should be a valid boolean"),
+        ({"out": ""}, "an empty folder name"),
+        ({"data_root": ""}, "an empty folder name"),
+        ({"out": 5}, "out=5: the value is not a valid path"),
+        ({"scenario": "taks"}, "unknown scenario 'taks', did you mean task"),
+    ],
+    ids=str,
+)
+def test_one_clear_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        Request(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_every_option_has_a_meaning() -> None:
+    assert all(field.description for field in Request.model_fields.values())
+    assert set(RUN) | set(VERIFY) == set(Request.model_fields)
+
+
+def test_the_python_functions_have_them_as_keyword_arguments() -> None:
+    for function, names in ((clbench.run, RUN), (clbench.verify, VERIFY)):
+        parameters = inspect.signature(function).parameters
+        assert list(parameters) == [*names, "quiet"]
+        for name in names:
+            assert parameters[name].default == Request.model_fields[name].default
+            assert f"\n{name}: " in str(function.__doc__)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        clbench.run("lwf", epoch=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epochs'"):
+        clbench.verify("note", epochs=3)
+    with pytest.raises(UsageError, match="verify needs a preset"):
+        clbench.verify()
