@@ -72,7 +72,7 @@ def run(
     in the results' `failed`.
     """
     from clbench.execution.progress import Progress
-    from clbench.execution.runner import prepare
+    from clbench.execution.sweep import prepare
     from clbench.results.frames import Results
 
     sweep = prepare(
@@ -142,7 +142,7 @@ def verify(
     before any training, for anything that cannot be done.
     """
     from clbench.execution.progress import Progress
-    from clbench.execution.runner import prepare
+    from clbench.execution.sweep import prepare
     from clbench.experiment.presets import load as load_preset
     from clbench.verification.comparison import compare
 

@@ -15,7 +15,7 @@ from clbench.errors import ClbenchError, UsageError
 
 if TYPE_CHECKING:
     from clbench.execution.progress import Progress
-    from clbench.execution.runner import Sweep
+    from clbench.execution.sweep import Sweep
 
 app = typer.Typer(
     help="Continual-learning baselines, compared over seeds, task sequences and scenarios.",
@@ -148,7 +148,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")] = False,
 ) -> None:
     """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
-    from clbench.execution.runner import prepare
+    from clbench.execution.sweep import prepare
 
     sweep = prepare(
         methods,
@@ -284,7 +284,7 @@ def verify(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
 ) -> None:
     """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
-    from clbench.execution.runner import prepare
+    from clbench.execution.sweep import prepare
     from clbench.experiment.presets import load
     from clbench.verification.comparison import compare, print_verification
 

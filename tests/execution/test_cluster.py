@@ -18,7 +18,7 @@ import clbench
 from clbench.errors import ClbenchError, UsageError
 from clbench.execution import cluster
 from clbench.execution.cluster import run_there
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.results.store import SAME, RunRecord, Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by Linux's /proc")

@@ -24,7 +24,7 @@ from clbench.cli.app import app
 from clbench.errors import UsageError
 from clbench.execution import runner
 from clbench.execution.job import TimeIsUp, run_one, time_limit
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment.spec import Job
 from clbench.method.schedule import Training
 from clbench.models.networks import ExpandingHeadModel

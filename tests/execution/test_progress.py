@@ -8,7 +8,7 @@ from made_up import record
 from rich.console import Console
 
 from clbench.execution.progress import Progress
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.results.store import RunRecord
 
 

@@ -10,8 +10,8 @@ import torch
 
 from clbench.errors import UsageError
 from clbench.execution.job import _processor, checkout_commit
-from clbench.execution.runner import Sweep
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import Sweep
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment import registry
 from clbench.experiment.parsing import parse_class_order, parse_seeds, parse_settings
 from clbench.method.base import Batch, Criterion, Method

@@ -10,7 +10,7 @@ import torch
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment.spec import RunSpec
 from clbench.report.tables import commands
 from clbench.results.store import Store

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from clbench.execution import runner
-from clbench.execution.runner import executing
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import executing
+from clbench.execution.sweep import prepare as plan
 from clbench.results.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 import clbench
 from clbench.cli.app import app, main
 from clbench.errors import UsageError
-from clbench.execution.runner import Sweep
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import Sweep
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment import presets
 from clbench.experiment.planning import resolve_training
 from clbench.experiment.presets import Preset, at

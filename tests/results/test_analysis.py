@@ -288,7 +288,7 @@ def test_every_built_in_method_has_a_name_and_papers() -> None:
 )
 def test_commands_make_the_same_runs_again(asked: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     """What a report says to type plans runs with the very keys of the records."""
-    from clbench.execution.runner import prepare as plan
+    from clbench.execution.sweep import prepare as plan
 
     if "preset" in asked:
         from clbench.experiment import presets

@@ -18,7 +18,7 @@ import clbench
 from clbench.cli.app import app
 from clbench.data import datasets as data
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment import registry
 from clbench.results.frames import Results
 from clbench.results.store import Store

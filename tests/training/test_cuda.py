@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clbench.errors import UsageError
 from clbench.execution import runner
 from clbench.execution.job import _with_device
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment import registry
 from clbench.experiment.parsing import check_device
 from clbench.experiment.spec import Job

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment import registry
 from clbench.experiment.spec import RunSpec
 from clbench.method.base import SCENARIOS, Method, Scenario

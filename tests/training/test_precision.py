@@ -10,7 +10,7 @@ from torch import nn
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment.spec import RunSpec
 from clbench.results.store import Store
 from clbench.training import precision

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import clbench
-from clbench.execution.runner import in_good_order
-from clbench.execution.runner import prepare as plan
+from clbench.execution.sharing import order_jobs
+from clbench.execution.sweep import prepare as plan
 from clbench.experiment import registry
 from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Scenario, as_recorded, in_chunks, shares_first_task
 from clbench.method.schedule import Training
@@ -251,7 +251,7 @@ def test_a_network_from_outside_shares_nothing(tmp_path: Path) -> None:
     file = tmp_path / "outside.py"
     file.write_text("from clbench.models.networks import MLP\n\n\nclass Own(MLP):\n    name = 'own'\n")
     sweep = plan("finetune,lwf", seeds=1, model=f"{file}:Own", out=tmp_path)
-    assert [job.first_task for job in in_good_order(sweep.jobs, 2, str(tmp_path))] == [None, None]
+    assert [job.first_task for job in order_jobs(sweep.jobs, 2, tmp_path)] == [None, None]
 
 
 METHODS = "finetune,lwf,joint,si,scratch@networks=per-task"
@@ -291,7 +291,7 @@ def test_a_sweep_is_the_same_with_and_without_reuse(tmp_path: Path) -> None:
 
 def test_first_tasks_come_early_and_are_told_apart(tmp_path: Path) -> None:
     sweep = plan(METHODS, seeds=3, settings={"training.lr": [0.1, 0.2]}, out=tmp_path)
-    jobs = in_good_order(sweep.jobs, 2, str(tmp_path))
+    jobs = order_jobs(sweep.jobs, 2, tmp_path)
     assert {job.spec.key for job in jobs} == {job.spec.key for job in sweep.jobs}
     groups: dict[str | None, list[str]] = {}
     for job in jobs:
@@ -305,7 +305,7 @@ def test_first_tasks_come_early_and_are_told_apart(tmp_path: Path) -> None:
 
 def test_few_first_tasks_are_kept_at_once(tmp_path: Path) -> None:
     sweep = plan("finetune,lwf", seeds=40, out=tmp_path)
-    jobs = in_good_order(sweep.jobs, 2, str(tmp_path))
+    jobs = order_jobs(sweep.jobs, 2, tmp_path)
     open_now: set[str | None] = set()
     for job in jobs:
         open_now ^= {job.first_task}  # two runs of each: the second closes it
