@@ -43,7 +43,7 @@ def run_jobs(
     threads. A run whose worker dies is run again alone when all others are done; if its worker dies again it has
     failed. With several `devices`, workers are spread over them, and a job runs on the device of its worker. A single
     job without a time limit is run in this process, and so are all of one worker that need not be forked. Closing the
-    generator stops the workers. Raises ClbenchError if workers die before they can take a run.
+    generator stops the workers. Raises ClbenchError if workers die before they have begun a run.
     """
     workers = min(workers, len(jobs))
     limited = any(job.timeout is not None for job in jobs)  # only another process can be stopped at its limit
@@ -138,7 +138,7 @@ class _Team:
                     self._stop([worker])
                     self.failed_starts += not worker.ready
                 if self.failed_starts > 2 * self.size:
-                    raise ClbenchError("workers die before they can take a run; finished records are kept") from None
+                    raise ClbenchError("workers die before they have begun a run; finished records are kept")
                 worker.ready, worker.job = True, None
             elif job is not None and worker.deadline <= time.monotonic():
                 self._stop([worker])
