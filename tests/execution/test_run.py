@@ -7,11 +7,13 @@ from typing import Any
 import joblib
 import pytest
 import torch
+from made_up import record
 
 import clbench
 from clbench.execution.run import run_one
 from clbench.execution.sweep import prepare as plan
 from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.report.tables import commands
 from clbench.results.store import RunRecord, Store
 from clbench.training.loop import weights_hash
 
@@ -109,17 +111,22 @@ def test_a_run_of_several_threads_is_the_same_but_for_rounding(tmp_path: Path) -
     one, two, again = (run(tmp_path / name, threads=n) for name, n in (("one", 1), ("two", 2), ("again", 2)))
     assert torch.get_num_threads() == before
     assert two.weights_hash == again.weights_hash
-    for threads, record in ((1, one), (2, two)):
-        assert record.environment is not None
-        assert record.environment["threads"] == threads
+    for threads, made in ((1, one), (2, two)):
+        assert made.environment is not None
+        assert made.environment["threads"] == threads
     assert one.history is not None
     assert two.history is not None
     for row, other in zip(one.history, two.history, strict=True):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-3)
 
 
-@several
 def test_runs_of_several_threads_stand_apart(tmp_path: Path) -> None:
     for threads in (1, 2):
-        clbench.run("lwf", seeds=1, epochs=1, threads=threads, out=tmp_path, quiet=True)
-    assert sorted(clbench.load(tmp_path).labels) == ["lwf [threads=1]", "lwf [threads=2]"]
+        for seed in (0, 1):
+            Store(tmp_path).write(record("lwf", seed, **{"threads": threads} if threads > 1 else {}))
+    results = clbench.load(tmp_path)
+    assert sorted(results.labels) == ["lwf [threads=1]", "lwf [threads=2]"]
+    (comparison,) = results.comparisons
+    (command,) = [line for line in commands(comparison) if "--threads" in line]
+    assert "--methods lwf" in command
+    assert "--threads 2" in command
