@@ -19,6 +19,7 @@ import types
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -85,6 +86,10 @@ class _Team:
     def __init__(self, size: int, fork: bool, devices: Sequence[str]):
         self.size, self.devices = size, devices
         self.context = multiprocessing.get_context("fork" if fork else "spawn")
+        if (
+            POSIX and not fork
+        ):  # or it starts with the first process, and lets through the signals that `_inherited` holds
+            resource_tracker.ensure_running()
         self.workers: list[_Worker] = []
         self.failed_starts = 0  # since the last message of any worker
 
@@ -153,11 +158,11 @@ class _Team:
         in_use = [worker.device for worker in self.workers]
         device = min(self.devices, key=in_use.count) if len(self.devices) > 1 else None
         ours, theirs = self.context.Pipe()
-        with _inherited():
+        with _inherited():  # a request to end waits until the worker is among those to stop
             process: Any = self.context.Process(target=_work, args=(theirs, os.getpid()))  # type: ignore[attr-defined]
             process.start()
+            self.workers.append(_Worker(process, ours, device))
         theirs.close()
-        self.workers.append(_Worker(process, ours, device))
 
     def _stop(self, workers: list[_Worker]) -> None:
         for worker in workers:
