@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 
 if TYPE_CHECKING:
-    from clbench.execution.runner import Sweep
+    from clbench.execution.sweep import Sweep
+    from clbench.report.plotted import PlottedResults
     from clbench.results.frames import Results
     from clbench.verification.comparison import Verification
 
@@ -51,7 +52,7 @@ def _taking(names: Sequence[str]) -> Callable[[Callable[[Request, bool], T]], Ca
 
 
 @_taking(RUN)
-def run(request: Request, quiet: bool) -> Results:
+def run(request: Request, quiet: bool) -> PlottedResults:
     """Run a sweep, as `clbench run` does, and return its results; finished records in `out` are not run again.
 
     Names are text with commas, or lists of names and classes. `settings` is {"lwf.temperature": 4, …}, a list of values
@@ -59,10 +60,10 @@ def run(request: Request, quiet: bool) -> Results:
     Raises UsageError, before any training, for anything that cannot be done; a run that fails is in the results'
     `failed`.
     """
-    from clbench.results.frames import Results
+    from clbench.report.plotted import PlottedResults
 
     sweep = _done(request, quiet)
-    return Results(sweep.records, order=sweep.labels)
+    return PlottedResults(sweep.records, order=sweep.labels)
 
 
 @_taking(VERIFY)
@@ -79,7 +80,7 @@ def verify(request: Request, quiet: bool) -> Verification:
 
 def _done(request: Request, quiet: bool) -> Sweep:
     from clbench.execution.progress import Progress
-    from clbench.execution.runner import prepare
+    from clbench.execution.sweep import prepare
 
     sweep = prepare(request)
     with contextlib.closing(sweep.run()) as records, Progress(sweep, quiet) as progress:
@@ -96,14 +97,14 @@ def compare(
     Raises UsageError for labels, metrics, tests and intervals that there are not.
     """
     from clbench.report.tables import Choices
-    from clbench.results import analysis
+    from clbench.results import sentences
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
-    return analysis.compare(results, a, b, metric, choices.test, choices.interval)
+    return sentences.compare(results, a, b, metric, choices.test, choices.interval)
 
 
-def load(folder: str | Path = "results/runs") -> Results:
+def load(folder: str | Path = "results/runs") -> PlottedResults:
     """Read the records in a folder; raise UsageError if there is none to read."""
-    from clbench.results import frames
+    from clbench.report.plotted import PlottedResults
 
-    return frames.load(folder)
+    return PlottedResults.load(folder)

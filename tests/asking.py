@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from clbench.execution.runner import Sweep, prepare
+from clbench.execution.sweep import Sweep, prepare
 from clbench.experiment.request import Request
 
 

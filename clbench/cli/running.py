@@ -15,7 +15,7 @@ from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 
 if TYPE_CHECKING:
     from clbench.execution.progress import Progress
-    from clbench.execution.runner import Sweep
+    from clbench.execution.sweep import Sweep
 
 
 @takes(RUN)
@@ -25,7 +25,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
-    from clbench.execution.runner import prepare
+    from clbench.execution.sweep import prepare
 
     sweep = prepare(request)
     if dry_run:
@@ -42,14 +42,16 @@ def run(
 @takes(VERIFY, argument="preset")
 def verify(request: Request, quiet: Quiet = False) -> None:
     """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
-    from clbench.execution.runner import prepare
-    from clbench.verification.comparison import compare, print_verification
+    from clbench.execution.sweep import prepare
+    from clbench.report.writer import console
+    from clbench.verification.comparison import compare
+    from clbench.verification.tables import print_verification, write
 
     sweep = prepare(request)
     _go(sweep, quiet)
     found = compare(chosen_preset(request), sweep.records)
-    print_verification(found)
-    paths = found.write(request.out)
+    print_verification(found, console())
+    paths = write(found, request.out)
     _say(f"the table is in {paths[1]} and {paths[0]}")
     if found.disagreeing:
         _say(f"{len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}")

@@ -17,7 +17,7 @@ from rich.text import Text
 from clbench.results import metrics
 
 if TYPE_CHECKING:
-    from clbench.execution.runner import Sweep
+    from clbench.execution.sweep import Sweep
     from clbench.results.store import RunRecord
 
 LONG = 30.0  # seconds after which a sweep shows its means so far

@@ -9,8 +9,8 @@ from clbench.errors import ClbenchError, UsageError
 from clbench.experiment.choices import Choice
 from clbench.method import Learner, Scenario, Training
 from clbench.models import ExpandingHeadModel
-from clbench.training.batches import Batches, n_held_out
 from clbench.sequences.tasks import Task
+from clbench.training.batches import Batches, n_held_out
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ from clbench.experiment import registry
 from clbench.experiment.checks import check_method, check_sequence
 from clbench.experiment.choices import Choice, choose
 from clbench.experiment.request import Request
-from clbench.method import Scenario
-from clbench.method import Training
+from clbench.method import Scenario, Training
 
 # PyTorch's own learning rates; sgd has the sequence's
 DEFAULT_LR = {

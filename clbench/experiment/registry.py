@@ -99,7 +99,7 @@ def find(kind: Kind, reference: str) -> type:
     if not colon and reference.endswith(".py"):
         raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
     if kind == "sequence" and not colon and "+" in reference:
-        from clbench.sequences.tasks import chain_sequence
+        from clbench.sequences.chains import chain_sequence
 
         return chain_sequence(reference)
     if not colon:

@@ -32,8 +32,8 @@ import torch
 from torch import nn
 
 import clbench
-from clbench.execution.job import _processor
-from clbench.execution.runner import keep_freed_memory
+from clbench.execution.environment import processor
+from clbench.execution.memory import keep_freed_memory
 from clbench.experiment import registry
 from clbench.method.schedule import Training
 from clbench.sequences.permuted_rotated import PermutedMNIST
@@ -296,7 +296,7 @@ THREADED = ("runs", "authors")  # those that take numbers of threads too
 
 
 def machine() -> str:
-    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()}, PyTorch {torch.__version__}"
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()}, PyTorch {torch.__version__}"
 
 
 def ratio(measured: Measured) -> float:

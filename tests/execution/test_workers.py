@@ -1,190 +1,241 @@
-"""Worker processes: they end with their parent, and what was finished is never lost."""
+"""Workers: a death or a time limit costs its own run only, and they end with their parent."""
 
-import ctypes
-import multiprocessing
+import dataclasses
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import prepared as plan
+from made_up import record
+from processes import all_end, children, command, until
 
-from clbench.execution import runner
-from clbench.execution.runner import executing
-from clbench.results.store import Store
+from clbench.errors import ClbenchError
+from clbench.execution import workers
+from clbench.execution.sweep import prepare as plan
+from clbench.execution.workers import DIED, run_jobs
+from clbench.experiment.spec import Job
+from clbench.results.store import RunRecord, Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone(pids: list[int], within: float = 5.0) -> bool:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline and any(map(alive, pids)):
-        time.sleep(0.02)
-    return not any(map(alive, pids))
-
-
-@dataclass(frozen=True)
-class Numbered:
-    """A job that is nothing but a number."""
-
-    number: int
-    begun: str  # a file that runs write their number to
-    mark: str | None = None
-
-
-Forked = Callable[[Callable[[Numbered], Any], int], AbstractContextManager[Iterator[Any]]]
+Work = Callable[[int, Path], Any]
+Do = Callable[..., dict[int, RunRecord]]
 
 
 @pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Forked:
-    """Run a function of 0, 1, … in two forked workers, in place of training."""
+def do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Do:
+    """Let forked workers do something else than training: `work` is called with a job's seed and a folder.
 
-    def start(work: Callable[[Numbered], Any], count: int) -> AbstractContextManager[Iterator[Any]]:
-        monkeypatch.setattr(runner, "run_one", work)
-        return executing([Numbered(number, str(tmp_path / "begun")) for number in range(count)], 2, "fork")  # type: ignore[misc]
+    The records come by seed; what the work returned is their error.
+    """
+
+    def start(work: Work, count: int, size: int = 2, devices: list[str] | None = None, **limits: float) -> Any:
+        def stand_in(job: Job) -> RunRecord:
+            with (tmp_path / "begun").open("a") as file:
+                file.write(f"{job.spec.seed}")
+            return record("finetune", job.spec.seed, error=f"{work(job.spec.seed, tmp_path)} {job.device}")
+
+        monkeypatch.setattr(workers, "run_one", stand_in)
+        jobs = plan("finetune", seeds=count, out=tmp_path).jobs
+        jobs = [dataclasses.replace(job, timeout=limits.get(f"of_{job.spec.seed}")) for job in jobs]
+        records = run_jobs(jobs, size, True, devices or ())
+        assert next(records) is None
+        return {one.spec["seed"]: one for one in records if one is not None}
 
     return start
 
 
-def its_process(job: Numbered) -> int:
-    time.sleep(0.1)
+def told(records: dict[int, RunRecord]) -> dict[int, str]:
+    return {seed: (one.error or "").split()[0] for seed, one in records.items()}
+
+
+def its_process(seed: int, folder: Path) -> int:
+    (folder / f"{seed}.here").touch()
+    if seed < 2:  # neither worker goes on before the other has begun
+        until(lambda: (folder / f"{1 - seed}.here").exists())
     return os.getpid()
 
 
-def test_forked_workers_do_the_work_elsewhere(forked: Forked) -> None:
-    with forked(its_process, 6) as landing:
-        found = {job.number: process for job, process in landing}
-    assert sorted(found) == list(range(6))
-    assert os.getpid() not in found.values()
-    assert len(set(found.values())) == 2
-    assert gone(list(found.values()))
+def test_forked_workers_do_the_work_and_end(do: Do) -> None:
+    pids = {int(pid) for pid in told(do(its_process, 6)).values()}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    all_end(pids)
 
 
-def die_at_two(job: Numbered) -> int:
-    with open(job.begun, "a") as file:
-        file.write(str(job.number))
-    time.sleep(0.5 if job.number == 3 else 0.1)  # under way meanwhile
-    if job.number == 2:
+def dies_at_two(seed: int, folder: Path) -> str:
+    if seed == 2:
         os._exit(9)
-    return os.getpid()
+    return "fine"
 
 
-def test_a_death_takes_no_other_run(forked: Forked, tmp_path: Path) -> None:
-    with forked(die_at_two, 6) as landing:
-        time.sleep(1.5)  # the parent is busy while the worker dies
-        found = {job.number: process for job, process in landing}
-    assert sorted(found) == list(range(6))
-    assert found.pop(2) is None
-    assert None not in found.values()
-    assert sorted((tmp_path / "begun").read_text()) == list("012345")  # none was run twice
+def test_a_run_whose_worker_dies_is_run_again_alone_and_then_has_failed(do: Do, tmp_path: Path) -> None:
+    records = do(dies_at_two, 6)
+    assert records.pop(2).error == DIED
+    assert set(told(records).values()) == {"fine"}
+    assert len(records) == 5
+    begun = (tmp_path / "begun").read_text()
+    assert sorted(begun) == list("0122345")  # no other was run twice
+    assert begun[-1] == "2"
 
 
-def first_is_quick(job: Numbered) -> int:
-    time.sleep(0.05 if job.number == 0 else 60)
-    return os.getpid()
+def dies_once(seed: int, folder: Path) -> str:
+    if seed == 2 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "fine"
 
 
-def test_leaving_early_stops_the_workers(forked: Forked) -> None:
-    pids = []
-
-    def go() -> None:
-        with forked(first_is_quick, 4) as landing:
-            pids.append(next(landing)[1])
-            raise ZeroDivisionError
-
-    start = time.monotonic()
-    with pytest.raises(ZeroDivisionError):
-        go()
-    assert gone(pids)
-    assert time.monotonic() - start < 5
+def test_a_run_whose_worker_dies_once_is_fine(do: Do) -> None:
+    assert told(do(dies_once, 4)) == dict.fromkeys(range(4), "fine")
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def hangs_at_one(seed: int, folder: Path) -> str:
+    if seed == 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        time.sleep(10_000)
+    return "fine"
 
 
-def heed_signals() -> None:
-    """Undo what a process in the background inherits: it ignores Ctrl-C, and after nohup the terminal's end."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_time_limit_costs_its_own_run_whatever_that_does(size: int, do: Do, tmp_path: Path) -> None:
+    records = do(hangs_at_one, 4, size, of_1=0.5)
+    assert records.pop(1).error == "it took longer than the time limit of 0.5 s"
+    assert told(records) == {0: "fine", 2: "fine", 3: "fine"}
+    assert sorted((tmp_path / "begun").read_text()) == list("0123")
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A long sweep in a process of its own, that has two workers and some records already."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+def dies_at_start() -> None:
+    os._exit(9)
+
+
+def test_workers_that_die_before_a_run_end_the_sweep(do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "keep_freed_memory", dies_at_start)
+    with pytest.raises(ClbenchError, match="die before they have begun a run"):
+        do(its_process, 4)
+
+
+def first_stays_and_two_dies(seed: int, folder: Path) -> str:
+    if seed == 0:
+        until(lambda: (folder / "5.here").exists())
+    (folder / f"{seed}.here").touch()
+    return dies_once(seed, folder)
+
+
+def test_a_new_worker_has_the_device_of_the_dead_one(do: Do) -> None:
+    devices = {
+        seed: (one.error or "").split()[1] for seed, one in do(first_stays_and_two_dies, 6, 2, ["a", "b"]).items()
+    }
+    del devices[2]  # it was run again at the end, on either
+    first = devices.pop(0)
+    assert set(devices.values()) == {"a", "b"} - {first}
+
+
+def both_say_where(seed: int, folder: Path) -> str:
+    (folder / f"{seed}.here").touch()
+    until(lambda: len(list(folder.glob("*.here"))) == 4)
+    return "fine"
+
+
+def test_workers_are_spread_evenly_over_devices(do: Do) -> None:
+    records = do(both_say_where, 4, 4, devices=["a", "b"])
+    assert sorted((one.error or "").split()[1] for one in records.values()) == ["a", "a", "b", "b"]
+
+
+def test_closing_stops_workers_that_are_at_work(tmp_path: Path) -> None:
+    before = set(children(os.getpid()))
+    sweep = plan("finetune,si", seeds=4, training={"epochs": 10_000}, jobs=2, out=tmp_path)
+    records = sweep.run(fork=True)
+    started = set(children(os.getpid())) - before
+    assert len(started) == 2
+    records.close()
+    all_end(started)
+
+
+HANGS = """
+import time
+from clbench.method.base import Method
+
+class Hangs(Method):
+    '''Never comes back'''
+    name = "hangs"
+    def start_task(self, model, task):
+        time.sleep(10_000)
+
+class Kills(Method):
+    '''Ends its process'''
+    name = "kills"
+    def start_task(self, model, task):
+        __import__("os")._exit(9)
+"""
+
+
+@pytest.fixture(params=["forked", "spawned"])
+def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A long sweep in a process of its own, that has a record already, and its two workers."""
     (tmp_path / "temporary").mkdir()
-    words = ["run", "--methods", "finetune,si", "--seeds", "50", "--jobs", "2", "--out", str(tmp_path / "records")]
-    command = [sys.executable, "-P", "-m", "clbench", *words]
-    options: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "env": environment, "preexec_fn": heed_signals}
-    with subprocess.Popen(command, **options) as process:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "records").glob("*.json")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        yield process
-        process.kill()
+    (tmp_path / "hangs.py").write_text(HANGS)
+    methods, seeds = (
+        ("finetune,si", "500") if request.param == "forked" else (f"finetune,{tmp_path}/hangs.py:Hangs", "2")
+    )
+    words = ["run", "--methods", methods, "--seeds", seeds, "--epochs", "1", "--jobs", "2"]
+    with command(*words, "--out", str(tmp_path / "records"), TMPDIR=str(tmp_path / "temporary")) as process:
+        until(lambda: any((tmp_path / "records").glob("*.json")), process)
+        found = children(process.pid)
+        assert len(found) >= 2
+        yield process, found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_request_to_end_is_met_at_once(number: int, sweep: subprocess.Popen[str], tmp_path: Path) -> None:
-    workers = children(sweep.pid)
-    assert len(workers) == 2
-    sweep.send_signal(number)
-    start = time.monotonic()
-    _, errors = sweep.communicate(timeout=30)
-    assert time.monotonic() - start < 5
-    assert sweep.returncode == 130
+@pytest.mark.parametrize("sweep", ["forked"], indirect=True)
+def test_a_request_to_end_stops_all(
+    number: int, sweep: tuple[subprocess.Popen[str], list[int]], tmp_path: Path
+) -> None:
+    _ends(number, sweep, tmp_path)
+
+
+@pytest.mark.parametrize("sweep", ["spawned"], indirect=True)
+def test_ctrl_c_in_a_terminal_reaches_spawned_workers_too(
+    sweep: tuple[subprocess.Popen[str], list[int]], tmp_path: Path
+) -> None:
+    for pid in sweep[1]:
+        os.kill(pid, signal.SIGINT)
+    _ends(signal.SIGINT, sweep, tmp_path)
+
+
+def _ends(number: int, sweep: tuple[subprocess.Popen[str], list[int]], tmp_path: Path) -> None:
+    process, started = sweep
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 130
     records, problems = Store(tmp_path / "records").read()
     assert problems == []
     assert f"clbench: stopped; {len(records)} new records are in" in errors
     assert "Traceback" not in errors
-    assert gone(workers)
+    all_end(started)
     assert list((tmp_path / "temporary").glob("clbench-*")) == []
 
 
-def test_workers_end_with_a_parent_that_is_killed(sweep: subprocess.Popen[str]) -> None:
-    workers = children(sweep.pid)
-    assert len(workers) == 2
-    sweep.kill()
-    assert gone(workers)
+def test_workers_end_with_a_parent_that_is_killed(sweep: tuple[subprocess.Popen[str], list[int]]) -> None:
+    process, started = sweep
+    process.kill()
+    all_end(started)
 
 
-def test_closing_before_anything_landed_stops_the_workers(tmp_path: Path) -> None:
-    sweep = plan("finetune,si", seeds=4, training={"epochs": 200}, jobs=2, out=tmp_path)
-    others = set(multiprocessing.active_children())
-    records = sweep.run(fork=True)
-    workers = [child.pid or 0 for child in set(multiprocessing.active_children()) - others]
-    records.close()
-    assert len(workers) == 2
-    assert gone(workers, within=2)
-
-
-def faults_of_a_later_step() -> int:
-    """Count the pages that had to be found for memory which the step before had freed, of about 20,000."""
-    for _step in range(3):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        activations = [bytearray(20_000_000) for _layer in range(4)]
-        del activations
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
-@pytest.mark.parametrize("team", [runner._Forked, runner._Loky])
-def test_workers_keep_the_memory_that_a_step_has_freed(team: type[runner._Team]) -> None:
-    with team()._executor() as executor:
-        assert executor.submit(faults_of_a_later_step).result() < 1000
+def test_a_script_needs_no_guard_and_survives_a_method_that_ends_its_process(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    (tmp_path / "script.py").write_text(
+        "import clbench\n"
+        "methods = ['finetune', './hangs.py:Kills']\n"
+        "results = clbench.run(methods, seeds=1, epochs=1, jobs=2, out='runs', quiet=True)\n"
+        "print([(record.status, record.error) for record in results.records])\n"
+    )
+    words = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout == f"{[('ok', None), ('failed', DIED)]}\n"

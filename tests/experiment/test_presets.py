@@ -10,7 +10,7 @@ from commands import Command, command, one_clear_line
 
 import clbench
 from clbench.errors import UsageError
-from clbench.execution.runner import Sweep
+from clbench.execution.sweep import Sweep
 from clbench.experiment import presets
 from clbench.experiment.points import resolve_training
 from clbench.experiment.presets import Preset, at

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from clbench.cli.app import app
 from clbench.errors import UsageError
-from clbench.execution.runner import prepare
+from clbench.execution.sweep import prepare
 from clbench.experiment import presets
 from clbench.report.page import render
 from clbench.report.tables import Choices, Tables, commands

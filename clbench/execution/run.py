@@ -1,0 +1,155 @@
+"""One run: train and evaluate one job in this process, and return its record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clbench.errors import ClbenchError
+from clbench.execution.environment import describe_environment
+from clbench.execution.memory import PeakMemory
+from clbench.experiment.spec import Job
+from clbench.method import Learner, Method, Training
+from clbench.models.backbones import MLP
+from clbench.results.store import RunRecord
+from clbench.sequences.tasks import Split, Task, to_device
+from clbench.training.precision import computing
+from clbench.training.run import AfterTask, Outcome, run_sequence
+from clbench.training.snapshots import SnapshotFile
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def run_one(job: Job) -> RunRecord:
+    """Run one job in this process and return its record; an exception becomes a failed record."""
+    # a process has one random state and one number of threads: runs in several threads of it wait for each other
+    with (
+        _ONE_AT_A_TIME,
+        using_threads(job.spec.threads),
+        _deterministic(job.device),
+        computing(job.spec.precision, job.device, job.spec.kernels),
+    ):
+        environment: dict[str, Any] = {}
+        try:
+            _warm_up(job.device)
+            environment = describe_environment(job)
+            return _train(job, environment)
+        except (Exception, SystemExit) as error:
+            text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
+            text = ", ".join([text, *getattr(error, "__notes__", [])])
+            return failed(job, f"{text}\n\n{traceback.format_exc()}", environment)
+
+
+def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> RunRecord:
+    """Return the record of a run that has failed; the first line of `error` says why."""
+    return RunRecord(job.spec.key, job.spec.as_json(), "failed", error, environment=environment)
+
+
+def _train(job: Job, environment: dict[str, Any]) -> RunRecord:
+    spec = job.spec
+    checkpoint = _checkpoint(job, environment)
+    resumed = checkpoint is not None and checkpoint.path.exists()
+    tasks = to_device(job.load_tasks(), torch.device(job.device))
+    method: Learner = job.instance("method")
+    with PeakMemory(job.device) as peak:
+        outcome = run_sequence(
+            tasks,
+            method,
+            job.instance("model"),
+            Training(**spec.training),
+            spec.scenario,
+            spec.seed,
+            job.device,
+            after_task=None if job.models_folder is None else _model_saver(Path(job.models_folder)),
+            first_task=None if job.first_task is None else SnapshotFile(Path(job.first_task), job.device),
+            checkpoint=checkpoint,
+            eval_every=spec.eval_every,
+        )
+    # a resumed run has not seen the peak of its earlier tasks
+    return _record(job, outcome, None if resumed else peak.bytes, environment)
+
+
+def _record(job: Job, outcome: Outcome, peak_memory_bytes: int | None, environment: dict[str, Any]) -> RunRecord:
+    return RunRecord(
+        job.spec.key,
+        job.spec.as_json(),
+        "ok",
+        accuracy={"task_aware": outcome.task_aware, "task_agnostic": outcome.task_agnostic},
+        seconds={"train": outcome.train_seconds, "evaluate": outcome.evaluate_seconds},
+        updates=outcome.updates,
+        images=outcome.images,
+        forward_passes=outcome.forward_passes,
+        backward_passes=outcome.backward_passes,
+        parameters=outcome.parameters,
+        peak_memory_bytes=peak_memory_bytes,
+        stored_bytes=outcome.stored_bytes,
+        weights_hash=outcome.weights_hash,
+        history=outcome.history,
+        curves=outcome.curves or None,
+        shared_first_task=outcome.shared_first_task,
+        environment=environment,
+    )
+
+
+def _checkpoint(job: Job, environment: Mapping[str, Any]) -> SnapshotFile | None:
+    if job.checkpoint is None:
+        return None
+    path = Path(job.checkpoint)
+    if job.models_folder is not None and not Path(job.models_folder).is_dir():
+        path.unlink(missing_ok=True)  # the networks after its first tasks are asked for too
+    return SnapshotFile(path, job.device, {name: environment.get(name) for name in ("torch", "device", "clbench")})
+
+
+def _model_saver(folder: Path) -> AfterTask:
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def save(learner: Learner, task: Task) -> None:
+        path = folder / f"task-{task.index + 1}.pt"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        torch.save({"state_dict": dict(learner.weights())}, temporary)
+        temporary.replace(path)
+
+    return save
+
+
+@cache
+def _warm_up(device: str) -> None:
+    """Take a few steps in a new process before anything is timed: PyTorch loads much of itself at the first ones."""
+    y = torch.arange(8) % 2
+    split = Split(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8), y)
+    tasks = to_device([Task(index, (0, 1), split, split) for index in range(2)], torch.device(device))
+    run_sequence(tasks, Method(), MLP(width=8), Training(batch_size=4, momentum=0.9), "task", 0, device)
+
+
+@contextlib.contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """Compute with so many threads; restore PyTorch's number afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _deterministic(device: str) -> Iterator[None]:
+    """Ask for deterministic kernels on CUDA; the CPU's are with a given number of threads."""
+    if device == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,190 @@
+"""A sweep: the runs that were asked for, those that are finished already, and doing the others."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clbench.errors import ClbenchError, UsageError
+from clbench.execution.cluster import connected
+from clbench.execution.environment import checkout_commit
+from clbench.execution.run import using_threads
+from clbench.execution.sharing import order_jobs, temporary_folder
+from clbench.execution.workers import run_jobs
+from clbench.experiment.planning import plan
+from clbench.experiment.request import Request
+from clbench.experiment.spec import Job
+from clbench.results.store import RunRecord, Store
+from clbench.training.optimizer import load_torch_optim
+
+Records = Generator[RunRecord | None, None, None]  # None once, as soon as the workers have been started
+
+
+@dataclass
+class Sweep:
+    """A planned sweep: its jobs in order, the records that are there already, and what the user should hear."""
+
+    jobs: list[Job]
+    store: Store
+    workers: int
+    notes: list[str] = field(default_factory=list)
+    done: dict[str, RunRecord] = field(default_factory=dict)
+    fresh: bool = False  # whether runs begin at their first task, whatever checkpoints there are
+    backend: str = "local"  # where workers are: on this machine, or a cluster's
+    scheduler: str | None = None  # the cluster's address
+    devices: list[str] = field(default_factory=lambda: ["cpu"])  # of this machine; workers are spread over them
+    limit: int | None = None  # how many runs go side by side at most, if the user has said so
+
+    @property
+    def missing(self) -> list[Job]:
+        return [job for job in self.jobs if job.spec.key not in self.done]
+
+    @property
+    def labels(self) -> list[str]:
+        """The methods' labels in the order in which they were asked for."""
+        return list(dict.fromkeys(job.spec.label for job in self.jobs))
+
+    @property
+    def place(self) -> str:
+        """Where runs are done, in words."""
+        device = self.jobs[0].device
+        return device if self.backend == "local" else f"{device.split(':')[0]}, {self.backend}"
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """The records there are, in order, under the names of this sweep: another may have made and named them."""
+        found = [(job, self.done.get(job.spec.key)) for job in self.jobs]
+        return [dataclasses.replace(record, spec=job.spec.as_json()) for job, record in found if record is not None]
+
+    def run(self, fork: bool = False) -> Generator[RunRecord, None, None]:
+        """Start what is missing, and yield each record as it is finished, after it is written.
+
+        `close` stops the workers. `fork` starts them as copies of this process where that is safe: on Linux, for runs
+        on the CPU of built-in code; the caller answers for it that this process has computed nothing in several
+        threads. See `clbench.execution.workers.run_jobs` for what becomes of runs whose worker dies.
+        """
+        here = self.backend == "local" or not self.missing
+        records = self._taken(self._run_here(fork) if here else self._run_on_cluster())
+        next(records)  # so that workers are there before the caller goes on
+        return records  # type: ignore[return-value]
+
+    def _run_here(self, fork: bool) -> Records:
+        fork = fork and sys.platform == "linux"
+        fork = fork and all(job.device == "cpu" and not job.spec.code for job in self.missing)
+        self._prepare_folder()
+        if fork:
+            load_torch_optim()  # once, and not in each worker
+        with temporary_folder() as folder:
+            jobs = order_jobs(self.missing, self.workers, folder)
+            first_tasks = {job.spec.key: Path(job.first_task) for job in jobs if job.first_task is not None}
+            sharers = Counter(first_tasks.values())
+            with contextlib.closing(run_jobs(jobs, self.workers, fork, self.devices)) as records:
+                for record in records:
+                    yield record
+                    if record is not None and (path := first_tasks.get(record.key)) is not None:
+                        sharers[path] -= 1
+                        if not sharers[path]:
+                            path.unlink(missing_ok=True)
+
+    def _run_on_cluster(self) -> Records:
+        with connected(self.backend, self.scheduler, self.missing[0].device, self.limit) as cluster:
+            self.workers = cluster.workers
+            self._prepare_folder()
+            yield None
+            # those that train on old data take longest
+            yield from cluster.run(sorted(self.missing, key=lambda job: not job.memory))
+
+    def _prepare_folder(self) -> None:
+        create_folder(self.store.folder)
+        self.store.tidy()
+        for job in self.missing:
+            self.store.set_aside(job.spec.key)
+            if self.fresh and job.checkpoint is not None:
+                Path(job.checkpoint).unlink(missing_ok=True)
+
+    def _taken(self, records: Records) -> Records:
+        """Write records as they come."""
+        checkpoints = {job.spec.key: Path(job.checkpoint) for job in self.jobs if job.checkpoint is not None}
+        with contextlib.closing(records):
+            for record in records:
+                if record is not None:
+                    self._write(record)
+                    if record.ok and record.key in checkpoints:
+                        checkpoints[record.key].unlink(missing_ok=True)
+                yield record
+
+    def _write(self, record: RunRecord) -> None:
+        try:
+            if record.ok or not self.store.has_finished(record.key):  # by another sweep, or before --force
+                self.store.write(record)
+        except OSError as error:
+            raise ClbenchError(f"cannot write to {self.store.folder}: {error.strerror or error}") from None
+        self.done[record.key] = record
+
+
+def prepare(request: Request) -> Sweep:
+    """Plan what was asked for, and take over the records that are there."""
+    with using_threads(1):  # so that workers may be forked
+        planned = plan(request)
+    commit = checkout_commit()
+    sweep = Sweep(
+        [dataclasses.replace(job, commit=commit) for job in planned.jobs],
+        Store(request.out),
+        planned.workers,
+        planned.notes,
+        fresh=request.force,
+        backend=request.backend,
+        scheduler=request.scheduler,
+        devices=planned.devices,
+        limit=request.jobs,
+    )
+    if not request.force:
+        _resume(sweep)
+    return sweep
+
+
+def _resume(sweep: Sweep) -> None:
+    """Take over finished records; note which are not because other code made them, or because they are damaged."""
+    records, problems = sweep.store.read()
+    sweep.notes += [f"damaged record, run again if it is part of this sweep: {problem}" for problem in problems]
+    by_question = {_question(record.spec) for record in records.values() if record.ok}
+    older: Counter[str] = Counter()
+    for job in sweep.jobs:
+        record = records.get(job.spec.key)
+        if record is not None and record.ok:
+            if _has_models(job, record):
+                sweep.done[record.key] = record
+        elif _question(job.spec.as_json()) in by_question:
+            older[job.spec.label] += 1
+    for label, count in older.items():
+        sweep.notes.append(
+            f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"
+        )
+
+
+def _has_models(job: Job, record: RunRecord) -> bool:
+    """Return whether the networks after each task are there, if they are asked for."""
+    if job.models_folder is None:
+        return True
+    return len(list(Path(job.models_folder).glob("task-*.pt"))) == len(record.updates or ())
+
+
+def _question(spec: Mapping[str, Any]) -> str:
+    """Name what a spec asks for, whatever code answers it."""
+    asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
+    return json.dumps(asked, sort_keys=True)
+
+
+def create_folder(folder: Path) -> None:
+    """Make a folder; raise UsageError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the output folder {folder} cannot be made: {error.strerror}") from None

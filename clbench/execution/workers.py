@@ -1,0 +1,226 @@
+"""Worker processes on this machine: each does one run after another.
+
+A worker that dies or exceeds the time limit costs its own run only. Each worker has a pipe of its own, and one thread
+waits for all pipes: a worker that is killed at any moment leaves no queue or lock broken that others need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from clbench.errors import ClbenchError
+from clbench.execution.memory import keep_freed_memory
+from clbench.execution.run import failed, run_one
+from clbench.experiment.spec import Job
+from clbench.results.store import RunRecord
+
+DIED = "its worker process died, and died again when it was run alone, perhaps for want of memory"
+POSIX = hasattr(signal, "pthread_sigmask")
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+
+
+def run_jobs(
+    jobs: Sequence[Job], workers: int, fork: bool, devices: Sequence[str] = ()
+) -> Generator[RunRecord | None, None, None]:
+    """Yield None when the workers have been started, then the record of each job as it is finished.
+
+    `fork` starts workers as copies of this process, which is fast, but safe only if it has computed nothing in several
+    threads. A run whose worker dies is run again alone when all others are done; if its worker dies again it has
+    failed. With several `devices`, workers are spread over them, and a job runs on the device of its worker. A single
+    job without a time limit is run in this process, and so are all of one worker that need not be forked. Closing the
+    generator stops the workers. Raises ClbenchError if workers die before they have begun a run.
+    """
+    workers = min(workers, len(jobs))
+    limited = any(job.timeout is not None for job in jobs)  # only another process can be stopped at its limit
+    if not limited and (len(jobs) <= 1 or (workers == 1 and not fork)):
+        yield None
+        yield from map(run_one, jobs)
+        return
+    with _Team(workers, fork, devices) as team:
+        yield None
+        lost: list[Job] = []
+        for job, record in team.run(jobs):
+            if record is None:
+                lost.append(job)
+            else:
+                yield record
+        for job in lost:
+            for _, record in team.run([job]):
+                yield record or failed(job, DIED)
+
+
+def time_is_up(job: Job) -> RunRecord:
+    """Return the record of a run that was stopped at its time limit."""
+    return failed(job, f"it took longer than the time limit of {job.timeout:g} s")
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    device: str | None
+    ready: bool = False  # whether it has started and waits for jobs
+    job: Job | None = None  # the one that it is doing
+    deadline: float = math.inf  # when that has to be done, in seconds of `time.monotonic`
+
+
+class _Team:
+    """Up to `size` workers, started as they are needed and stopped when the context is left."""
+
+    def __init__(self, size: int, fork: bool, devices: Sequence[str]):
+        self.size, self.devices = size, devices
+        self.context = multiprocessing.get_context("fork" if fork else "spawn")
+        if (
+            POSIX and not fork
+        ):  # or it starts with the first process, and lets through the signals that `_inherited` holds
+            resource_tracker.ensure_running()
+        self.workers: list[_Worker] = []
+        self.failed_starts = 0  # since the last message of any worker
+
+    def __enter__(self) -> _Team:
+        try:
+            while len(self.workers) < self.size:
+                self._start()
+        except BaseException:
+            self._stop(list(self.workers))
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop(list(self.workers))
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunRecord | None]]:
+        """Yield each job with its record as it is finished, in any order, or with None if its worker has died."""
+        waiting = deque(jobs)
+        self._hand_out(waiting)
+        while waiting or any(worker.job for worker in self.workers):
+            finished = self._finished()
+            self._hand_out(waiting)  # before the caller takes its time with the records
+            yield from finished
+
+    def _hand_out(self, waiting: deque[Job]) -> None:
+        """Give jobs to workers that have none; start more workers while there are jobs for them."""
+        for worker in self.workers:
+            if waiting and worker.ready and worker.job is None:
+                job = waiting.popleft()
+                worker.job = job if worker.device is None else dataclasses.replace(job, device=worker.device)
+                worker.deadline = math.inf if job.timeout is None else time.monotonic() + job.timeout
+                with contextlib.suppress(OSError):  # it has just died, as `_finished` will find
+                    worker.connection.send(worker.job)
+        busy = sum(worker.job is not None for worker in self.workers)
+        while len(self.workers) < min(self.size, busy + len(waiting)):
+            self._start()
+
+    def _finished(self) -> list[tuple[Job, RunRecord | None]]:
+        """Wait until something happens; return the jobs that were finished, or lost with their workers."""
+        deadline = min((worker.deadline for worker in self.workers if worker.job), default=math.inf)
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        found = wait([worker.connection for worker in self.workers], left)
+        finished: list[tuple[Job, RunRecord | None]] = []
+        for worker in list(self.workers):
+            job, record = worker.job, None
+            if worker.connection in found:
+                try:
+                    record = worker.connection.recv()
+                    self.failed_starts = 0
+                except (EOFError, OSError):  # it has died
+                    self._stop([worker])
+                    self.failed_starts += not worker.ready
+                if self.failed_starts > 2 * self.size:
+                    raise ClbenchError("workers die before they have begun a run; finished records are kept")
+                worker.ready, worker.job = True, None
+            elif job is not None and worker.deadline <= time.monotonic():
+                self._stop([worker])
+                record = time_is_up(job)
+            else:
+                continue
+            if job is not None:
+                finished.append((job, record))
+        return finished
+
+    def _start(self) -> None:
+        in_use = [worker.device for worker in self.workers]
+        device = min(self.devices, key=in_use.count) if len(self.devices) > 1 else None
+        ours, theirs = self.context.Pipe()
+        with _inherited():  # a request to end waits until the worker is among those to stop
+            process: Any = self.context.Process(target=_work, args=(theirs, os.getpid()))  # type: ignore[attr-defined]
+            process.start()
+            self.workers.append(_Worker(process, ours, device))
+        theirs.close()
+
+    def _stop(self, workers: list[_Worker]) -> None:
+        for worker in workers:
+            self.workers.remove(worker)
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+            worker.connection.close()
+
+
+@contextlib.contextmanager
+def _inherited() -> Iterator[None]:
+    """Set what a new process inherits: libraries of one thread, signals that wait, no script to import.
+
+    A spawned process would import the caller's script again, which fails for scripts without a
+    `if __name__ == "__main__"`; workers need nothing of it.
+    """
+    main = sys.modules["__main__"]
+    environment = {name: os.environ.get(name) for name in ONE_THREAD}
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    os.environ.update(ONE_THREAD)
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _requests_to_end()) if POSIX else set()
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if POSIX:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def _requests_to_end() -> set[signal.Signals]:
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    return {getattr(signal, name) for name in names if hasattr(signal, name)}
+
+
+def _work(connection: Connection, parent: int) -> None:
+    """Do jobs in this new process until the parent goes; say once when ready."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent handles it
+    for number in _requests_to_end() - {signal.SIGINT}:
+        if signal.getsignal(number) != signal.SIG_IGN:  # under nohup
+            signal.signal(number, signal.SIG_DFL)  # the parent may handle them like Ctrl-C
+    if POSIX:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _requests_to_end())
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    keep_freed_memory()
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has gone
+        connection.send(None)
+        while True:
+            connection.send(run_one(connection.recv()))
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,132 @@
+"""One run and its record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+import torch
+from made_up import record
+
+import clbench
+from clbench.execution.run import run_one
+from clbench.execution.sweep import prepare as plan
+from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.report.tables import commands
+from clbench.results.store import RunRecord, Store
+from clbench.training.loop import weights_hash
+
+
+def run(folder: Path, methods: str = "lwf", **options: Any) -> RunRecord:
+    """Run one job and return its record as it is read."""
+    sweep = plan(methods, **{"seeds": 1, "training": {"epochs": 1}, "out": folder, **options})
+    list(sweep.run())
+    (record,) = Store(folder).read()[0].values()
+    return record
+
+
+def test_a_record_says_everything(tmp_path: Path) -> None:
+    key = run(tmp_path, "lwf@temperature=4").key
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    spec = record["spec"]
+    assert record["schema"] == 1
+    assert record["key"] == key
+    assert record["status"] == "ok"
+    assert record["error"] is None
+    assert {k: spec[k] for k in ("sequence", "scenario", "method", "label", "model", "seed")} == {
+        "sequence": "split-digits", "scenario": "task", "method": "lwf", "label": "lwf@temperature=4", "model": "mlp",
+        "seed": 0,
+    }  # fmt: skip
+    assert spec["params"]["temperature"] == 4
+    assert spec["params"]["weight"] == 1
+    assert spec["training"]["epochs"] == 1
+    assert spec["training"]["lr"] == 0.1
+    assert sorted(spec["class_order"]) == list(range(10))
+    assert spec["class_order"] == torch.randperm(10, generator=torch.Generator().manual_seed(0)).tolist()
+    for view in ("task_aware", "task_agnostic"):
+        assert [len(row) for row in record["accuracy"][view]] == [5] * 6
+    assert len(record["seconds"]["train"]) == 5
+    assert len(record["seconds"]["evaluate"]) == 6
+    # 784 → 256 is 64 → 256 on 8×8 digits, and five blocks of two
+    assert record["parameters"] == 64 * 256 + 256 + 5 * (2 * 256 + 2)
+    assert record["stored_bytes"] == 0
+    assert all(len(task["loss"]) == len(task["accuracy"]) == 1 for task in record["history"])
+    assert record["environment"]["torch"] == torch.__version__
+
+
+def test_divergence_is_a_failed_run(tmp_path: Path) -> None:
+    assert (run(tmp_path, training={"epochs": 1, "lr": 1e20}).error or "").startswith("the loss is")
+
+
+def test_saved_models_have_the_weights_of_the_record(tmp_path: Path) -> None:
+    record = run(tmp_path, save_models=True)
+    paths = sorted((tmp_path / "models" / record.key).iterdir())
+    assert [path.name for path in paths] == [f"task-{t}.pt" for t in range(1, 6)]
+    saved = [torch.load(path, weights_only=True) for path in paths]
+    assert [len(state["widths"]) for state in saved] == [1, 2, 3, 4, 5]
+    model = ExpandingHeadModel(MLP(), (1, 8, 8), 0)
+    for width in saved[-1]["widths"]:
+        model.expand(width)
+    model.load_state_dict(saved[-1]["state_dict"])
+    assert weights_hash(model) == record.weights_hash
+    assert plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path, save_models=True).missing == []
+    run(tmp_path / "second")
+    assert len(plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path / "second", save_models=True).missing) == 1
+
+
+RAISES = """
+from clbench.method.base import Method
+
+class Raises(Method):
+    '''Raises in its third task'''
+    name = "raises"
+    def after_step(self, model):
+        if model.seen == 3:
+            raise ZeroDivisionError("a bug")
+"""
+
+
+def test_an_exception_is_a_record_that_says_where(tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    error = run(tmp_path / "out", f"{tmp_path}/raises.py:Raises").error or ""
+    assert error.startswith("ZeroDivisionError: a bug, at task 3 of 5\n")
+    assert "raises.py" in error  # the traceback
+
+
+def test_a_file_edited_while_its_sweep_runs_fails_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "raises.py"
+    file.write_text(RAISES)
+    (job,) = plan(f"{file}:Raises", seeds=1, out=tmp_path / "out").jobs
+    file.write_text(RAISES + "\n# edited\n")
+    assert "was changed while the sweep ran" in str(run_one(job).error)
+
+
+several = pytest.mark.skipif(joblib.cpu_count() < 2, reason="runs of several threads need as many cores")
+
+
+@several
+def test_a_run_of_several_threads_is_the_same_but_for_rounding(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    one, two, again = (run(tmp_path / name, threads=n) for name, n in (("one", 1), ("two", 2), ("again", 2)))
+    assert torch.get_num_threads() == before
+    assert two.weights_hash == again.weights_hash
+    for threads, made in ((1, one), (2, two)):
+        assert made.environment is not None
+        assert made.environment["threads"] == threads
+    assert one.history is not None
+    assert two.history is not None
+    for row, other in zip(one.history, two.history, strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], rel=1e-3)
+
+
+def test_runs_of_several_threads_stand_apart(tmp_path: Path) -> None:
+    for threads in (1, 2):
+        for seed in (0, 1):
+            Store(tmp_path).write(record("lwf", seed, **{"threads": threads} if threads > 1 else {}))
+    results = clbench.load(tmp_path)
+    assert sorted(results.labels) == ["lwf [threads=1]", "lwf [threads=2]"]
+    (comparison,) = results.comparisons
+    (command,) = [line for line in commands(comparison) if "--threads" in line]
+    assert "--methods lwf" in command
+    assert "--threads 2" in command
