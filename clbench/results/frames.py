@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.report.figures import kinds as figures
 from clbench.results import metrics, names
 from clbench.results.metrics import Array, View
 from clbench.results.statistics import IntervalKind, collapsed, mean_interval
@@ -28,6 +27,8 @@ from clbench.results.store import RunRecord, Store, collecting_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from clbench.report.figures import interactive as figures
 
 METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.CURVE_METRICS)
 REFERENCE = "joint"  # the label that intransigence is defined against
@@ -289,11 +290,15 @@ class Results:
 
         Raises UsageError unless exactly one comparison fits and has the data.
         """
+        from clbench.report.figures import interactive as figures  # which imports this module
+
         return figures.draw(kind, self, sequence=sequence, scenario=scenario, model=model, width=width)
 
     @property
     def plot(self) -> figures.Plots:
         """Figures as Matplotlib axes: `results.plot.forgetting()`, for one; see `figures.Plots`."""
+        from clbench.report.figures import interactive as figures  # which imports this module
+
         return figures.Plots(self)
 
     @cached_property

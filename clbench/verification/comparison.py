@@ -139,7 +139,7 @@ class Verification:
 
     def markdown(self) -> str:
         """Return the table with what it needs to be understood."""
-        from clbench.report.writer import escape_markdown, markdown_table
+        from clbench.report.formats import escape_markdown, markdown_table
 
         def table(rows: Sequence[Sequence[str]]) -> list[str]:
             return markdown_table([[escape_markdown(cell) for cell in row] for row in rows], TEXTS)
@@ -234,7 +234,7 @@ def print_verification(found: Verification) -> None:
     """Print the tables to standard output."""
     from rich.text import Text
 
-    from clbench.report.writer import console
+    from clbench.report.formats import console
 
     output = console()
     output.print(_rich_table(found.preset.title, found.table()))
