@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clbench.report.writer import markdown_table
 from clbench.results.frames import Results, average_accuracy, load
+from clbench.results.markdown import markdown_table
 from clbench.results.store import SAME, RunRecord, Store
 
 FOLDER = Path(__file__).parent / "reference"

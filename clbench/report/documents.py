@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from clbench.report.contents import Contents, Section
 from clbench.report.figures.kinds import FIGURES
-from clbench.report.formats import escape_markdown, latex, markdown
+from clbench.report.formats import latex, markdown
+from clbench.results.markdown import escape_markdown
 
 Links = Mapping[tuple[str, ...], Mapping[str, str]]  # by place, then kind: the name of a figure's file
 

@@ -1,13 +1,13 @@
-"""Tables of cells → Markdown, LaTeX, HTML and the terminal; and any text made plain in Markdown and LaTeX."""
+"""Tables of cells → Markdown, LaTeX, HTML and the terminal."""
 
 from __future__ import annotations
 
 import html
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from clbench.report.tables import Cell, Table
+from clbench.results.markdown import escape_markdown, markdown_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,15 +27,6 @@ def markdown(table: Table) -> list[str]:
     texts = [heading for heading, is_text in zip(rows[0], table.is_text, strict=True) if is_text]
     notes = [f"- {escape_markdown(note)}" for note in table.notes]
     return [escape_markdown(table.caption), "", *markdown_table(rows, texts), "", *notes]
-
-
-def markdown_table(rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> list[str]:
-    """Return the lines of a table, headings first, cells as they are.
-
-    The first column is text, as are those under the headings `texts`; all others are numbers.
-    """
-    rule = ["---", *("---" if heading in texts else "---:" for heading in rows[0][1:])]
-    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
 
 
 def latex(table: Table, title: str) -> list[str]:
@@ -113,14 +104,6 @@ def console() -> Console:
     if not output.is_terminal and output.width < 200:
         output.width = 200
     return output
-
-
-def escape_markdown(text: str) -> str:
-    """Make any text plain in Markdown, on one line; a bracket or sign that means nothing there stays as it is."""
-    one_line = " ".join(text.split())
-    one_line = re.sub(r"&(?=[#\w])", "&amp;", one_line)
-    one_line = re.sub(r"<(?=[\w/!?])", "&lt;", one_line)
-    return re.sub(r"([\\`*_\[|#~$]|^>)", r"\\\1", one_line)
 
 
 _LATEX = {character: rf"\{character}" for character in "{}$&#%_"} | {

@@ -23,6 +23,7 @@ from clbench.results.analysis import (
     unequal_budgets,
 )
 from clbench.results.frames import METRIC_NAMES, PLACE, TOTALS, Comparison, Group, Results, count_of
+from clbench.results.references import BASELINE
 from clbench.results.statistics import IntervalKind, Test
 
 DASH = "–"
@@ -108,13 +109,12 @@ class Tables:
         ]
 
     def _doubtful_baselines(self) -> list[str]:
-        """Say where the baseline is one of several variants of its method, and nobody chose it."""
+        """Say where the baseline is one of several variants of fine-tuning, and nobody chose it."""
         lines = []
         for comparison in self.results.comparisons if self.choices.baseline is None else ():
-            if (base := baseline_of(comparison)) is None:
-                continue
-            variants = [group.title for group in comparison.finished if group.method == base.method]
-            if len(variants) > 1 and base.label != base.method:
+            variants = [group.title for group in comparison.finished if group.method == BASELINE]
+            base = baseline_of(comparison)
+            if len(variants) > 1 and base is not None and base.label != BASELINE:
                 lines.append(
                     f"{comparison.title}: of {', '.join(variants)}, the baseline is {base.title} (--baseline chooses "
                     "another), and no gap recovered is given"

@@ -28,7 +28,7 @@ from clbench.results.store import RunRecord, Store, collecting_once
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clbench.report.figures import interactive as figures
+    from clbench.report.figures import single as figures
 
 METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.CURVE_METRICS)
 REFERENCE = "joint"  # the label that intransigence is defined against
@@ -290,14 +290,14 @@ class Results:
 
         Raises UsageError unless exactly one comparison fits and has the data.
         """
-        from clbench.report.figures import interactive as figures  # which imports this module
+        from clbench.report.figures import single as figures  # which imports this module
 
         return figures.draw(kind, self, sequence=sequence, scenario=scenario, model=model, width=width)
 
     @property
     def plot(self) -> figures.Plots:
         """Figures as Matplotlib axes: `results.plot.forgetting()`, for one; see `figures.Plots`."""
-        from clbench.report.figures import interactive as figures  # which imports this module
+        from clbench.report.figures import single as figures  # which imports this module
 
         return figures.Plots(self)
 

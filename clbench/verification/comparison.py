@@ -139,7 +139,7 @@ class Verification:
 
     def markdown(self) -> str:
         """Return the table with what it needs to be understood."""
-        from clbench.report.formats import escape_markdown, markdown_table
+        from clbench.results.markdown import escape_markdown, markdown_table
 
         def table(rows: Sequence[Sequence[str]]) -> list[str]:
             return markdown_table([[escape_markdown(cell) for cell in row] for row in rows], TEXTS)

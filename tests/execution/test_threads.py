@@ -12,7 +12,7 @@ import clbench
 from clbench.errors import UsageError
 from clbench.execution.runner import prepare as plan
 from clbench.experiment.spec import RunSpec
-from clbench.report.tables import commands
+from clbench.report.commands import commands
 from clbench.results.store import Store
 
 several = pytest.mark.skipif("joblib.cpu_count() < 2")

@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 
 from clbench.cli.app import app
 from clbench.errors import UsageError
+from clbench.report.commands import commands
+from clbench.report.contents import Contents
 from clbench.report.page import render
-from clbench.report.tables import Choices, Tables, commands
+from clbench.report.tables import Choices, Tables
 from clbench.results import names
 from clbench.results.analysis import (
     best,
@@ -345,7 +347,7 @@ def test_what_was_not_tested_is_not_called_told_apart() -> None:
     said = Tables(results).findings(place)
     assert "There is no test against Fine-tuning" in said[0]
     assert "tells it from every other" not in " ".join(said)
-    page = render(results, Tables(results))
+    page = render(Contents(results, Tables(results)))
     assert "Fine-tuning (no test)" in page
 
 
@@ -400,7 +402,7 @@ def test_a_choice_among_variants_of_the_baseline_is_said() -> None:
 
 def test_a_notebook_shows_the_tables(results: Results) -> None:
     shown = results._repr_html_()
-    assert '<td style="font-weight: bold">94.50 ± ' in shown
+    assert "<strong>94.50 ± " in shown
     assert json.dumps(shown)  # plain text
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clbench.results.frames import Results
 
 DPI = 144  # of pixel images
-WORTH_WORKERS = 20  # figures to draw; worker processes take seconds to start
+FIGURES_PER_WORKER = 10  # at least; a worker process takes as long to start as it takes to draw five
 FORMATS: Mapping[str, Mapping[str, Any]] = {  # options of savefig; no dates, so that the same data gives the same bytes
     "png": {},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -103,7 +103,8 @@ class FigureFolder:
         """
         self._remove_old()
         missing = [figure for figure in self._figures if not self._is_ready(figure)]
-        drawn = joblib.Parallel(-1 if len(missing) >= WORTH_WORKERS else 1, return_as="generator")(
+        workers = max(1, min(joblib.cpu_count(), len(missing) // FIGURES_PER_WORKER))
+        drawn = joblib.Parallel(workers, return_as="generator")(
             joblib.delayed(_draw)(figure.kind, figure.subject, self.width, self.formats) for figure in missing
         )
         for figure, contents in zip(missing, drawn, strict=True):
@@ -152,17 +153,15 @@ def check_format(formats: Sequence[str], width: str | None) -> None:
 
 
 def _planned(source: Source, width: Width | None) -> Iterator[_Planned]:
-    """Yield every figure that there is data for, comparison by comparison, those of whole scenarios last."""
-    stems = _stems([comparison.place for comparison in source.results.comparisons if comparison.finished])
-    kinds = {kind: places(kind, source.results) for kind in FIGURES}
-    of_comparisons = [(place, kind) for place in kinds["accuracy-matrix"] for kind in kinds if place in kinds[kind]]
-    of_scenarios = [(place, kind) for kind, some in kinds.items() for place in some if FIGURES[kind].of_scenario]
-    for place, kind in [*of_comparisons, *of_scenarios]:
-        subject = read(kind, source, place)
-        if subject is not None:
-            key = (place,) if FIGURES[kind].of_scenario else place.place
-            stem = f"{stems.get(key, place)}-{kind}"
-            yield _Planned(kind, key, subject, stem, joblib.hash((_code(), kind, subject, width)))
+    """Yield every figure that there is data for."""
+    stems = _stems([comparison.place for comparison in source.results.comparisons])
+    for kind, what in FIGURES.items():
+        for place in places(kind, source.results):
+            subject = read(kind, source, place)
+            if subject is not None:
+                key = (place,) if what.of_scenario else place.place
+                stem = f"{place if what.of_scenario else stems[key]}-{kind}"
+                yield _Planned(kind, key, subject, stem, joblib.hash((_code(), kind, subject, width)))
 
 
 def _stems(keys: Sequence[Place]) -> dict[Place, str]:

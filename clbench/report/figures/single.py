@@ -1,4 +1,4 @@
-"""Figures for Python users: `results.figure` and `results.plot`."""
+"""One figure at a time, as Python users ask for it: `results.figure` and `results.plot`."""
 
 from __future__ import annotations
 
