@@ -11,7 +11,7 @@ import numpy as np
 
 from clbench import __version__
 from clbench.report.commands import commands
-from clbench.report.tables import DASH, Cell, Table, Tables
+from clbench.report.tables import COMPARED, DASH, Cell, Table, Tables
 from clbench.results import names
 from clbench.results.analysis import found_in, line_of, percent, signed, spell, tasks_in_words
 from clbench.results.frames import Comparison, Results, count_of, failure_title
@@ -128,7 +128,7 @@ class Contents:
                         Cell(group.title),
                         Cell(str(record.spec["seed"]), float(record.spec["seed"])),
                         Cell(record.status),
-                        *(_percent(measures.get(name, np.nan)) for name in ("average_accuracy", "forgetting")),
+                        *(_percent(measures.get(name, np.nan)) for name in COMPARED),
                         Cell(f"{seconds:.2f}", seconds) if record.ok else Cell(DASH),
                         Cell(str((record.environment or {}).get("device", DASH))),
                         Cell(record.key),

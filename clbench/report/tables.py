@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from clbench.results.statistics import IntervalKind, Test
 
 DASH = "–"
 GAP = "gap_recovered"
-TERMINAL_COLUMNS = ("average_accuracy", "forgetting")
+COMPARED = ("average_accuracy", "forgetting")  # metrics that are compared with the baseline, and shown in a terminal
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,6 @@ class Choices:
     baseline: str | None = None
     test: Test = "t"
     interval: IntervalKind = "t"
-    metrics: Sequence[str] = field(default=("average_accuracy", "forgetting"))  # compared with the baseline
 
     def __post_init__(self) -> None:
         known = (*METRIC_NAMES, GAP, *COSTS)
@@ -91,7 +90,7 @@ class Tables:
         self.results, self.choices = results, choices or Choices()
         baseline, test, interval = self.choices.baseline, self.choices.test, self.choices.interval
         self.gap = gap_recovered(results)
-        frames = [differences(results, metric, baseline, test, interval) for metric in self.choices.metrics]
+        frames = [differences(results, metric, baseline, test, interval) for metric in COMPARED]
         self.differences = pd.concat([frame for frame in frames if not frame.empty] or frames[:1])
         self._gap_at, self._differences_at = _by_place(self.gap), _by_place(self.differences)
         runs = results.runs
@@ -153,7 +152,7 @@ class Tables:
 
     def terminal_table(self, comparison: Comparison) -> Table:
         """Tabulate the columns chosen, or average accuracy and forgetting, of methods by the labels that one types."""
-        names = self.choices.columns or TERMINAL_COLUMNS
+        names = self.choices.columns or COMPARED
         return self._table(comparison, names, [group.label for group in comparison.groups])
 
     def _table(

@@ -150,6 +150,7 @@ def draw_stability(matrices: Matrices, axes: Axes, styles: Styles | None = None)
         middle, half = (low + high) / 2, max((high - low) / 2, 2.5)  # small noise must not fill it
         set_limits(middle - half, middle + half)
     axes.set_xlim(right=min(axes.get_xlim()[1], 101))  # stability may lie above 100: forgetting can be negative
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.set(xlabel="plasticity: learning accuracy (%)", ylabel="stability: 100 − forgetting (%)")
     if axes.containers:
         _draw_iso_lines(axes)
