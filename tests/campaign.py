@@ -26,7 +26,8 @@ from typing import Any
 from processes import children
 
 import clbench
-from clbench.results.store import SAME, RunRecord, Store
+from clbench.results.record import SAME, RunRecord
+from clbench.results.store import Store
 
 METHODS = "finetune,lwf,si,replay"
 TABLE = Path(__file__).parents[1] / "results" / "faults.md"

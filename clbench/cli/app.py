@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from clbench import __version__
 from clbench.cli.listing import list_
 from clbench.cli.reading import compare, merge, report
 from clbench.cli.running import run, verify
 from clbench.errors import ClbenchError, UsageError
+from clbench.version import __version__
 
 app = typer.Typer(
     help="Continual-learning baselines, compared over seeds, task sequences and scenarios.",

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clbench import NUMBERS
 from clbench.data.cache import DataSet, cached, save_arrays
 from clbench.errors import DataError
+from clbench.version import NUMBERS
 
 SCALED_LIMIT = 2**30  # bytes
 

@@ -14,12 +14,12 @@ import sys
 import threading
 import traceback
 
-from clbench import NUMBERS, __version__
 from clbench.errors import ClbenchError
 from clbench.execution.run import failed, run_one
 from clbench.execution.workers import ONE_THREAD, end_with, time_is_up
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord
+from clbench.version import NUMBERS, __version__
 
 DIED = "its worker died under it twice, perhaps for want of memory"
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clbench import NUMBERS
 from clbench.errors import UsageError, did_you_mean
 from clbench.experiment import registry
 from clbench.experiment.checks import check_checkpoint, check_data, naming
@@ -17,6 +16,7 @@ from clbench.experiment.preset_points import preset_points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
 from clbench.method import shares_first_task
+from clbench.version import NUMBERS
 
 
 @dataclass

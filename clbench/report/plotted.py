@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clbench.report.figures import kinds
+from clbench.report.figures.single import Plots, draw
+from clbench.report.figures.style import Width
 from clbench.report.writer import html_tables
 from clbench.results.frames import Results
 
@@ -26,15 +27,15 @@ class PlottedResults(Results):
         sequence: str | None = None,
         scenario: str | None = None,
         model: str | None = None,
-        width: kinds.Width | None = None,
+        width: Width | None = None,
     ) -> Figure:
         """Return a figure; kinds are the keys of FIGURES, width "column" or "page" (default: as suits the kind).
 
         Raises UsageError unless exactly one comparison fits and has the data.
         """
-        return kinds.draw(kind, self, sequence=sequence, scenario=scenario, model=model, width=width)
+        return draw(kind, self, sequence=sequence, scenario=scenario, model=model, width=width)
 
     @property
-    def plot(self) -> kinds.Plots:
+    def plot(self) -> Plots:
         """Figures as Matplotlib axes: `results.plot.forgetting()`, for one; see `Plots`."""
-        return kinds.Plots(self)
+        return Plots(self)

@@ -1,29 +1,15 @@
-"""Tables and figures from made-up records whose numbers are known."""
+"""Records → results: what is read, what the numbers are, and what is averaged."""
 
-import io
-import re
-import subprocess
-import sys
-from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from made_up import FINETUNE, HOSTILE, JOINT, LWF, record, three_methods
-from markdown_it import MarkdownIt
-from rich.console import Console
+from made_up import FINETUNE, JOINT, LWF, record, three_methods
 
 from clbench.errors import UsageError
-from clbench.report.figures.kinds import FIGURES
-from clbench.report.writer import escape_markdown, markdown_table, print_tables, terminal_table, write_report
-from clbench.results.frames import METRIC_NAMES, Results, load
+from clbench.results.frames import Results, load
 from clbench.results.store import RunRecord, Store
-
-TABLES = {"summary.csv", "runs.csv", "differences.csv", "gap_recovered.csv", "summary.md", "summary.tex"}
-TABLES |= {"methods.bib", "report.html"}
 
 
 def mean_of(results: Results, label: str, metric: str) -> float:
@@ -43,8 +29,6 @@ def test_load_names_and_skips_damaged_records(tmp_path: Path) -> None:
     results = load(tmp_path)
     assert len(results) == 6
     assert [problem.split(":")[0] for problem in results.problems] == ["skipped half.json", "skipped other.json"]
-    write_report(results, tmp_path / "report")
-    assert "half.json" in (tmp_path / "report/summary.md").read_text()
 
 
 def test_load_refuses_folders_without_records(tmp_path: Path) -> None:
@@ -57,26 +41,6 @@ def test_load_refuses_folders_without_records(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(UsageError, match="no folder"):
         load(tmp_path / "bad.json")
-
-
-def test_report_needs_neither_torch_nor_avalanche(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    for good in three_methods():
-        Store(tmp_path / "runs").write(good)
-    code = """
-import sys
-from clbench.report.writer import print_tables, write_report
-from clbench.results.frames import load
-assert "matplotlib" not in sys.modules and "scipy" not in sys.modules
-results = load(sys.argv[1])
-print_tables(results)
-write_report(results, sys.argv[2])
-print(sorted({"torch", "torchvision", "avalanche"} & set(sys.modules)))
-"""
-    command = [sys.executable, "-P", "-c", code, str(tmp_path / "runs"), str(tmp_path / "report")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert "finetune" in done.stdout
 
 
 # Numbers
@@ -245,121 +209,3 @@ def test_order_is_the_callers_or_by_name() -> None:
     records = [record(label) for label in ("lwf@weight=10", "joint", "lwf@weight=2", "finetune")]
     assert Results(records).labels == ["finetune", "joint", "lwf@weight=2", "lwf@weight=10"]
     assert Results(records, order=["lwf@weight=10", "joint"]).labels[:2] == ["lwf@weight=10", "joint"]
-
-
-# Files
-
-
-def test_report_writes_tables_and_figures(tmp_path: Path) -> None:
-    paths = write_report(Results(three_methods()), tmp_path / "new/report")
-    names = {str(path.relative_to(tmp_path / "new/report")) for path in paths}
-    kinds = set(FIGURES) - {"ranks", "within-task-curves"}  # there is one sequence, and no curves
-    drawn = {f"figures/split-digits-task-mlp-{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
-    assert names == {*TABLES, *drawn}
-    assert all(path.stat().st_size > 0 for path in paths)
-    assert not [path for path in (tmp_path / "new").rglob("*.tmp")]
-    assert len(pd.read_csv(tmp_path / "new/report/runs.csv")) == 6
-    undefined = {"forward_transfer", "minimum_accuracy", "worst_case_accuracy"}  # of these runs
-    assert set(pd.read_csv(tmp_path / "new/report/summary.csv")["metric"]) == set(METRIC_NAMES) - undefined
-    text = (tmp_path / "new/report/summary.md").read_text()
-    for link in re.findall(r"\]\((.*?)\)", text):
-        assert (tmp_path / "new/report" / link).is_file()
-    row = next(line for line in text.splitlines() if line.startswith("| Fine-tuning"))
-    assert row.split(" | ")[1] == "77.50 ± 31.77"  # 12.7062 × 0.025
-    assert "| 2.50 | 1.50 | 200 | 3,200 | 3,200 | 3,000 | 1,000 | 2.0 kB | – |" in text
-
-
-def test_report_again_replaces_its_own_files_only(tmp_path: Path) -> None:
-    first = write_report(Results([record("lwf"), record("lwf", sequence_label="split-mnist")]), tmp_path)
-    mine = tmp_path / "figures" / "mine-accuracy-matrix.png"
-    mine.write_text("my own")
-    before = {path: path.read_bytes() for path in first}
-    second = write_report(Results([record("lwf")]), tmp_path)
-    assert set(second) < set(first)
-    assert {path for path in first if path.exists()} == set(second)
-    assert mine.read_text() == "my own"
-    for path in second:
-        if path.parent.name == "figures":  # the same data gives the same bytes, without a date
-            assert path.read_bytes() == before[path]
-
-
-def test_report_refuses_folders_it_cannot_write(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(UsageError, match=f"cannot write the report to {folder}: .*--out"):
-            write_report(Results([record("lwf")]), folder)
-
-
-def test_text_from_records_is_plain_in_markdown_and_latex(tmp_path: Path) -> None:
-    results = Results([record(HOSTILE), record("lwf"), record(HOSTILE, 1, error=f"| {HOSTILE}\nmore")])
-    write_report(results, tmp_path)
-    html = MarkdownIt().enable("table").render((tmp_path / "summary.md").read_text())
-    assert "<script" not in html
-    assert "<a " not in html
-    assert "<em>" not in html
-    cells = re.findall(r"<td>(.*?)</td>", html)
-    assert [unescape(cell) for cell in cells].count(HOSTILE) == 2  # metrics and costs
-    # two tables and their headings' best, sentences on them, a warning, a failure, and a command in its fence
-    assert html.count("alert(1)") == html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 4
-    columns = {row.count("<td") for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL) if "alert(1)" in row}
-    assert columns == {1 + 5 + 2, 1 + 9}  # metrics defined, seeds, failed; costs
-
-    latex = (tmp_path / "summary.tex").read_text()
-    row = next(line for line in latex.splitlines() if line.startswith("a"))
-    assert row.startswith(
-        r"a\textbar{}b\_c{*}\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}\$x\$ "
-        r"\textbackslash{}input\{/etc/passwd\} {[}d{]}(e) \#1 100\% \textasciitilde{}\textasciicircum{}\&\{`f` & "
-    )
-    assert r"\input" not in latex
-
-
-def test_only_failed_runs_make_a_report_without_figures(tmp_path: Path) -> None:
-    results = Results([record("lwf", error="out of memory")])
-    paths = write_report(results, tmp_path)
-    assert {path.name for path in paths} == TABLES
-    assert pd.read_csv(tmp_path / "summary.csv").empty
-    assert "out of memory" in (tmp_path / "summary.md").read_text()
-
-
-def test_one_seed_has_no_intervals(tmp_path: Path) -> None:
-    results = Results([record("lwf")])
-    write_report(results, tmp_path)
-    text = (tmp_path / "summary.md").read_text()
-    assert "One seed: there are no intervals" in text
-    assert "| LwF | 90.00 | 90.00 | 90.00 | 0.00 |" in text
-    assert results.summary()[["std", "ci_low", "ci_high"]].isna().all(axis=None)
-
-
-# Terminal
-
-
-def test_terminal_table_fits_eighty_columns() -> None:
-    results = Results([*three_methods(), record("lwf@temperature=4@weight=2@scope=joined@scale_t2=true")])
-    out = io.StringIO()
-    Console(file=out, width=80).print(terminal_table(results, results.comparisons[0]))
-    lines = out.getvalue().splitlines()
-    assert max(map(len, lines)) <= 80
-    assert any(re.search(r"finetune +77\.50 ± 31\.77 +30\.00 ± 127\.06 +2", line) for line in lines)
-
-
-def test_tables_in_a_pipe_are_plain_and_unfolded(capsys: pytest.CaptureFixture[str]) -> None:
-    long = "lwf@temperature=4@weight=2@scope=joined@reduction=mean@scale_t2=true"
-    records = [record(long), record(long, device="cuda"), record("lwf", 1, error="failed")]
-    records.append(record("lwf", sequence_label="[bold]mine"))
-    print_tables(Results(records))
-    out = capsys.readouterr().out
-    assert f"{long} [device=cuda]" in out
-    assert "[bold]mine, task scenario, mlp" in out
-    assert "\x1b" not in out
-    assert re.search(r"lwf \[device=cpu\] +– +– +0 +1", out)
-
-
-@given(st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" <>&;#[]()|`*_\\!~$=-a1"), max_size=30))
-def test_any_text_reads_in_a_markdown_table_as_it_is(text: str) -> None:
-    plain = " ".join(text.split())
-    html = (
-        MarkdownIt()
-        .enable(["table", "strikethrough"])
-        .render("\n".join(markdown_table([["a"], [escape_markdown(text)]])))
-    )
-    assert [unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", html, re.DOTALL)] == [plain]

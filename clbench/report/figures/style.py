@@ -1,0 +1,136 @@
+"""How figures look: Matplotlib's settings, a colour, marker and line for each method, and text that fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
+from clbench.results import names
+
+Styles = Mapping[str, Mapping[str, Any]]  # by label: colour, marker, line style and title, as Axes.plot takes them
+Width = Literal["column", "page"]
+WIDTHS: Mapping[str, float] = {"column": 3.4, "page": 7.0}  # inches
+
+COLOURS = (
+    *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#8c5109", "#7f7f7f", "#332288", "#882255"),
+)  # after Okabe & Ito: told apart by the colour-blind too
+MARKERS: tuple[Any, ...] = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", (4, 1, 0), "d", "p", "h", (3, 1, 0))
+LINES = ("-", "--", "-.", ":")  # with a marker each: 60 pairs before one comes again, so that grey will do
+LAST_CHOICE = 5  # the first so many styles belong to the core methods, and are given to others last
+
+SETTINGS: Any = {  # Matplotlib's rcParams; its stubs want literal names
+    "axes.axisbelow": True,
+    "axes.edgecolor": "0.15",
+    "axes.grid": True,
+    "axes.labelcolor": "0.15",
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 8,
+    "figure.constrained_layout.h_pad": 0.04,
+    "figure.constrained_layout.w_pad": 0.04,
+    "figure.constrained_layout.wspace": 0.03,
+    "figure.titlesize": 8,
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"],  # one width, for SVG elsewhere
+    "font.size": 8,
+    "grid.color": "0.92",
+    "grid.linestyle": "-",
+    "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.6,
+    "legend.columnspacing": 1.2,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.8,  # so that a pattern of dashes shows
+    "lines.solid_capstyle": "round",
+    "pdf.fonttype": 42,  # text stays text, in a font that publishers accept
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "clbench",  # the same names in every file
+    "text.color": "0.15",
+    "text.usetex": False,
+    "xtick.color": "0.15",
+    "xtick.labelsize": 7,
+    "xtick.major.size": 3,
+    "xtick.major.width": 0.8,
+    "ytick.color": "0.15",
+    "ytick.labelsize": 7,
+    "ytick.major.size": 3,
+    "ytick.major.width": 0.8,
+}
+
+
+def styles_of(labels: Sequence[str], titles: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Give each label a colour, marker and line that no other has, and its title (default: the label).
+
+    A built-in method has its own in every report, as has a variant of one that stands alone; any other label gets what
+    is free, with a new colour and marker as long as there are any.
+    """
+    return {
+        label: {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": LINES[number % len(LINES)],
+            "label": plain((titles or {}).get(label, label)),
+        }
+        for label, number in _numbers_of_styles(tuple(labels)).items()
+    }
+
+
+@cache
+def _numbers_of_styles(labels: tuple[str, ...]) -> dict[str, int]:
+    known, chosen = names.known(), dict[str, int]()
+    for name_of in (str, lambda label: label.split("@")[0].split(" [")[0]):  # methods as they are first, then variants
+        for label in labels:
+            name = name_of(label)
+            if label not in chosen and name in known and known.index(name) not in chosen.values():
+                chosen[label] = known.index(name)
+    for label in labels:
+        if label not in chosen:
+            chosen[label] = _free(set(chosen.values()))
+    return {label: chosen[label] for label in labels}
+
+
+def _free(taken: set[int]) -> int:
+    """Return the number of a style unlike those taken: with a new colour and marker, else a new marker, else new."""
+    numbers = [*range(LAST_CHOICE, len(MARKERS) * len(LINES)), *range(LAST_CHOICE)]
+    colours, markers = {number % len(COLOURS) for number in taken}, {number % len(MARKERS) for number in taken}
+    with_marker = [number for number in numbers if number % len(MARKERS) not in markers]
+    with_both = [number for number in with_marker if number % len(COLOURS) not in colours]
+    free = [number for number in numbers if number not in taken]
+    return next(iter([*with_both, *with_marker, *free]), len(taken))
+
+
+def plain(label: str) -> str:
+    """Return a label that Matplotlib shows as it is: no mathematics, not hidden from legends."""
+    text = label.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def wrap(text: str, width: int) -> str:
+    """Break plain text into lines of at most `width` characters, behind a space or a sign where there is one.
+
+    Best before a bracket or behind a comma.
+    """
+    lines, rest = [], " ".join(text.split())
+    while len(rest) > width:
+        at = max(rest.rfind(" (", 0, width), rest.rfind(", ", 0, width), rest.rfind("; ", 0, width)) + 1
+        if at < 4:
+            at = max(rest.rfind(separator, 0, width) for separator in " ,@=") + 1 or width
+        at -= rest[:at].endswith("\\")  # which belongs to the next character
+        lines.append(rest[:at].rstrip())
+        rest = rest[at:].lstrip()
+    return " " * text.startswith(" ") + "\n".join([*lines, rest])
+
+
+def wrapped(styles: Styles, width: int) -> Styles:
+    """Return styles whose titles are broken into lines of at most `width` characters."""
+    return {label: {**style, "label": wrap(str(style["label"]), width)} for label, style in styles.items()}
+
+
+def characters(inches: float, size: float = 8) -> int:
+    """Return how many characters of a size in points fit into a width, as a rule."""
+    return max(4, math.floor(inches * 72 / (0.62 * size)))

@@ -1,0 +1,73 @@
+"""How figures are laid out, whatever is in them: nothing is cut off, and text is as large everywhere."""
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+from made_up import HOSTILE, LWF, N, record
+from matplotlib import image
+from test_plots import within_tasks
+
+from clbench.errors import UsageError
+from clbench.report.figures.kinds import FIGURES
+from clbench.report.figures.single import draw
+from clbench.report.figures.style import WIDTHS
+from clbench.results import names
+from clbench.results.frames import Results
+
+LONG = "x" * 200
+ODD = {
+    "one seed": [record("lwf"), record("finetune")],
+    "one task": [record(label, seed, [[N], [0.9]]) for seed in (0, 1) for label in ("lwf", "finetune")],
+    "nothing measured": [record("lwf", seed, [[N, N]] * 3) for seed in (0, 1)],
+    "only the last row": [record("joint", seed, [[N, N], [N, N], [1, 1]]) for seed in (0, 1)],
+    "odd labels": [record(HOSTILE), record("_hidden"), record(LONG)],
+    "an odd baseline": [record(f"finetune@{HOSTILE}", seed) for seed in (0, 1)] + [record("lwf"), record("lwf", 1)],
+    "twenty tasks": [record(label, R=[[0.5] * 20] * 21) for label in ("lwf", "finetune")],
+    "many methods": [record(label, seed, LWF[seed]) for label in [*names.known(), "mine"] for seed in (0, 1)],
+    "curves": within_tasks(),
+    "ranks": [record(label, sequence_label=f"s{i}") for i in range(5) for label in (HOSTILE, "lwf" * 40)],
+}
+WIDE = ("odd labels", "many methods")  # on a page too
+
+
+@pytest.mark.parametrize(("odd", "width"), [*((odd, "column") for odd in ODD), *((odd, "page") for odd in WIDE)])
+def test_odd_results_are_drawn_and_nothing_is_cut_off(odd: str, width: Any) -> None:
+    results = Results(ODD[odd])
+    drawn = 0
+    for kind, what in FIGURES.items():
+        if odd == "ranks" and not what.of_scenario:
+            continue
+        try:
+            shown = draw(kind, results, width=width)
+        except UsageError:
+            continue
+        drawn += 1
+        buffer = io.BytesIO()
+        shown.savefig(buffer, dpi=100)
+        buffer.seek(0)
+        pixels = image.imread(buffer)[..., :3]
+        assert pixels.min() < 0.5, kind  # something is drawn
+        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+            assert edge.min() == 1, kind
+        assert pixels.shape[1] <= 100 * WIDTHS[width] + 1
+        sizes = {text.get_fontsize() for text in shown.findobj(mpl.text.Text) if text.get_text().strip()}
+        assert 7 <= min(sizes) <= max(sizes) <= 9, kind
+        assert " ".join(shown.get_suptitle().split()).startswith(what.title)
+    assert drawn >= (1 if odd == "ranks" else 5)
+
+
+def test_forgetting_of_many_goes_over_rows_that_hold_every_task_once() -> None:
+    R = [[0.5] * 20] * 21
+    drawn = draw("forgetting-by-task", Results([record(f"m{i}", R=R) for i in range(14)]), width="column")
+    shown = [x for axes in drawn.axes for x in range(1, 21) if axes.get_xlim()[0] < x < axes.get_xlim()[1]]
+    assert shown == list(range(1, 21))
+
+
+def test_legends_show_labels_as_they_are_and_one_seed_is_said() -> None:
+    drawn = draw("average-accuracy", Results([record("a$x$_b"), record("_hidden")]))
+    shown = [text.get_text().replace(r"\$", "$").strip() for text in drawn.legends[0].get_texts()]
+    assert sorted(shown) == ["_hidden", "a$x$_b"]
+    assert "split-digits, task scenario, mlp" in " ".join(drawn.get_suptitle().split())
+    assert "no intervals" in drawn.get_suptitle()

@@ -1,0 +1,225 @@
+"""What stands in figures, checked through their artists against numbers worked out by hand."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import JOINT, LWF, T2, N, record, three_methods
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from clbench.report.figures import plots
+from clbench.report.figures.single import draw
+from clbench.results.analysis import Ranks
+from clbench.results.frames import Results
+from clbench.results.groups import Curves
+from clbench.results.record import RunRecord
+
+
+def within_tasks() -> list[RunRecord]:
+    """Two updates' worth of points a task; task 1 falls to 40 % right after the switch, and mends."""
+    records = []
+    for seed, late in enumerate((0.8, 0.9)):
+        first = {"updates": [50, 100], "task_aware": [[0.5, N], [0.9, N]], "task_agnostic": [[0.2, N], [0.4, N]]}
+        second = {"updates": [50, 100], "task_aware": [[0.4, 0.6], [late, 0.7]], "task_agnostic": [[0.1, 0.2]] * 2}
+        R = [[N, N], [0.9, N], [late, 0.7]]
+        records += [record(label, seed, R, curves=[first, second]) for label in ("lwf", "finetune")]
+    return records
+
+
+@cache
+def three(kind: str) -> Figure:
+    """Draw a figure of three methods, once for all tests that look at it."""
+    drawn = draw(kind, Results(three_methods()))
+    drawn.draw_without_rendering()
+    return drawn
+
+
+def lines(axes: Any) -> dict[str, np.ndarray]:
+    shown = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    return {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in shown}
+
+
+def centres(axes: Any) -> dict[str, tuple[float, float]]:
+    return {bar.get_label(): tuple(bar[0].get_xydata()[0]) for bar in axes.containers}
+
+
+def ends(bar: Any, axis: int) -> tuple[float, float]:
+    """Return where an interval's bar begins and ends, along x or y."""
+    segment = bar[2][0].get_segments()[0]
+    return segment[:, axis].min(), segment[:, axis].max()
+
+
+def test_matrix_shows_means() -> None:
+    drawn = three("accuracy-matrix")
+    panels = {axes.get_title(): axes for axes in drawn.axes if axes.images}
+    assert set(panels) == {"Fine-tuning", "Joint training", "LwF"}
+    cells = panels["Fine-tuning"].images[0].get_array()
+    assert cells is not None
+    np.testing.assert_allclose(np.ma.filled(cells, np.nan), [[95, np.nan], [65, 90]])
+    assert [text.get_text() for text in panels["Fine-tuning"].texts] == ["95.0", "65.0", "90.0"]
+    assert [text.get_text() for text in panels["Fine-tuning"].get_yticklabels()] == ["1", "2"]
+    assert "2 seeds" in drawn.get_suptitle()
+
+
+def test_matrix_shows_row_zero_where_measured() -> None:
+    axes = plots.draw_matrix(np.array([[0.2, 0.4], [0.9, 0.4], [0.8, 0.9]]), Figure().subplots())
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["before", "1", "2"]
+
+
+def test_accuracy_by_task_shows_each_over_training() -> None:
+    first, second = three("accuracy-by-task").axes
+    np.testing.assert_allclose(lines(first)["Fine-tuning"], [np.nan, 95, 65])
+    np.testing.assert_allclose(lines(first)["LwF"], [np.nan, 95, 90])
+    np.testing.assert_allclose(lines(second)["Fine-tuning"], [np.nan, np.nan, 90])
+    band = next(artist for artist in first.collections if isinstance(artist, PolyCollection))
+    half = 100 * T2 * 0.15  # task 1 at the end: 0.5 and 0.8
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((65 - half, 65 + half), abs=0.01)
+
+
+def test_average_accuracy_is_of_tasks_so_far() -> None:
+    (axes,) = three("average-accuracy").axes
+    np.testing.assert_allclose(lines(axes)["Fine-tuning"], [np.nan, 95, 77.5])
+    np.testing.assert_allclose(lines(axes)["Joint training"], [np.nan, 95, 100])
+
+
+def test_one_seed_has_no_bands() -> None:
+    axes = plots.draw_average({"lwf": np.array(LWF[:1], dtype=float)}, Figure().subplots())
+    assert not axes.collections
+
+
+def test_forgetting_shows_tasks_and_mean() -> None:
+    R = np.array([[N, N, N], [0.8, N, N], [0.9, 0.8, N], [0.7, 0.85, 0.9]], dtype=float)
+    axes = plots.draw_forgetting({"lwf": np.stack([R, R])}, Figure().subplots())
+    np.testing.assert_allclose(axes.containers[0][0].get_ydata(), [20, -5, 7.5])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "mean"]
+
+
+def test_stability_shows_means_and_seeds() -> None:
+    (axes,) = three("stability-plasticity").axes
+    assert centres(axes)["Fine-tuning"] == pytest.approx((92.5, 70))
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[95, 60], [90, 80]])
+
+
+def test_iso_lines_join_points_of_equal_mean() -> None:
+    (axes,) = three("stability-plasticity").axes
+    dashed = [line for line in axes.lines if line.get_color() == "0.8"]
+    assert len(dashed) > 2
+    for line, text in zip(dashed, axes.texts, strict=True):
+        np.testing.assert_allclose(line.get_xydata().mean(axis=1), float(text.get_text()))
+
+
+def test_stability_beyond_a_hundred_is_in_sight() -> None:
+    R = np.array([[[N, N], [0.5, N], [0.9, 0.9]]], dtype=float)
+    axes = plots.draw_stability({"lwf": R}, Figure().subplots())
+    (point,) = axes.containers[0][0].get_xydata()
+    assert point == pytest.approx([70, 140])
+    assert axes.viewLim.contains(*point)
+
+
+def test_accuracy_against_seconds_and_memory() -> None:
+    cheap = [record("lwf", seed, LWF[seed], peak_memory_bytes=20_000_000 + seed * 2_000_000) for seed in (0, 1)]
+    dear = {"seconds": {"train": [20.0, 30.0], "evaluate": [1.0] * 3}, "peak_memory_bytes": 50_000_000}
+    results = Results([*cheap, *(record("joint", seed, JOINT[seed], **dear) for seed in (0, 1))])
+    seconds, memory = draw("accuracy-cost", results).axes
+    assert centres(seconds) == {"Joint training": pytest.approx((50, 100)), "LwF": pytest.approx((2.5, 87.5))}
+    assert centres(memory)["LwF"] == pytest.approx((21, 87.5))
+    assert "MB" in memory.get_xlabel()
+    half = 100 * T2 * 0.025  # 0.90 and 0.85
+    lwf = next(bar for bar in seconds.containers if bar.get_label() == "LwF")
+    assert ends(lwf, 1) == pytest.approx((87.5 - half, 87.5 + half), abs=0.01)
+    assert (seconds.get_xscale(), memory.get_xscale()) == ("log", "linear")  # 20-fold, 2.4-fold
+
+
+def test_costs_that_were_not_recorded_have_no_panel() -> None:
+    (axes,) = three("accuracy-cost").axes
+    assert "training time" in axes.get_xlabel()
+
+
+def test_forest_plot_shows_differences_and_which_are_decided() -> None:
+    frame = pd.DataFrame(
+        {
+            "label": ["lwf", "joint", "mine"],
+            "difference": [0.1, -0.02, 0.3],
+            "ci_low": [0.05, -0.06, np.nan],
+            "ci_high": [0.15, 0.02, np.nan],
+            "p_holm": [0.01, 0.5, np.nan],
+        }
+    )
+    axes = plots.draw_differences(frame, Figure().subplots())
+    points = [bar[0] for bar in axes.containers]
+    np.testing.assert_allclose([point.get_xdata()[0] for point in points], [10, -2, 30])
+    assert [point.get_ydata()[0] for point in points] == [0, 1, 2]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["lwf", "joint", "mine"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first at the top
+    filled = [to_hex(point.get_markerfacecolor()) != "#ffffff" for point in points]
+    assert filled == [True, False, False]
+    assert ends(axes.containers[0], 0) == pytest.approx((5, 15))
+    assert not axes.containers[2][2]  # no interval
+    assert 0 in axes.lines[0].get_xdata()
+
+
+def test_differences_are_to_the_baseline_in_both_metrics() -> None:
+    accuracy, forgetting = three("differences").axes
+    assert accuracy.get_title().startswith("average accuracy")
+    assert forgetting.get_title().startswith("forgetting")
+    # joint is 0.25, 0.2 above fine-tuning; LwF 0.15, 0.05
+    assert centres(accuracy) == {"Joint training": pytest.approx((22.5, 0)), "LwF": pytest.approx((10, 1))}
+    half = 100 * T2 * 0.025
+    assert ends(accuracy.containers[0], 0) == pytest.approx((22.5 - half, 22.5 + half), abs=0.01)
+    # it forgets 0.5, 0.2 less; LwF 0.4, 0.1
+    assert centres(forgetting) == {"Joint training": pytest.approx((-35, 0)), "LwF": pytest.approx((-25, 1))}
+    assert all("Fine-tuning" in axes.get_xlabel() for axes in (accuracy, forgetting))
+
+
+def test_ranks_stand_at_their_places_and_bars_join_what_is_close() -> None:
+    ranks = Ranks("task", ["a", "b", "c", "d"], np.array([3.0, 1.2, 2.0, 3.8]), 1.0, 0.01, 6)
+    axes = plots.draw_ranks(ranks, Figure().subplots())
+    markers = [line for line in axes.lines if line.get_label() in "abcd"]
+    assert {line.get_label(): line.get_xdata()[0] for line in markers} == {"a": 3.0, "b": 1.2, "c": 2.0, "d": 3.8}
+    bars = sorted(tuple(line.get_xdata()) for line in axes.lines if line.get_gid() == "clique")
+    # c and b differ by 0.8, a and c by 1.0, d and a by 0.8: no three are within 1.0
+    np.testing.assert_allclose(bars, [(1.16, 2.04), (1.96, 3.04), (2.96, 3.84)])
+    names = ["b (1.20)", "c (2.00)", "a (3.00)", "d (3.80)"]
+    assert [text.get_text() for text in axes.texts] == [*names, "critical difference 1.00"]
+
+
+def test_bars_within_bars_are_not_drawn() -> None:
+    ranks = Ranks("task", ["a", "b", "c"], np.array([1.5, 2.0, 2.5]), 1.2, 0.2, 6)
+    axes = plots.draw_ranks(ranks, Figure().subplots())
+    assert sum(line.get_gid() == "clique" for line in axes.lines) == 1
+
+
+def test_ranks_of_results() -> None:
+    records = [one for i in range(5) for one in three_methods(sequence_label=f"sequence-{i}")]
+    (axes,) = (drawn := draw("ranks", Results(records))).axes
+    places = {str(line.get_label()): line.get_xdata()[0] for line in axes.lines}
+    assert (places["Joint training"], places["LwF"], places["Fine-tuning"]) == (1, 2, 3)
+    assert "5 task sequences" in drawn.get_suptitle()
+
+
+def test_within_task_curves_show_the_gap() -> None:
+    records = within_tasks()
+    for one in records:
+        if one.spec["label"] == "finetune":  # takes three times as many updates
+            one.curves[:] = [{**task, "updates": [3 * n for n in task["updates"]]} for task in one.curves or ()]
+            one.updates[:] = [300, 300]
+    panels = {axes.get_title(): axes for axes in draw("within-task-curves", Results(records)).axes}
+    assert {title: axes.get_xlim()[1] for title, axes in panels.items()} == {"Fine-tuning": 600, "LwF": 200}
+    axes = panels["LwF"]
+    np.testing.assert_allclose(lines(axes)["task 1"], [50, 90, 40, 85])
+    np.testing.assert_allclose(lines(axes)["task 2"], [np.nan, np.nan, 60, 70])
+    (first,) = [line for line in axes.lines if line.get_label() == "task 1"]
+    np.testing.assert_allclose(first.get_xdata(), [50, 100, 150, 200])
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [100]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(85 + 100 * T2 * 0.05, abs=0.01)
+
+
+def test_switches_are_where_the_next_task_begins() -> None:
+    curves = Curves(np.array([10.0, 20, 30, 40, 50]), np.array([1.0, 1, 2, 3, 3]), np.zeros((1, 5, 3)))
+    assert plots.switches(curves).tolist() == [20, 30]

@@ -1,0 +1,70 @@
+"""Single figures, as Python users ask for them."""
+
+import matplotlib as mpl
+import pytest
+from made_up import record, three_methods
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from test_plots import within_tasks
+
+from clbench.errors import UsageError
+from clbench.report.figures.single import Plots, draw
+from clbench.results.frames import Results
+from clbench.results.record import RunRecord
+
+
+def on_sequences(count: int) -> list[RunRecord]:
+    return [one for i in range(count) for one in three_methods(sequence_label=f"sequence-{i}")]
+
+
+def test_drawing_leaves_no_global_state() -> None:
+    before = dict(mpl.rcParams)
+    plot = Plots(Results(three_methods()))
+    for shown in (plot.average_accuracy(), plot.accuracy_matrix(), plot.forgetting().figure):  # as a notebook does
+        assert shown._repr_png_().startswith(b"\x89PNG")
+    assert pyplot.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+
+
+def test_plot_draws_into_axes_of_the_caller() -> None:
+    plot = Plots(Results(on_sequences(5)))
+    for method in ("average_accuracy", "forgetting", "stability_plasticity"):
+        axes = Figure().subplots()
+        assert getattr(plot, method)(axes, sequence="sequence-0") is axes
+        assert {text.get_text() for text in axes.get_legend().get_texts()} == {"Fine-tuning", "Joint training", "LwF"}
+    axes = Figure().subplots()
+    assert plot.ranks(ax=axes) is axes
+
+
+def test_plot_returns_a_panel_per_method_task_or_metric() -> None:
+    plot = Plots(Results(within_tasks()))
+    assert [axes.get_title() for axes in plot.accuracy_matrix()] == ["Fine-tuning", "LwF"]
+    assert [axes.get_title() for axes in plot.accuracy_by_task()] == ["task 1", "task 2"]
+    assert [axes.get_title() for axes in plot.within_task_curves()] == ["Fine-tuning", "LwF"]
+    assert len(plot.accuracy_cost()) == 1
+    assert len(plot.differences()) == 2
+
+
+def test_figure_refuses_what_it_cannot_choose() -> None:
+    results = Results([record("lwf"), record("lwf", scenario="class")])
+    with pytest.raises(UsageError, match=r"2 comparisons fit: .*class scenario.*task scenario"):
+        draw("accuracy-matrix", results)
+    with pytest.raises(UsageError, match=r"no figure 'pie': choose one of accuracy-matrix"):
+        draw("pie", results)
+    with pytest.raises(UsageError, match=r"no width 'wide': choose one of column, page"):
+        draw("accuracy-matrix", results, scenario="task", width="wide")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "records"),
+    [
+        ("differences", [record("lwf")]),
+        ("differences", [record("lwf", 0), record("joint", 1)]),  # no seed in common
+        ("within-task-curves", three_methods()),
+        ("ranks", three_methods()),
+        ("ranks", on_sequences(4)),
+    ],
+)
+def test_figures_without_their_data_say_what_they_need(kind: str, records: list[RunRecord]) -> None:
+    with pytest.raises(UsageError, match=f"no figure '{kind}' of these records: it needs"):
+        draw(kind, Results(records))

@@ -1,0 +1,105 @@
+"""The folder of a report."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_up import record, three_methods
+
+from clbench.errors import UsageError
+from clbench.report.figures import files
+from clbench.report.figures.kinds import FIGURES
+from clbench.report.writer import write_report
+from clbench.results.frames import METRIC_NAMES, Results
+from clbench.results.store import Store
+
+TABLES = {"summary.csv", "runs.csv", "differences.csv", "gap_recovered.csv", "summary.md", "summary.tex"}
+TABLES |= {"methods.bib", "report.html"}
+
+
+def test_report_needs_neither_torch_nor_avalanche(tmp_path: Path) -> None:
+    """Nor Matplotlib and SciPy's statistics, for tables in the terminal."""
+    Store(tmp_path).write(record("finetune"))
+    code = """
+import sys
+from clbench.report.writer import print_tables, write_report
+from clbench.results.frames import load
+results = load(sys.argv[1])
+print_tables(results)
+assert "matplotlib" not in sys.modules and "scipy.stats" not in sys.modules
+write_report(results, sys.argv[2], formats=["svg"])
+print(sorted({"torch", "torchvision", "avalanche"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-P", "-c", code, str(tmp_path), str(tmp_path / "report")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "finetune" in done.stdout
+
+
+def test_report_writes_tables_and_figures(written: tuple[Path, set[str]]) -> None:
+    folder, names = written
+    kinds = set(FIGURES) - {"ranks", "within-task-curves"}  # there is one sequence, and no curves
+    drawn = {f"figures/split-digits-task-mlp-{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
+    assert names == {*TABLES, *drawn}
+    assert all((folder / name).stat().st_size > 0 for name in names)
+    assert not list(folder.rglob("*.tmp"))
+    assert len(pd.read_csv(folder / "runs.csv")) == 6
+    undefined = {"forward_transfer", "minimum_accuracy", "worst_case_accuracy"}  # of these runs
+    assert set(pd.read_csv(folder / "summary.csv")["metric"]) == set(METRIC_NAMES) - undefined
+
+
+def test_markdown_has_every_table_and_figure(written: tuple[Path, set[str]]) -> None:
+    text = (written[0] / "summary.md").read_text()
+    links = re.findall(r"\]\((.*?)\)", text)
+    assert len(links) == 7
+    assert all((written[0] / link).is_file() for link in links)
+    row = next(line for line in text.splitlines() if line.startswith("| Fine-tuning"))
+    assert "77.50 ± 31.77" in row.split(" | ")[1]  # 12.7062 × 0.025
+    assert "| 2.50 | 1.50 | 200 | 3,200 | 3,200 | 3,000 | 1,000 | 2.0 kB | – |" in text
+    assert "**87.50 ± 31.77**" in text
+    assert "| LwF | average accuracy | +10.00 |" in text
+
+
+def test_report_again_replaces_its_own_files_only(tmp_path: Path) -> None:
+    both = [record("lwf"), record("lwf", sequence_label="split-mnist")]
+    first = write_report(Results(both), tmp_path, formats=["svg"])
+    mine = tmp_path / "figures" / "mine-accuracy-matrix.svg"
+    mine.write_text("my own")
+    second = write_report(Results(both[:1]), tmp_path, formats=["svg"])
+    assert set(second) < set(first)
+    assert {path for path in first if path.exists()} == set(second)
+    assert mine.read_text() == "my own"
+
+
+def test_report_refuses_folders_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UsageError, match=f"cannot write the report to {folder}: .*--out"):
+            write_report(Results([record("lwf")]), folder)
+
+
+def test_only_failed_runs_make_a_report_without_figures(tmp_path: Path) -> None:
+    paths = write_report(Results([record("lwf", error="out of memory")]), tmp_path)
+    assert {path.name for path in paths} == TABLES
+    assert pd.read_csv(tmp_path / "summary.csv").empty
+    assert "out of memory" in (tmp_path / "summary.md").read_text()
+
+
+def test_one_seed_has_no_intervals(tmp_path: Path) -> None:
+    results = Results([record("lwf")])
+    write_report(results, tmp_path, formats=["svg"])
+    text = (tmp_path / "summary.md").read_text()
+    assert "One seed: there are no intervals" in text
+    assert "| LwF | 90.00 | 90.00 | 90.00 | 0.00 |" in text
+
+
+def test_ranks_of_five_sequences_stand_before_the_comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FIGURES", {"ranks": FIGURES["ranks"]})
+    rows = [one for i in range(5) for one in three_methods(sequence_label=f"s{i}")]
+    write_report(Results(rows), tmp_path, formats=["svg", "pdf"])
+    text = (tmp_path / "summary.md").read_text()
+    assert 0 < text.index("(figures/task-ranks.svg)") < text.index("## s0, task scenario, mlp")
+    assert (tmp_path / "report.html").read_text().count('src="data:image/svg+xml;base64,') == 1
