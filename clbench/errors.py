@@ -1,7 +1,5 @@
 """The errors clbench raises on purpose: each message says what, which value and what to do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 
@@ -23,12 +21,12 @@ class DivergedError(ClbenchError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint at close names, or the list of all there are."""
+    """Return the end of a message about an unknown name: a hint at close names, or the list of all there are."""
     known = list(known)
-    return close_matches(name, known) or f": choose from {', '.join(known)}"
+    return close_names(name, known) or f": choose from {', '.join(known)}"
 
 
-def close_matches(name: str, known: Iterable[str]) -> str:
-    """Return a hint at close names, empty where none is close."""
+def close_names(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the known names that are close to an unknown one, empty where none is."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
     return f", did you mean {' or '.join(close)}?" if close else ""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError, close_matches, did_you_mean
+from clbench.errors import UsageError, close_names, did_you_mean
 
 Kind = Literal["method", "sequence", "model"]
 # each kind's base class, and the package of the built-in ones
@@ -113,7 +113,7 @@ def find(kind: Kind, reference: str) -> type:
         module = _imported(kind, reference, lambda: importlib.import_module(place))
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_matches(name, public)}")
+        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
     return _checked(kind, reference, getattr(module, name))
 
 
@@ -200,7 +200,7 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     for field, value in settings.items():
         if field not in known:
             has = f"its fields are {', '.join(known)}" if known else "it has no fields"
-            raise UsageError(f"{name} has no field {field!r}{close_matches(field, known)}: {has}")
+            raise UsageError(f"{name} has no field {field!r}{close_names(field, known)}: {has}")
         is_default = type(value) is type(known[field]) and value == known[field]
         values[field] = value if is_default else _parse(f"{name}.{field}", hints[field], value)
     for field, default in known.items():
