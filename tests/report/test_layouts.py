@@ -5,9 +5,9 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from curves import within_tasks
 from made_up import HOSTILE, LWF, N, record
 from matplotlib import image
-from test_plots import within_tasks
 
 from clbench.errors import UsageError
 from clbench.report.figures.kinds import FIGURES

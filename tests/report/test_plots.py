@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from curves import within_tasks
 from made_up import JOINT, LWF, T2, N, record, three_methods
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
@@ -16,18 +17,6 @@ from clbench.report.figures.single import draw
 from clbench.results.analysis import Ranks
 from clbench.results.frames import Results
 from clbench.results.groups import Curves
-from clbench.results.record import RunRecord
-
-
-def within_tasks() -> list[RunRecord]:
-    """Two updates' worth of points a task; task 1 falls to 40 % right after the switch, and mends."""
-    records = []
-    for seed, late in enumerate((0.8, 0.9)):
-        first = {"updates": [50, 100], "task_aware": [[0.5, N], [0.9, N]], "task_agnostic": [[0.2, N], [0.4, N]]}
-        second = {"updates": [50, 100], "task_aware": [[0.4, 0.6], [late, 0.7]], "task_agnostic": [[0.1, 0.2]] * 2}
-        R = [[N, N], [0.9, N], [late, 0.7]]
-        records += [record(label, seed, R, curves=[first, second]) for label in ("lwf", "finetune")]
-    return records
 
 
 @cache

@@ -2,10 +2,10 @@
 
 import matplotlib as mpl
 import pytest
+from curves import within_tasks
 from made_up import record, three_methods
 from matplotlib import pyplot
 from matplotlib.figure import Figure
-from test_plots import within_tasks
 
 from clbench.errors import UsageError
 from clbench.report.figures.single import Plots, draw
