@@ -35,7 +35,7 @@ LIMIT = 20  # seconds that a run may take
 
 BAD_METHODS = '''
 import torch
-from clbench.method.base import Method
+from clbench.method import Method
 
 
 class Raises(Method):
@@ -43,7 +43,7 @@ class Raises(Method):
 
     name = "raises"
 
-    def start_task(self, model, task):
+    def start_task(self, task):
         if task.index == 1:
             raise ZeroDivisionError("a bug")
 
@@ -53,8 +53,8 @@ class ReturnsNaN(Method):
 
     name = "nan"
 
-    def loss(self, model, batch, criterion):
-        return criterion(model, batch) * float("nan")
+    def loss(self, step):
+        return step.cross_entropy() * float("nan")
 
 
 class Hangs(Method):
@@ -62,7 +62,7 @@ class Hangs(Method):
 
     name = "hangs"
 
-    def after_step(self, model):
+    def after_step(self, step):
         while True:
             pass
 
@@ -72,7 +72,7 @@ class AllocatesTooMuch(Method):
 
     name = "allocates"
 
-    def start_task(self, model, task):
+    def start_task(self, task):
         self.waste = torch.zeros(2**50)
 
 
@@ -81,7 +81,7 @@ class Deaf(Method):
 
     name = "deaf"
 
-    def start_task(self, model, task):
+    def start_task(self, task):
         import signal, time
 
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

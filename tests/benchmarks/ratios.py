@@ -35,7 +35,7 @@ import clbench
 from clbench.execution.environment import processor
 from clbench.execution.memory import keep_freed_memory
 from clbench.experiment import registry
-from clbench.method.schedule import Training
+from clbench.method import Training
 from clbench.sequences.permuted_rotated import PermutedMNIST
 from clbench.sequences.splits import SplitMNIST
 from clbench.sequences.tasks import Task

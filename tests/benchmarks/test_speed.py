@@ -14,9 +14,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import clbench
 from clbench.experiment import registry
-from clbench.method.base import Batch, Criterion, Run, in_chunks
-from clbench.method.schedule import Training
-from clbench.models.networks import ExpandingHeadModel
+from clbench.method import Batch, Criterion, Run, Training, in_chunks
+from clbench.models.backbones import ExpandingHeadModel
 from clbench.results.store import Store
 from clbench.sequences.splits import SplitDigits
 from clbench.testing import tiny_tasks

@@ -133,8 +133,8 @@ BAD = """
 --methods lwf@temperature=cold | lwf.temperature=cold
 --methods lwf, | an empty name
 --methods ./none.py:Mine | there is no file
---methods scratch@networks=per-task --scenario class | needs the task's name
---methods lwf --set lwf.warmup_epochs=1 --scenario domain | no block is new
+--methods replay@per_class=true@choice=reservoir | has no per_class
+--methods lwf --set training.warmup_epochs=1 --scenario domain | no block is new
 --sequence split-digit | did you mean split-digits
 --scenario tasks | did you mean task
 --scenario task,moon | unknown scenario 'moon'
@@ -307,16 +307,16 @@ def test_commands_import_nothing_heavy_that_they_do_not_need(swept: tuple[Path, 
 
 LITTLE = """
 from dataclasses import dataclass
-from clbench.method.base import Method
+from clbench.method import Method
 
 @dataclass
 class L2(Method):
     \"\"\"Fine-tuning with a pull towards zero\"\"\"
     strength: float = 0.01
 
-    def loss(self, model, batch, criterion):
-        pull = sum(p.square().sum() for p in model.backbone.parameters())
-        return criterion(model, batch) + self.strength * pull
+    def loss(self, step):
+        pull = sum(p.square().sum() for p in step.network.backbone.parameters())
+        return step.cross_entropy() + self.strength * pull
 """
 
 

@@ -11,8 +11,8 @@ import torch
 import clbench
 from clbench.errors import UsageError
 from clbench.experiment import registry
-from clbench.method.schedule import Training
-from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.method import Training
+from clbench.models.backbones import MLP, ExpandingHeadModel
 from clbench.sequences.tasks import Task
 from clbench.testing import tiny_tasks
 from clbench.training.loop import run_sequence
@@ -103,7 +103,7 @@ def test_a_checkpoint_is_read_as_data_only(tmp_path: Path, monkeypatch: pytest.M
 
 
 STATEFUL = """
-from clbench.method.base import Method
+from clbench.method import Method
 
 class Stateful(Method):
     '''Has a state'''

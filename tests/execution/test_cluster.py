@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are t
 METHODS = """
 import os, time
 from pathlib import Path
-from clbench.method.base import Method
+from clbench.method import Method
 
 HERE = Path(__file__).parent
 
 class Waits(Method):
     '''Fine-tuning; in its second task it says once which process does it, and waits to be killed'''
     name = "waits"
-    def start_task(self, model, task):
+    def start_task(self, task):
         if task.index == 1 and not (HERE / "waited").exists():
             (HERE / "waited").touch()
             (HERE / "pid").write_text(f"{os.getpid()} ")
@@ -41,7 +41,7 @@ class Waits(Method):
 class Kills(Method):
     '''Ends its process, and counts how often'''
     name = "kills"
-    def start_task(self, model, task):
+    def start_task(self, task):
         with (HERE / "kills").open("a") as file:
             file.write("x")
         os._exit(9)
@@ -49,7 +49,7 @@ class Kills(Method):
 class Says(Method):
     '''Fine-tuning that says which process does it'''
     name = "says"
-    def start_task(self, model, task):
+    def start_task(self, task):
         if task.index == 0:
             with (HERE / "says").open("a") as file:
                 file.write(f"{os.getpid()} ")
@@ -57,7 +57,7 @@ class Says(Method):
 class Sleeps(Method):
     '''Sleeps until it is told to go on'''
     name = "sleeps"
-    def start_task(self, model, task):
+    def start_task(self, task):
         (HERE / "sleeps").touch()
         while not (HERE / "go").exists():
             time.sleep(0.01)

@@ -16,7 +16,7 @@ from clbench.results.store import Store
 QUICK = {"training": {"epochs": 1}, "seeds": 2}
 METHOD = '''
 from dataclasses import dataclass
-from clbench.method.base import Method
+from clbench.method import Method
 
 @dataclass
 class Mine(Method):

@@ -17,12 +17,12 @@ from clbench.results.store import SAME
 
 SLEEPS = """
 import time
-from clbench.method.base import Method
+from clbench.method import Method
 
 class Sleeps(Method):
     '''Never comes back'''
     name = "sleeps"
-    def start_task(self, model, task):
+    def start_task(self, task):
         print("it prints, too")
         time.sleep(10_000)
 """

@@ -12,10 +12,10 @@ from made_up import record
 import clbench
 from clbench.execution.run import run_one
 from clbench.execution.sweep import prepare as plan
-from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.models.backbones import MLP, ExpandingHeadModel
 from clbench.report.tables import commands
 from clbench.results.store import RunRecord, Store
-from clbench.training.loop import weights_hash
+from clbench.training.run import weights_hash
 
 
 def run(folder: Path, methods: str = "lwf", **options: Any) -> RunRecord:
@@ -76,13 +76,13 @@ def test_saved_models_have_the_weights_of_the_record(tmp_path: Path) -> None:
 
 
 RAISES = """
-from clbench.method.base import Method
+from clbench.method import Method
 
 class Raises(Method):
     '''Raises in its third task'''
     name = "raises"
-    def after_step(self, model):
-        if model.seen == 3:
+    def after_step(self, step):
+        if step.network.seen == 3:
             raise ZeroDivisionError("a bug")
 """
 

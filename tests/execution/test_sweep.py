@@ -15,8 +15,7 @@ import clbench
 from clbench.execution import sharing
 from clbench.execution.sweep import Sweep
 from clbench.execution.sweep import prepare as plan
-from clbench.method.base import Batch, Criterion, Method
-from clbench.models.networks import ExpandingHeadModel
+from clbench.method import Method, Step
 from clbench.results.store import RunRecord, Store
 
 QUICK = {"training": {"epochs": 1}, "seeds": 2}
@@ -81,7 +80,7 @@ def test_a_damaged_record_is_kept_aside_and_run_again(content: bytes, tmp_path: 
 
 METHOD = '''
 from dataclasses import dataclass
-from clbench.method.base import Method
+from clbench.method import Method
 
 @dataclass
 class Mine(Method):
@@ -113,10 +112,10 @@ def test_a_file_in_the_working_folder_is_found_by_workers(tmp_path: Path, monkey
 class Fails(Method):
     """Raises at the second task."""
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Any:
-        if model.seen == 2:
+    def loss(self, step: Step) -> Any:
+        if step.network.seen == 2:
             raise ValueError("no such luck")
-        return criterion(model, batch)
+        return step.cross_entropy()
 
 
 def test_a_failing_run_is_a_record_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -133,12 +132,12 @@ def test_a_failing_run_is_a_record_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 FAILS_LATER = """
 from pathlib import Path
-from clbench.method.base import Method
+from clbench.method import Method
 
 class FailsLater(Method):
     '''Fails once a file is there'''
     name = "fails-later"
-    def start_task(self, model, task):
+    def start_task(self, task):
         if Path(__file__).with_name("fails").exists():
             raise ValueError
 """
@@ -179,12 +178,12 @@ def test_what_a_killed_sweep_left_behind_is_removed(tmp_path: Path, monkeypatch:
 WAITS = """
 import time
 from pathlib import Path
-from clbench.method.base import Method
+from clbench.method import Method
 
 class Waits(Method):
     '''Writes which task it starts, and waits in the second for a file'''
     name = "waits"
-    def start_task(self, model, task):
+    def start_task(self, task):
         folder = Path(__file__).parent
         with (folder / "tasks").open("a") as file:
             file.write(str(task.index))

@@ -159,18 +159,18 @@ def test_closing_stops_workers_that_are_at_work(tmp_path: Path) -> None:
 
 HANGS = """
 import time
-from clbench.method.base import Method
+from clbench.method import Method
 
 class Hangs(Method):
     '''Never comes back'''
     name = "hangs"
-    def start_task(self, model, task):
+    def start_task(self, task):
         time.sleep(10_000)
 
 class Kills(Method):
     '''Ends its process'''
     name = "kills"
-    def start_task(self, model, task):
+    def start_task(self, task):
         __import__("os")._exit(9)
 """
 

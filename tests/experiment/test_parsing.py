@@ -8,7 +8,7 @@ import pytest
 from clbench.errors import UsageError
 from clbench.experiment.parsing import parse_class_order, parse_names, parse_seeds, parse_settings
 from clbench.methods.lwf import LwF
-from clbench.models.networks import MLP
+from clbench.models.backbones import MLP
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,19 @@ import pytest
 from clbench.errors import UsageError
 from clbench.experiment import registry
 from clbench.methods.lwf import LwF
+from clbench.methods.replay import Replay
 
 METHOD = '''
 from dataclasses import dataclass
-from clbench.method.base import Method
+from clbench.method import Method
 
 @dataclass
 class Half(Method):
     """Half the loss."""
     factor: float = 0.5
 
-    def loss(self, model, batch, criterion):
-        return self.factor * criterion(model, batch)
+    def loss(self, step):
+        return self.factor * step.cross_entropy()
 
 class Undecorated(Method):
     factor: float = 0.5
@@ -58,7 +59,7 @@ def test_builtin_names() -> None:
         ("method", "./none.py:Thing", "there is no file ./none.py"),
         ("method", "no.such.module:Thing", "cannot be imported: ModuleNotFoundError"),
         ("method", "clbench.methods.lwf:LFW", "defines no LFW, did you mean LwF"),
-        ("method", "clbench.models.networks:MLP", "is no method"),
+        ("method", "clbench.models.backbones:MLP", "is no method"),
     ],
 )
 def test_unknown_references(kind: registry.Kind, reference: str, message: str) -> None:
@@ -118,12 +119,13 @@ def test_an_entry_point_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_from_text() -> None:
-    method = registry.configure(
-        "lwf", LwF, {"temperature": "4", "scale_t2": "true", "scope": "joined", "warmup_epochs": "2"}
-    )
-    assert method == LwF(temperature=4.0, scale_t2=True, scope="joined", warmup_epochs=2)
-    assert registry.label("lwf", method) == "lwf@temperature=4@scope=joined@scale_t2=true@warmup_epochs=2"
+    method = registry.configure("lwf", LwF, {"temperature": "4", "scale_t2": "true", "scope": "joined"})
+    assert method == LwF(temperature=4.0, scale_t2=True, scope="joined")
+    assert registry.label("lwf", method) == "lwf@temperature=4@scope=joined@scale_t2=true"
     assert registry.label("lwf", LwF()) == "lwf"
+    assert registry.configure("replay", Replay, {"images": "2"}).images == 2
+    with pytest.raises(UsageError, match="integer"):
+        registry.configure("replay", Replay, {"images": 1.5})
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,6 @@ def test_settings_from_text() -> None:
         ("temperature", "warm", "lwf.temperature=warm"),
         ("temperature", True, "a number or name is needed"),
         ("weight", -1, "greater than or equal to 0"),
-        ("warmup_epochs", 1.5, "integer"),
         ("scope", "all", "'auto', 'per-task', 'joined' or 'padded'"),
         ("scale_t2", "maybe", "boolean"),
     ],

@@ -14,8 +14,9 @@ from clbench.cli.app import app
 from clbench.errors import UsageError
 from clbench.execution.sweep import prepare
 from clbench.experiment import presets
+from clbench.report.commands import commands
 from clbench.report.page import render
-from clbench.report.tables import Choices, Tables, commands
+from clbench.report.tables import Choices, Tables
 from clbench.results.frames import Results
 from clbench.results.store import Store
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision.datasets
 from asking import prepared as plan
-from test_data import make_cifar, make_mnist
+from made_up_data import make_cifar, make_mnist
 from torch import Tensor
 from typer.testing import CliRunner
 
