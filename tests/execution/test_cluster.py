@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import prepared as plan
 from processes import LONG, command, until
 
 import clbench
 from clbench.errors import ClbenchError, UsageError
 from clbench.execution import cluster, remote
-from clbench.execution.sweep import prepare as plan
 from clbench.results.store import SAME, Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by Linux's /proc")

@@ -8,10 +8,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from asking import prepared as plan
 
 from clbench.execution.memory import keep_freed_memory
 from clbench.execution.run import run_one
-from clbench.execution.sweep import prepare as plan
 
 
 def test_peak_memory_is_the_runs_own(tmp_path: Path) -> None:

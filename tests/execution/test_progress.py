@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from asking import prepared as plan
 from made_up import record
 from rich.console import Console
 
 from clbench.execution.progress import Progress
-from clbench.execution.sweep import prepare as plan
 from clbench.results.store import RunRecord
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import sklearn.datasets
+from asking import prepared as plan
 
 from clbench.data import datasets
 from clbench.execution import remote
 from clbench.execution.remote import run_there
-from clbench.execution.sweep import prepare as plan
 from clbench.results.store import SAME
 
 SLEEPS = """

@@ -7,13 +7,14 @@ from typing import Any
 import joblib
 import pytest
 import torch
+from asking import prepared as plan
 from made_up import record
 
 import clbench
 from clbench.execution.run import run_one
-from clbench.execution.sweep import prepare as plan
-from clbench.models.backbones import MLP, ExpandingHeadModel
-from clbench.report.tables import commands
+from clbench.models import ExpandingHeadModel
+from clbench.models.backbones import MLP
+from clbench.report.commands import commands
 from clbench.results.store import RunRecord, Store
 from clbench.training.run import weights_hash
 
@@ -64,12 +65,13 @@ def test_saved_models_have_the_weights_of_the_record(tmp_path: Path) -> None:
     paths = sorted((tmp_path / "models" / record.key).iterdir())
     assert [path.name for path in paths] == [f"task-{t}.pt" for t in range(1, 6)]
     saved = [torch.load(path, weights_only=True) for path in paths]
-    assert [len(state["widths"]) for state in saved] == [1, 2, 3, 4, 5]
+    blocks = [[name for name in state["state_dict"] if name.startswith("head.")] for state in saved]
+    assert [len(names) for names in blocks] == [2, 4, 6, 8, 10]  # weights and biases
     model = ExpandingHeadModel(MLP(), (1, 8, 8), 0)
-    for width in saved[-1]["widths"]:
-        model.expand(width)
+    for _ in range(5):
+        model.expand(2)
     model.load_state_dict(saved[-1]["state_dict"])
-    assert weights_hash(model) == record.weights_hash
+    assert weights_hash(model.state_dict()) == record.weights_hash
     assert plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path, save_models=True).missing == []
     run(tmp_path / "second")
     assert len(plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path / "second", save_models=True).missing) == 1

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import prepared as plan
 from filelock import FileLock
 from processes import command, until
 
 import clbench
 from clbench.execution import sharing
 from clbench.execution.sweep import Sweep
-from clbench.execution.sweep import prepare as plan
 from clbench.method import Method, Step
 from clbench.results.store import RunRecord, Store
 

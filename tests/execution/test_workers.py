@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import prepared as plan
 from made_up import record
 from processes import all_end, children, command, until
 
 from clbench.errors import ClbenchError
 from clbench.execution import workers
-from clbench.execution.sweep import prepare as plan
 from clbench.execution.workers import DIED, run_jobs
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
