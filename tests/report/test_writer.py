@@ -21,7 +21,7 @@ TABLES |= {"methods.bib", "report.html"}
 
 
 def test_report_needs_neither_torch_nor_avalanche(tmp_path: Path) -> None:
-    """Nor Matplotlib and SciPy's statistics, for tables in the terminal."""
+    """Nor Matplotlib and SciPy's statistics, for tables in the terminal; its figures are those of another process."""
     Store(tmp_path).write(record("finetune"))
     code = """
 import sys
@@ -37,6 +37,10 @@ print(sorted({"torch", "torchvision", "avalanche"} & set(sys.modules)))
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "finetune" in done.stdout
+    again = write_report(Results.load(tmp_path), tmp_path / "again", formats=["svg"])
+    drawn = [path for path in again if path.suffix == ".svg"]
+    assert len(drawn) == 6
+    assert all((tmp_path / "report/figures" / path.name).read_bytes() == path.read_bytes() for path in drawn)
 
 
 def test_report_writes_tables_and_figures(written: tuple[Path, set[str]]) -> None:

@@ -6,13 +6,18 @@ of the file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
     from clbench.results.frames import Results
 
 DPI = 144  # of pixel images
-FIGURES_PER_WORKER = 10  # at least; a worker process takes as long to start as it takes to draw five
 FORMATS: Mapping[str, Mapping[str, Any]] = {  # options of savefig; no dates, so that the same data gives the same bytes
     "png": {},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -103,17 +107,15 @@ class FigureFolder:
         """
         self._remove_old()
         missing = [figure for figure in self._figures if not self._is_ready(figure)]
-        workers = max(1, min(joblib.cpu_count(), len(missing) // FIGURES_PER_WORKER))
-        drawn = joblib.Parallel(workers, return_as="generator")(
-            joblib.delayed(_draw)(figure.kind, figure.subject, self.width, self.formats) for figure in missing
-        )
-        for figure, contents in zip(missing, drawn, strict=True):
-            for path, content in zip(self._paths(figure), contents, strict=True):
-                if path.exists() and not self._is_ours(path):
-                    _set_aside(path)
-                write(path, content)
-                self._made[path.name] = {"figure": figure.fingerprint, "file": _hash(content)}
-            self._write_list()
+        tasks = [(figure.kind, figure.subject, self.width, self.formats) for figure in missing]
+        with _mapping(len(tasks)) as each:
+            for figure, contents in zip(missing, each(_draw, tasks), strict=True):
+                for path, content in zip(self._paths(figure), contents, strict=True):
+                    if path.exists() and not self._is_ours(path):
+                        _set_aside(path)
+                    write(path, content)
+                    self._made[path.name] = {"figure": figure.fingerprint, "file": _hash(content)}
+                self._write_list()
         return self.ready()
 
     def _paths(self, figure: _Planned) -> list[Path]:
@@ -175,12 +177,29 @@ def _stems(keys: Sequence[Place]) -> dict[Place, str]:
     return stems
 
 
-def _draw(kind: str, subject: Subject, width: Width | None, formats: Sequence[str]) -> list[bytes]:
+@contextlib.contextmanager
+def _mapping(count: int) -> Iterator[Callable[..., Iterator[list[bytes]]]]:
+    """Return a `map` that works in copies of this process: on Linux, and where no other thread would be cut off.
+
+    Elsewhere it works in this one: new processes would take longer to start than most reports to draw.
+    """
+    if count > 1 and sys.platform == "linux" and threading.active_count() == 1:
+        from clbench.report.figures import layouts  # noqa: F401  # once, and not in each copy
+
+        copies = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(min(count, joblib.cpu_count()), copies) as pool:
+            yield pool.map
+    else:
+        yield map
+
+
+def _draw(task: tuple[str, Subject, Width | None, Sequence[str]]) -> list[bytes]:
     """Draw a figure, and return its file in each of the formats."""
     from matplotlib import rc_context  # here: tables and page are written before the first figure is drawn
 
     from clbench.report.figures.layouts import lay_out
 
+    kind, subject, width, formats = task
     figure = lay_out(kind, subject, width)
     figure.set_dpi(DPI)
     if (engine := figure.get_layout_engine()) is not None:
