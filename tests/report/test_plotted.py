@@ -7,5 +7,5 @@ from clbench.report.plotted import PlottedResults
 
 def test_a_notebook_shows_the_tables() -> None:
     shown = PlottedResults([*ending_at("lwf", ENDS["lwf"]), *ending_at("finetune", ENDS["finetune"])])._repr_html_()
-    assert '<td style="font-weight: bold">94.50 ± ' in shown
+    assert "<strong>94.50 ± " in shown
     assert "<script" not in PlottedResults([record(HOSTILE)])._repr_html_()

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import prepared
 from made_up import ENDS, ending_at, record, three_methods, with_curve
 from typer.testing import CliRunner
 
 from clbench.cli.app import app
 from clbench.errors import UsageError
-from clbench.execution.sweep import prepare
 from clbench.experiment import presets
 from clbench.report.commands import commands
+from clbench.report.contents import Contents
 from clbench.report.page import render
 from clbench.report.tables import Choices, Tables
 from clbench.results.frames import Results
@@ -89,7 +90,7 @@ def test_commands_make_the_same_runs_again(asked: dict[str, Any], tmp_path: Path
         asked["rows"] = ",".join(row.label for row in presets.load("note").rows[:2])
         asked |= {"sequence": "split-digits"}
     training = {name: asked.pop(name) for name in ("lr", "iterations") if name in asked}
-    specs = [job.spec for job in prepare(**asked, training=training, out=tmp_path / "none").jobs]
+    specs = [job.spec for job in prepared(**asked, training=training, out=tmp_path / "none").jobs]
     done = with_curve("lwf", 0, 0.3) if "eval_every" in asked else record("lwf")
     records = [dataclasses.replace(done, key=spec.key, spec=spec.as_json()) for spec in specs]
     for one in records:
@@ -115,4 +116,4 @@ def test_a_gap_that_may_be_none_is_undefined() -> None:
 
 def test_what_has_no_test_is_said_on_the_page() -> None:
     results = Results([*ending_at("finetune", FINETUNE[:3]), *ending_at("lwf", LWF)[3:]])
-    assert "Fine-tuning (no test)" in render(results, Tables(results))
+    assert "Fine-tuning (no test)" in render(Contents(results, Tables(results)))
