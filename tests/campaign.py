@@ -176,10 +176,15 @@ class Campaign:
         return [parents, workers]
 
     def _kill(self, process: subprocess.Popen[str], tried: Tried, folder: Path, parent: bool) -> bool:
-        """Kill one at a random moment after the workers were started; return False if the sweep has ended before."""
-        while process.poll() is None and not children(process.pid):
-            time.sleep(0.01)
-        time.sleep(self.draws.uniform(0, 1.5))
+        """Kill one a random moment after a random number of records; return False if the sweep has ended before."""
+
+        def count() -> int:
+            return len(list(folder.glob("*.json")))
+
+        wanted = self.draws.randrange(min(count(), len(self.undisturbed) - 1), len(self.undisturbed))
+        while process.poll() is None and not (children(process.pid) and count() >= wanted):
+            time.sleep(0.005)
+        time.sleep(self.draws.uniform(0, 0.2))
         found = children(process.pid)
         if process.poll() is not None or not found:
             return False
@@ -303,7 +308,7 @@ def campaign(
             *it.damages(n_damages),
             *it.full_disk(),
             *it.two_writers(),
-            *it.bad_methods(bad),
+            *(it.bad_methods(bad) if bad else ()),
         ]
 
 

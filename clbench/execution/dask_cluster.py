@@ -39,12 +39,13 @@ class DaskCluster:
         """Count the threads of workers, or the workers that offer a GPU."""
         if self.client.status == "closed":
             raise OSError("the scheduler has gone")
-        if self.client.status != "running":
-            return 0
-        if not self.on_gpu:
-            return sum(self.client.nthreads().values())
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return sum(worker["resources"].get("GPU", 0) >= 1 for worker in workers)
+        if self.client.status == "running":
+            with contextlib.suppress(OSError):  # it may answer again
+                if not self.on_gpu:
+                    return sum(self.client.nthreads().values())
+                workers = self.client.scheduler_info(n_workers=-1)["workers"].values()  # by default it lists five
+                return sum(worker["resources"].get("GPU", 0) >= 1 for worker in workers)
+        return 0
 
     def submit(self, job: Job) -> Any:
         needs = {"GPU": 1} if self.on_gpu else None
