@@ -44,7 +44,7 @@ class Evaluator:
         if scores is None and self.scenario == "class":  # it has no answer if it is not told
             told, scores = True, self._scores(learner, split, task)
         assert scores is not None
-        return self._right(scores, task, split, None if told else task + 1).item() / len(split)
+        return self._right(scores, task, split, None if told else self._competing(task + 1)).item() / len(split)
 
     def hits(self, learner: Learner, task: int, split: Split, seen: int) -> Hits:
         """Count right answers on images of a task; None where there is no answer."""
@@ -55,13 +55,17 @@ class Evaluator:
         outputs = len(self.tasks) if self.training.full_head else seen  # tasks that have outputs
         if task >= outputs:
             return None, None
-        competing = outputs if self.training.predict_over == "all" else seen
+        competing = self._competing(seen)
         not_told = self._scores(learner, split, None)
         told = not_told if type(learner).scores is Method.scores else self._scores(learner, split, task)
         return (
             None if told is None else self._right(told, task, split),
             None if not_told is None or task >= competing else self._right(not_told, task, split, competing),
         )
+
+    def _competing(self, seen: int) -> int:
+        """Return how many tasks' outputs compete where the task is not told."""
+        return len(self.tasks) if self.training.predict_over == "all" else seen
 
     def _right(self, scores: Tensor, task: int, split: Split, competing: int | None = None) -> Tensor:
         """Count right answers among the outputs of a task, or of the first `competing` tasks."""

@@ -111,6 +111,13 @@ def test_no_answer_is_none() -> None:
     assert go(TaskAware(), "domain").task_aware == [[None] * 3] * 4
 
 
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_held_out_images_are_asked_about_as_far_as_there_are_answers(scenario: Scenario) -> None:
+    training = dataclasses.replace(TRAINING, held_out=0.5, patience=1)
+    outcome = go(TaskAware(), scenario, training=training)
+    assert all(0 < accuracy < 1 for history in outcome.history for accuracy in history["held_out"])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Curves
 
@@ -219,9 +226,7 @@ def test_curves_of_networks_that_are_kept() -> None:
     for method in (new("duplicate-finetune"), Scratch()):
         outcome = go(method, eval_every=3)
         first = outcome.task_aware[1][0]
-        assert all(
-            row[0] == first for curve in outcome.curves[1:] for row in curve["task_aware"]
-        )
+        assert all(row[0] == first for curve in outcome.curves[1:] for row in curve["task_aware"])
 
 
 class Late(Finetune):

@@ -305,8 +305,20 @@ def test_the_warm_up_ends_at_its_own_length_too() -> None:
     assert set(method.rates[1]) == {0.1}
 
 
-@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
-def test_held_out_accuracy_is_of_the_current_tasks_images_in_the_scenarios_view(scenario: Scenario) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "head"),
+    [
+        ("task", {}),
+        ("class", {}),
+        ("class", {"full_head": True}),
+        ("class", {"full_head": True, "predict_over": "all"}),
+        ("domain", {}),
+    ],
+    ids=str,
+)
+def test_held_out_accuracy_is_of_the_current_tasks_images_in_the_scenarios_view(
+    scenario: Scenario, head: dict[str, Any]
+) -> None:
     tasks = tiny_tasks(3)
     last: list[float] = []
 
@@ -319,9 +331,10 @@ def test_held_out_accuracy_is_of_the_current_tasks_images_in_the_scenarios_view(
             scores = scores[:, 2 * task.index : 2 * task.index + 2]
         elif scenario == "class":
             y = y + 2 * task.index
+            scores = scores if "predict_over" in head else scores[:, : 2 * (task.index + 1)]
         last.append((scores.argmax(1) == y).double().mean().item())
 
-    training = Training(epochs=3, batch_size=6, lr=0.05, held_out=0.25, patience=3)
+    training = Training(epochs=3, batch_size=6, lr=0.05, held_out=0.25, patience=3, **head)
     outcome = go(Finetune(), training, scenario, tasks=tasks, after_task=count)
     assert [history["held_out"][-1] for history in outcome.history] == pytest.approx(last)
 
