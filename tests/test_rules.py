@@ -6,6 +6,7 @@ from pathlib import Path
 
 import clbench
 import clbench.methods
+from clbench.experiment import registry
 
 PACKAGE = Path(clbench.__file__).parent
 METHODS = Path(clbench.methods.__file__).parent
@@ -107,3 +108,15 @@ def test_no_module_of_a_method_is_imported_by_name() -> None:
         for node in ast.walk(tree):
             if file not in METHOD_FILES and isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith("clbench.methods"), name_of(file)
+
+
+def test_only_the_two_references_are_named() -> None:
+    """Nothing in clbench knows a method by name, but for fine-tuning and joint training, in one file."""
+    named: dict[str, set[str]] = {}
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if file not in METHOD_FILES and isinstance(node, ast.Constant) and node.value in registry.builtin("method"):
+                named.setdefault(str(node.value), set()).add(name_of(file))
+    assert named.pop("scratch", set()) <= {"training/trainer.py"}  # the name of a stream, from which new weights come
+    assert named.keys() <= {"finetune", "joint"}
+    assert len(set().union(*named.values())) <= 1, named
