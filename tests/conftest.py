@@ -1,9 +1,13 @@
 """Shared fixtures: a cache of the tests' own, and the folder of real data where there is one."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors, and a worker process per core
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +23,14 @@ def data_root() -> Path:
     if not folder:
         pytest.skip("CLBENCH_DATA_ROOT is not set: no real MNIST to test on")
     return Path(folder)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Let networks and images be float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

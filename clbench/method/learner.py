@@ -96,4 +96,6 @@ class Learner:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned after some task, in another process; the network is as it was then."""
         if state:
-            raise ClbenchError(f"{self.name} has a state but no load_state: it cannot go on from a checkpoint")
+            raise ClbenchError(
+                f"{type(self).__name__} has a state but no load_state: it cannot go on from a checkpoint"
+            )

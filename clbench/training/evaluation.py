@@ -39,28 +39,42 @@ class Evaluator:
     @torch.no_grad()
     def accuracy(self, learner: Learner, task: int, split: Split) -> float:
         """Return the accuracy on other images of the current task, in the scenario's view."""
-        told, not_told = self.hits(learner, task, split, task + 1)
-        hits = told if self.scenario == "task" or not_told is None else not_told
-        assert hits is not None
-        return hits.item() / len(split)
+        told = self.scenario == "task"
+        scores = self._scores(learner, split, task if told else None)
+        if scores is None and self.scenario == "class":  # it has no answer if it is not told
+            told, scores = True, self._scores(learner, split, task)
+        assert scores is not None
+        return self._right(scores, task, split, None if told else self._competing(task + 1)).item() / len(split)
 
     def hits(self, learner: Learner, task: int, split: Split, seen: int) -> Hits:
         """Count right answers on images of a task; None where there is no answer."""
         if self.scenario == "domain":
             scores = self._scores(learner, split, None)
-            both = None if scores is None else (scores.argmax(1) == split.y).sum()
+            both = None if scores is None else self._right(scores, task, split)
             return both, both
         outputs = len(self.tasks) if self.training.full_head else seen  # tasks that have outputs
         if task >= outputs:
             return None, None
-        start, stop = self._columns(task)
-        competing = outputs if self.training.predict_over == "all" else seen
+        competing = self._competing(seen)
         not_told = self._scores(learner, split, None)
         told = not_told if type(learner).scores is Method.scores else self._scores(learner, split, task)
-        right = None
-        if not_told is not None and task < competing:
-            right = (not_told[:, : self._columns(competing - 1)[1]].argmax(1) == split.y + start).sum()
-        return None if told is None else (told[:, start:stop].argmax(1) == split.y).sum(), right
+        return (
+            None if told is None else self._right(told, task, split),
+            None if not_told is None or task >= competing else self._right(not_told, task, split, competing),
+        )
+
+    def _competing(self, seen: int) -> int:
+        """Return how many tasks' outputs compete where the task is not told."""
+        return len(self.tasks) if self.training.predict_over == "all" else seen
+
+    def _right(self, scores: Tensor, task: int, split: Split, competing: int | None = None) -> Tensor:
+        """Count right answers among the outputs of a task, or of the first `competing` tasks."""
+        if self.scenario == "domain":
+            return (scores.argmax(1) == split.y).sum()
+        start, stop = self._columns(task)
+        if competing is None:
+            return (scores[:, start:stop].argmax(1) == split.y).sum()
+        return (scores[:, : self._columns(competing - 1)[1]].argmax(1) == split.y + start).sum()
 
     def _columns(self, task: int) -> tuple[int, int]:
         start = sum(len(other.classes) for other in self.tasks[:task])

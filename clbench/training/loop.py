@@ -144,7 +144,7 @@ class TaskTraining:
         for parameter in self.parameters.values():
             parameter.grad = None
         self.method.after_step(step)
-        assert self.loss is not None, f"{self.method.name}.gradients asks for the gradient of no loss"
+        assert self.loss is not None, f"{type(self.method).__name__}.gradients asks for the gradient of no loss"
         return self.loss
 
     def _gradient_of(self, loss: Tensor) -> Gradients:

@@ -18,7 +18,7 @@ def test_backbones_learn_real_images(model: str, tmp_path: Path) -> None:
     results = clbench.run(
         "finetune",
         model=model,
-        seeds=2,
+        seeds=1,
         epochs=3,
         lr=0.02,
         settings={"split-digits.tasks": 1},
@@ -29,7 +29,7 @@ def test_backbones_learn_real_images(model: str, tmp_path: Path) -> None:
 
 
 def test_the_default_sweep_shows_forgetting(tmp_path: Path) -> None:
-    results = clbench.run("finetune,lwf,feature-extraction,joint", out=tmp_path, quiet=True)
+    results = clbench.run("finetune,lwf,feature-extraction,joint", seeds=2, out=tmp_path, quiet=True)
     accuracy, forgetting = means(results), means(results, "forgetting")
     assert 0.88 < accuracy["finetune"] < 0.965
     assert accuracy["lwf"] > 0.985
@@ -40,7 +40,9 @@ def test_the_default_sweep_shows_forgetting(tmp_path: Path) -> None:
 
 def test_split_mnist_in_the_task_scenario(data_root: Path, tmp_path: Path) -> None:
     """One epoch per task, MLP-256, SGD 0.01 with momentum 0.9 and weight decay 5e-4, batch 128."""
-    results = clbench.run("finetune,lwf", sequence="split-mnist", data_root=data_root, out=tmp_path, quiet=True)
+    results = clbench.run(
+        "finetune,lwf", sequence="split-mnist", seeds=2, data_root=data_root, out=tmp_path, quiet=True
+    )
     accuracy = means(results)
     assert 0.97 < accuracy["finetune"] < 0.993
     assert accuracy["lwf"] >= accuracy["finetune"]
@@ -52,7 +54,7 @@ def test_split_mnist_in_the_class_scenario(data_root: Path, tmp_path: Path) -> N
         "finetune,joint",
         sequence="split-mnist",
         scenario="class",
-        seeds=2,
+        seeds=1,
         data_root=data_root,
         out=tmp_path,
         quiet=True,

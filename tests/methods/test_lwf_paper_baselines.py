@@ -1,81 +1,36 @@
 """The other baselines of Li & Hoiem's table 1: less-forgetting learning, fine-tuned FC, duplicate and fine-tune."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tiny import ADAM, SGD, ScaledPixels, batch_of, begun, equal, go, same_as, state_of, states, step_on
+from torch import Tensor
 
-from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Run, Scenario
-from clbench.method.schedule import Training
+from clbench.method import SCENARIOS, Learner, Run, Scenario, Step, Training
 from clbench.methods.duplicate_finetune import DuplicateFinetune
 from clbench.methods.feature_extraction import FeatureExtraction
 from clbench.methods.finetune import Finetune
 from clbench.methods.finetune_fc import FinetuneFC
 from clbench.methods.lfl import LFL
-from clbench.models.networks import CNN, MLP, Backbone, ExpandingHeadModel, ResNet18
+from clbench.models import Backbone, ExpandingHeadModel
+from clbench.models.backbones import CNN, MLP, ResNet18
 from clbench.sequences.tasks import Split, Task
 from clbench.testing import tiny_tasks
-from clbench.training.loop import Outcome, run_sequence
+from clbench.training.run import Outcome
 
-SGD = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
-ADAM = Training(epochs=2, batch_size=8, lr=0.01, optimizer="adam", keep_optimizer=True)
-TRAININGS = pytest.mark.parametrize("training", [SGD, ADAM], ids=["sgd", "adam"])
+PAIRS = pytest.mark.parametrize(
+    ("scenario", "training"), [("task", SGD), ("class", ADAM), ("domain", SGD)], ids=["task", "class", "domain"]
+)
 SMALL_CNN = CNN(channels=2, width=8)
 
 
-@pytest.fixture
-def double() -> Iterator[None]:
-    """Let networks and images be float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def go(method: Method, scenario: Scenario = "task", tasks: list[Task] | None = None, **keywords: Any) -> Outcome:
-    options: dict[str, Any] = {"backbone": MLP(width=16, dropout=0.2), "training": SGD, "seed": 3} | keywords
-    return run_sequence(tasks or tiny_tasks(3), method, scenario=scenario, **options)
-
-
-def states(method: Method, scenario: Scenario = "task", **keywords: Any) -> list[dict[str, Tensor]]:
-    """Return the network's weights and buffers after each task."""
-    kept: list[dict[str, Tensor]] = []
-
-    def keep(model: ExpandingHeadModel, task: Task) -> None:
-        kept.append({name: value.clone() for name, value in model.state_dict().items()})
-
-    go(method, scenario, after_task=keep, **keywords)
-    return kept
-
-
-def assert_finetune(outcome: Outcome, scenario: Scenario, **keywords: Any) -> None:
-    plain = go(Finetune(), scenario, **keywords)
-    assert outcome.weights_hash == plain.weights_hash
-    assert outcome.task_aware == plain.task_aware
-    assert outcome.task_agnostic == plain.task_agnostic
+def assert_finetune(outcome: Outcome, scenario: Scenario, training: Training) -> None:
+    same_as(outcome, go(Finetune(), scenario, training=training), "weights_hash", "task_aware", "task_agnostic")
 
 
 # ------------------------------------------------------------------------------------------ less-forgetting learning
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scaled(Backbone):
-    """Features are the pixels, times one weight."""
-
-    def build(self, input_shape: Sequence[int]) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), _Scale())
-
-
-class _Scale(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -84,11 +39,10 @@ def test_lfl_by_hand(augment: bool) -> None:
     images = torch.tensor([[[[3.0, 4.0]]], [[[0.0, 2.0]]]])
     split = Split(images, torch.arange(2), torch.tensor([0, 1]), augment=augment)  # no generator: nothing is moved
     task = Task(1, (0, 1), split, split)
-    model = ExpandingHeadModel(Scaled(), (1, 1, 2), 0)
-    method = LFL(weight=0.2)
-    method.begin(Run("task", 2, 0, torch.device("cpu"), Training()))
+    model = ExpandingHeadModel(ScaledPixels(), (1, 1, 2), 0).eval()
+    method = begun(LFL(weight=0.2), model)
     model.expand(2)
-    method.start_task(model.eval(), task)
+    method.start_task(task)
     model.expand(2)
     model.seen = 2
     scale: Tensor = model.backbone[1].weight
@@ -97,15 +51,14 @@ def test_lfl_by_hand(augment: bool) -> None:
         for parameter in model.head[1].parameters():
             parameter.zero_()  # logits 0, 0
     rows = torch.arange(2)
-    before = model.images_forwarded
-    batch = Batch(model, split, rows, rows + 2, rows * 0 + 1, (1,))
-    loss = method.loss(model, batch, Criterion("task"))
+    model.passes.reset()
+    loss = method.loss(step_on(model, batch_of(split, rows, rows + 2, rows * 0 + 1), "task"))
     assert loss.item() == pytest.approx(math.log(2) + 0.2 / 2 * (6.25 + 1) / 2, rel=1e-6)
     loss.backward()
     # ∂/∂s of λ/2 · mean (s − 1)² ‖x‖² with ‖x‖² = 25 and 4; the head, all zero, passes nothing on
     assert scale.grad is not None
     assert scale.grad.item() == pytest.approx(0.2 * 0.5 * (25 + 4) / 2, rel=1e-6)
-    assert model.images_forwarded - before == (4 if augment else 2)  # the old network's passes are counted
+    assert model.passes.forward == (4 if augment else 2)  # the old network's passes are counted
 
 
 class LFLByHand(LFL):
@@ -114,20 +67,18 @@ class LFLByHand(LFL):
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.pairs: list[tuple[float, float, float]] = []  # found, cross-entropy, moved
-        self.old: tuple[dict[str, Tensor], ExpandingHeadModel] | None = None
 
-    def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self.frozen = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    def start_task(self, task: Task) -> None:
+        self.frozen = state_of(self.network.backbone)
         self.index = task.index
-        super().start_task(model, task)
+        super().start_task(task)
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        loss = super().loss(model, batch, criterion)
-        then = torch.func.functional_call(model.backbone, self.frozen, (batch.x,))
-        moved = sum(((a - b) ** 2).sum().item() for a, b in zip(batch.features, then, strict=True)) / len(batch)
-        own = model(batch.x)
-        y = batch.y
-        if criterion.scenario == "task":
+    def loss(self, step: Step) -> Tensor:
+        loss, batch = super().loss(step), step.batch
+        then = torch.func.functional_call(step.network.backbone, self.frozen, (batch.x,))
+        moved = sum(((a - b) ** 2).sum().item() for a, b in zip(step.features, then, strict=True)) / len(batch)
+        own, y = step.network(batch.x), batch.y
+        if step.criterion.scenario == "task":
             own, y = own[:, -2:], y - own.shape[1] + 2
         cross_entropy = -own.log_softmax(1)[torch.arange(len(batch)), y].mean().item()
         self.pairs.append((loss.item(), cross_entropy, moved if self.index else 0.0))
@@ -171,14 +122,13 @@ def test_lfl_freezes_the_one_block_of_domain() -> None:
     assert not torch.equal(free[1]["head.0.weight"], free[0]["head.0.weight"])
 
 
-@TRAININGS
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@PAIRS
 def test_lfl_of_weight_zero_is_finetune(scenario: Scenario, training: Training) -> None:
     def lfl(weight: float, freeze: bool = False) -> Outcome:
         return go(LFL(weight=weight, freeze_old_blocks=freeze), scenario, training=training)
 
     free = lfl(0)
-    assert_finetune(free, scenario, training=training)
+    assert_finetune(free, scenario, training)
     assert lfl(1e-3).weights_hash != free.weights_hash
     frozen = lfl(0, freeze=True)
     # in the task scenario no loss reaches old blocks, so that freezing them changes nothing
@@ -191,9 +141,9 @@ def test_a_large_weight_keeps_features_near() -> None:
     def moved(weight: float) -> float:
         found: list[Tensor] = []
 
-        def look(model: ExpandingHeadModel, task: Task) -> None:
+        def look(learner: Learner, task: Task) -> None:
             with torch.no_grad():
-                found.append(model.features(tasks[1].train.images))
+                found.append(learner.network.features(tasks[1].train.images))  # type: ignore[attr-defined]
 
         training = replace(SGD, lr=0.02)
         go(LFL(weight=weight), tasks=tasks, backbone=MLP(width=16), training=training, after_task=look)
@@ -205,18 +155,16 @@ def test_a_large_weight_keeps_features_near() -> None:
 # ------------------------------------------------------------------------------------------ fine-tuned FC
 
 
-@TRAININGS
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@PAIRS
 def test_finetune_fc_of_an_mlp_is_finetune(scenario: Scenario, training: Training) -> None:
-    assert_finetune(go(FinetuneFC(), scenario, training=training), scenario, training=training)
+    assert_finetune(go(FinetuneFC(), scenario, training=training), scenario, training)
 
 
-@TRAININGS
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@PAIRS
 def test_finetune_fc_freezes_convolutions_after_the_first_task(scenario: Scenario, training: Training) -> None:
     after = states(FinetuneFC(), scenario, backbone=SMALL_CNN, training=training)
     plain = states(Finetune(), scenario, backbone=SMALL_CNN, training=training)
-    assert all(torch.equal(value, plain[0][name]) for name, value in after[0].items())  # the first task trains it all
+    assert equal(after[0], plain[0])  # the first task trains it all
     for one, before in zip(after[1:], after, strict=False):
         for layer in (0, 3):
             for kind in ("weight", "bias"):
@@ -227,15 +175,11 @@ def test_finetune_fc_freezes_convolutions_after_the_first_task(scenario: Scenari
     assert not torch.equal(plain[1]["backbone.0.weight"], plain[0]["backbone.0.weight"])
 
 
-@pytest.mark.parametrize("scenario", ["task", "domain"])
-def test_finetune_fc_without_fully_connected_layers_is_feature_extraction(scenario: Scenario) -> None:
+def test_finetune_fc_without_fully_connected_layers_is_feature_extraction() -> None:
     """The features of a residual network are averages of its last maps: there is only the head to train."""
     backbone = ResNet18(channels=2)
-    found = states(FinetuneFC(), scenario, backbone=backbone)
-    expected = states(FeatureExtraction(), scenario, backbone=backbone)
-    for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    found, expected = (states(method, backbone=backbone, tasks=2) for method in (FinetuneFC(), FeatureExtraction()))
+    assert all(equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 # ------------------------------------------------------------------------------------------ duplicate and fine-tune
@@ -246,8 +190,9 @@ def network_bytes(width: int, blocks: int) -> int:
     return 4 * (64 * width + width + blocks * (2 * width + 2))
 
 
-@TRAININGS
-@pytest.mark.parametrize("backbone", [MLP(width=16, dropout=0.2), ResNet18(channels=2)], ids=lambda b: b.name)
+@pytest.mark.parametrize(
+    ("backbone", "training"), [(MLP(width=16, dropout=0.2), ADAM), (ResNet18(channels=2), SGD)], ids=["mlp", "resnet18"]
+)
 def test_duplicates_forget_nothing(backbone: Backbone, training: Training) -> None:
     found = go(DuplicateFinetune(), backbone=backbone, training=training)
     plain = go(Finetune(), backbone=backbone, training=training)
@@ -268,13 +213,13 @@ def test_duplicates_predict_with_the_network_of_the_task() -> None:
     tasks, method = tiny_tasks(3), DuplicateFinetune()
     fresh: list[Tensor] = []
 
-    def look(model: ExpandingHeadModel, task: Task) -> None:
+    def look(learner: Learner, task: Task) -> None:
         with torch.no_grad():
-            fresh.append(model(task.test.images))
+            fresh.append(method.network(tasks[task.index].test.images))
             for old, scores in enumerate(fresh):
-                assert torch.equal(method.predict(model, tasks[old].test.images, tasks[old]), scores)
+                assert torch.equal(method.scores(tasks[old].test.images, old), scores)
             if task.index:
-                assert not torch.equal(model(tasks[0].test.images)[:, :2], fresh[0])
+                assert not torch.equal(method.network(tasks[0].test.images)[:, :2], fresh[0])
 
     go(method, tasks=tasks, after_task=look)
     assert len(fresh) == 3
@@ -283,10 +228,9 @@ def test_duplicates_predict_with_the_network_of_the_task() -> None:
 @pytest.mark.parametrize("tasks", [1, 2, 4])
 def test_duplicates_are_paid_for(tasks: int) -> None:
     """All networks but the last one are kept beside it; the network of task t has t blocks."""
-    outcome = go(DuplicateFinetune(), tasks=tiny_tasks(tasks))
+    outcome = go(DuplicateFinetune(), tasks=tasks)
     assert outcome.stored_bytes == sum(network_bytes(16, blocks) for blocks in range(1, tasks))
 
 
 def test_duplicates_need_the_name_of_the_task() -> None:
     assert DuplicateFinetune.scenarios == {"task"}
-    assert DuplicateFinetune().uses_task_name

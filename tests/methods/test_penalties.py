@@ -1,61 +1,39 @@
 """Penalties on weights against closed forms, values by hand, and autograd in float64 one image at a time."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import ADAM, SGD, Pixels, Weights, batch_of, begun, go, state_of, step_on
 from torch import Tensor, nn
 
-from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Run, Scenario
-from clbench.method.penalty import Quadratic, QuadraticPenalty, Weights, _WeightedSquares
-from clbench.method.schedule import Training
+from clbench.method import SCENARIOS, Method, Run, Scenario, Step, Training
+from clbench.method.penalty import Quadratic, QuadraticPenalty
 from clbench.methods.ewc import EWC
 from clbench.methods.finetune import Finetune
 from clbench.methods.l2 import L2
 from clbench.methods.mas import MAS
 from clbench.methods.online_ewc import OnlineEWC
 from clbench.methods.si import SI
-from clbench.models.networks import CNN, MLP, Backbone, ExpandingHeadModel, ResNet18
+from clbench.models import Backbone, ExpandingHeadModel
+from clbench.models.backbones import CNN, MLP, ResNet18
 from clbench.seeding import stream
 from clbench.sequences.tasks import Split, Task
 from clbench.testing import tiny_tasks
-from clbench.training.loop import Outcome, run_sequence
+from clbench.training.run import Outcome, run_sequence
 
 SEED = 5
 PLAIN = Training(epochs=2, batch_size=8, lr=0.05)
 WEIGHTED: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-14}  # float64 sums in another order
 LABELS = ("true", "argmax", "exact", "sampled")
-M = TypeVar("M", bound=Method)
-
-
-@pytest.fixture
-def double() -> Iterator[None]:
-    """Let networks and images be float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pixels(Backbone):
-    """Features are the pixels: the network is one linear layer."""
-
-    def build(self, input_shape: Sequence[int]) -> nn.Module:
-        return nn.Flatten()
-
 
 TWO_LAYERS, SMALL_CNN, SMALL_RESNET = MLP(width=7, depth=2), CNN(channels=2, width=8), ResNet18(channels=2)
 BACKBONES = pytest.mark.parametrize("backbone", [TWO_LAYERS, SMALL_CNN, SMALL_RESNET], ids=lambda b: b.name)
-
-
-def begun(method: M, scenario: Scenario, seed: int = SEED) -> M:
-    method.begin(Run(scenario, 2, seed, torch.device("cpu"), Training()))
-    return method
 
 
 def setting(scenario: Scenario, backbone: Backbone, images: int = 10) -> tuple[ExpandingHeadModel, Task]:
@@ -84,6 +62,10 @@ def gradient(model: ExpandingHeadModel, scalar: Tensor) -> Weights:
     named = dict(model.named_parameters())
     found = torch.autograd.grad(scalar, list(named.values()), allow_unused=True, retain_graph=True)
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), found, strict=True)}
+
+
+def fisher(method: EWC, model: ExpandingHeadModel, task: Task, scenario: Scenario, seed: int = SEED) -> Weights:
+    return begun(method, model, scenario, seed=seed).fisher(task)
 
 
 def zeros(model: ExpandingHeadModel) -> Weights:
@@ -137,7 +119,7 @@ def assert_same(one: Weights, other: Weights, **tolerance: float) -> None:
 def test_fisher_of_a_linear_softmax(double: None, scenario: Scenario, label: str) -> None:
     """z = W a + b: the gradient of log p(y) is (onehot(y) − p) aᵀ, so F = mean Σ_y share(y) (onehot(y) − p)² (a²)ᵀ."""
     model, task = setting(scenario, Pixels())
-    found = begun(EWC(label=label), scenario).fisher(model, task)
+    found = fisher(EWC(label=label), model, task, scenario)
     assert_same(found, fisher_closed_form(model, task, scenario, label))
 
 
@@ -161,7 +143,7 @@ def fisher_closed_form(model: ExpandingHeadModel, task: Task, scenario: str, lab
 
 def test_fisher_in_float32() -> None:
     model, task = setting("class", Pixels())
-    found = begun(EWC(label="exact"), "class").fisher(model, task)
+    found = fisher(EWC(label="exact"), model, task, "class")
     assert found["head.0.weight"].dtype == torch.float32
     assert_same(found, fisher_closed_form(model, task, "class", "exact"), rtol=1e-5, atol=1e-8)
 
@@ -177,18 +159,24 @@ def test_fisher_of_one_image_by_hand(double: None) -> None:
     split = Split(torch.tensor([[[[2.0, 3.0]]]]), torch.tensor([0]), torch.tensor([0]))
     task = Task(0, (0, 1), split, split)
     for label, square in (("true", 9 / 16), ("argmax", 1 / 16), ("exact", (9 + 3 * 1) / 16 / 4)):
-        found = begun(EWC(label=label), "task").fisher(model, task)
+        found = fisher(EWC(label=label), model, task, "task")
         assert found["head.0.bias"].tolist() == pytest.approx([square] * 2, rel=1e-12)
         assert found["head.0.weight"].flatten().tolist() == pytest.approx([4 * square, 9 * square] * 2, rel=1e-12)
 
 
-@BACKBONES
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize(
+    ("backbone", "scenario", "label"),
+    [  # every pair of two is there
+        *[(TWO_LAYERS, *pair) for pair in zip(("task", "class", "domain", "class"), LABELS, strict=True)],
+        *[(SMALL_CNN, *pair) for pair in zip(("class", "domain", "task", "domain"), LABELS, strict=True)],
+        *[(SMALL_RESNET, *pair) for pair in zip(("domain", "task", "class", "task"), LABELS, strict=True)],
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_fisher_against_one_image_at_a_time(double: None, backbone: Backbone, scenario: Scenario, label: str) -> None:
     model, task = setting(scenario, backbone, images=6)
     model.requires_grad_(False)  # as a method may have left it: it must neither matter nor change
-    found = begun(EWC(label=label), scenario).fisher(model, task)
+    found = fisher(EWC(label=label), model, task, scenario)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     model.requires_grad_(True)
     assert_same(found, fisher_one_by_one(model, task.train, scenario, label))
@@ -198,21 +186,23 @@ def test_fisher_against_one_image_at_a_time(double: None, backbone: Backbone, sc
         assert found["head.2.weight"].sum() == 0  # not seen yet
 
 
+class OtherLinear(nn.Linear):
+    """No plain linear layer to whoever asks for its class, but it computes the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherMLP(MLP):
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        network = super().build(input_shape)
+        for layer in network.modules():
+            if type(layer) is nn.Linear:
+                layer.__class__ = OtherLinear
+        return network
+
+
 @pytest.mark.parametrize("measured", ["fisher", "mas"])
 def test_linear_layers_and_any_layers_agree(double: None, monkeypatch: pytest.MonkeyPatch, measured: str) -> None:
     """300 images are two chunks of the one path and ten of the other, the last of them smaller."""
-    model, task = setting("class", TWO_LAYERS, images=300)
-
-    def importances() -> Weights:
-        if measured == "fisher":
-            return begun(EWC(label="sampled"), "class").fisher(model, task)
-        method = begun(MAS(), "class")
-        method.finish_task(model, task)
-        assert method.quadratic is not None
-        assert method.quadratic.importance is not None
-        return method.quadratic.importance
-
-    shortcut = importances()
     paths: list[int] = []
     general = torch.func.vmap
 
@@ -220,11 +210,16 @@ def test_linear_layers_and_any_layers_agree(double: None, monkeypatch: pytest.Mo
         paths.append(1)
         return general(*args, **keywords)
 
+    def importances(backbone: Backbone) -> Weights:
+        model, task = setting("class", backbone, images=300)
+        if measured == "fisher":
+            return fisher(EWC(label="sampled"), model, task, "class")
+        return mas_importance(model, task, "class")
+
     monkeypatch.setattr("torch.func.vmap", vmap)
-    importances()
+    shortcut = importances(TWO_LAYERS)
     assert not paths  # the shortcut needs no torch.func
-    monkeypatch.setattr("clbench.method.penalty._is_plain", lambda backbone: False)
-    assert_same(importances(), shortcut)
+    assert_same(importances(OtherMLP(width=7, depth=2)), shortcut)
     assert len(paths) == 10
 
 
@@ -245,7 +240,7 @@ def test_a_layer_used_twice_is_no_shortcut(double: None) -> None:
             return Twice()
 
     model, task = setting("task", Recurrent())
-    found = begun(EWC(label="true"), "task").fisher(model, task)
+    found = fisher(EWC(label="true"), model, task, "task")
     assert_same(found, fisher_one_by_one(model, task.train, "task", "true"))
 
 
@@ -258,7 +253,7 @@ def test_sampled_labels_are_drawn_from_the_networks_distribution(double: None) -
     draws = 1000
     many = replace(task, train=task.train.subset(torch.arange(8).repeat(draws)))
     found, exact = (
-        torch.cat([begun(EWC(label=label), "class").fisher(model, some)[f"head.{b}.bias"] for b in range(2)])
+        torch.cat([fisher(EWC(label=label), model, some, "class")[f"head.{b}.bias"] for b in range(2)])
         for label, some in (("sampled", many), ("exact", task))
     )
     p = model(task.train.images)[:, :5].softmax(1).detach()
@@ -269,24 +264,22 @@ def test_sampled_labels_are_drawn_from_the_networks_distribution(double: None) -
     torch.testing.assert_close(exact, mean.mean(0), **WEIGHTED)
     assert ((found - exact).abs() < 5 * sigma).all(), (found - exact) / sigma
     for other in ("argmax", "true"):  # that the bound is sharp enough to tell the choices apart
-        wrong = begun(EWC(label=other), "class").fisher(model, task)
+        wrong = fisher(EWC(label=other), model, task, "class")
         assert (torch.cat([wrong["head.0.bias"], wrong["head.1.bias"]]) - exact).abs().gt(10 * sigma).any()
 
 
 def test_sampled_labels_depend_on_the_seed_alone(double: None) -> None:
     model, task = setting("task", Pixels())
 
-    def fisher(seed: int, index: int = 1) -> Tensor:
+    def drawn(seed: int) -> Tensor:
         torch.rand(1)  # whatever was drawn before must not matter
-        some = replace(task, index=index)
-        return begun(EWC(), "class", seed).fisher(model, some)["head.1.weight"]
+        return fisher(EWC(), model, task, "class", seed)["head.1.weight"]
 
-    assert torch.equal(fisher(1), fisher(1))
-    assert not torch.equal(fisher(1), fisher(2))
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
     # other draws for another task: two tasks of the same images in one setting differ only by them
     model, task = setting("domain", Pixels())
-    method = begun(EWC(), "domain", 1)
-    one, other = (method.fisher(model, replace(task, index=i))["head.0.weight"] for i in range(2))
+    one, other = (fisher(EWC(), model, replace(task, index=i), "domain", 1)["head.0.weight"] for i in range(2))
     assert not torch.equal(one, other)
 
 
@@ -294,7 +287,7 @@ def test_sampled_labels_depend_on_the_seed_alone(double: None) -> None:
 def test_fisher_of_batches(double: None, backbone: Backbone) -> None:
     """10 images in batches of 4: the mean of three squared mean gradients, the last one that of 2 images."""
     model, task = setting("class", backbone)
-    found = begun(EWC(label="true", batch=4), "class").fisher(model, task)
+    found = fisher(EWC(label="true", batch=4), model, task, "class")
     order = torch.randperm(10, generator=stream(SEED, "method", "fisher batches", 1))
     expected = zeros(model)
     for rows in (order[:4], order[4:8], order[8:]):
@@ -308,7 +301,7 @@ def test_fisher_of_batches(double: None, backbone: Backbone) -> None:
 def test_fisher_of_one_batch_of_a_linear_softmax(double: None, label: str) -> None:
     """All images in one batch, in whatever order: the square of mean (onehot(y) − p) aᵀ."""
     model, task = setting("domain", Pixels())
-    found = begun(EWC(label=label, batch=10), "domain").fisher(model, task)
+    found = fisher(EWC(label=label, batch=10), model, task, "domain")
     a = task.train.images.flatten(1)
     z = model(task.train.images).detach()
     shares, p = label_shares(label, z, task.train.y), z.softmax(1)
@@ -323,16 +316,15 @@ def test_fisher_of_one_batch_of_a_linear_softmax(double: None, label: str) -> No
 @pytest.mark.parametrize("backbone", [TWO_LAYERS, SMALL_CNN], ids=lambda b: b.name)
 def test_fisher_on_some_images(double: None, backbone: Backbone) -> None:
     model, task = setting("class", backbone)
-    method = begun(EWC(label="true", samples=4), "class")
-    before = model.images_forwarded
-    found = method.fisher(model, task)
-    assert model.images_forwarded - before == 4
+    model.passes.reset()
+    found = fisher(EWC(label="true", samples=4), model, task, "class")
+    assert (model.passes.forward, model.passes.backward) == (4, 4)
     rows = torch.randperm(10, generator=stream(SEED, "method", "fisher images", 1))[:4]
     assert_same(found, fisher_one_by_one(model, task.train.subset(rows), "class", "true"))
-    everything = begun(EWC(label="true"), "class").fisher(model, task)
+    everything = fisher(EWC(label="true"), model, task, "class")
     assert not torch.equal(found["head.1.bias"], everything["head.1.bias"])
     for more in (10, 11):
-        assert_same(begun(EWC(label="true", samples=more), "class").fisher(model, task), everything)
+        assert_same(fisher(EWC(label="true", samples=more), model, task, "class"), everything)
 
 
 # ------------------------------------------------------------------------------------------ the quadratic term
@@ -382,33 +374,18 @@ def test_a_sum_of_quadratics_by_hand(double: None) -> None:
     assert (empty.anchor["a"].item(), float(empty.constant)) == (-7, 0)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_gradient_of_the_weighted_squares(double: None, weighted: bool) -> None:
-    generator = torch.Generator().manual_seed(1)
-    theta, anchor, omega = (torch.randn(3, 4, generator=generator) for _ in range(3))
-    theta.requires_grad_(True)
-    scale = omega if weighted else torch.ones(3, 4)
-    found = _WeightedSquares.apply(theta, anchor, omega if weighted else None)
-    plain = (scale * (theta - anchor) ** 2).sum()
-    assert found.item() == pytest.approx(plain.item(), rel=1e-12)
-    (one,), (other,) = (torch.autograd.grad(5 * value, theta) for value in (found, plain))
-    torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
-    assert torch.autograd.gradcheck(lambda t: _WeightedSquares.apply(t, anchor, omega if weighted else None), theta)
-
-
 # ------------------------------------------------------------------------------------------ the loss of whole runs
 
 
-def plain_cross_entropy(model: ExpandingHeadModel, batch: Batch, scenario: str) -> Tensor:
+def plain_cross_entropy(step: Step) -> Tensor:
     """Return the mean of −log softmax over the scenario's outputs; all images are of the current task."""
-    z = model(batch.x)
-    own = {
-        "task": slice(sum(model.widths[:-1]), None),
-        "class": slice(None),
-        "domain": slice(None),
-    }[scenario]
-    first = sum(model.widths[:-1]) if scenario == "task" else 0
-    return -z[:, own].log_softmax(1)[torch.arange(len(batch)), batch.y - first].mean()
+    z, widths = step.network(step.batch.x), step.network.widths
+    first = sum(widths[:-1]) if step.criterion.scenario == "task" else 0
+    return -z[:, first:].log_softmax(1)[torch.arange(len(step.batch)), step.batch.y - first].mean()
+
+
+def weights_of(model: ExpandingHeadModel) -> Weights:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 class ByHand:
@@ -420,27 +397,26 @@ class ByHand:
         super().begin(run)
         self.terms = []
         self.steps: list[tuple[int, float, float, float]] = []  # old tasks, loss, cross-entropy, Σ Σ F (θ − θ*)²
-        self.gradients: list[tuple[Weights, Weights]] = []
+        self.found: list[tuple[Weights, Weights]] = []  # gradients
 
-    def remember(self, model: ExpandingHeadModel, task: Task) -> None:
-        weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        self.terms.append((weights, self.fisher(model, task)))
+    def remember(self, task: Task) -> None:
+        self.terms.append((weights_of(self.network), self.fisher(task)))
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self.remember(model, task)
-        super().finish_task(model, task)
+    def finish_task(self, task: Task) -> None:
+        self.remember(task)
+        super().finish_task(task)
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        loss: Tensor = super().loss(model, batch, criterion)
-        now = dict(model.named_parameters())
+    def loss(self, step: Step) -> Tensor:
+        loss: Tensor = super().loss(step)
+        now = dict(step.network.named_parameters())
         pull = torch.zeros(())
         for anchor, importance in self.terms:
             for name in anchor:
                 pull = pull + (importance[name] * (now[name] - anchor[name]) ** 2).sum()
-        cross_entropy = plain_cross_entropy(model, batch, criterion.scenario)
+        cross_entropy = plain_cross_entropy(step)
         self.steps.append((len(self.terms), loss.item(), cross_entropy.item(), pull.item()))
         whole = cross_entropy + self.factor_by_hand() * pull
-        self.gradients.append((gradient(model, loss), gradient(model, whole)))
+        self.found.append((gradient(step.network, loss), gradient(step.network, whole)))
         return loss
 
     def factor_by_hand(self) -> float:
@@ -452,8 +428,8 @@ class EWCByHand(ByHand, EWC):
 
 
 class OnlineEWCByHand(ByHand, OnlineEWC):
-    def remember(self, model: ExpandingHeadModel, task: Task) -> None:
-        super().remember(model, task)
+    def remember(self, task: Task) -> None:
+        super().remember(task)
         if len(self.terms) > 1:  # F* = γ F* + F, around the last weights alone
             (_, old), (weights, new) = self.terms
             running = {n: self.gamma * old[n] + v if n in old else v for n, v in new.items()}
@@ -461,8 +437,7 @@ class OnlineEWCByHand(ByHand, OnlineEWC):
 
 
 def three_tasks(method: Method, scenario: Scenario, training: Training = PLAIN, **keywords: Any) -> Outcome:
-    options: dict[str, Any] = {"backbone": MLP(width=8), "seed": 3} | keywords
-    return run_sequence(tiny_tasks(3), method, training=training, scenario=scenario, **options)
+    return go(method, scenario, **({"backbone": MLP(width=8), "training": training} | keywords))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -474,7 +449,7 @@ def test_ewc_has_a_term_for_each_old_task(double: None, scenario: Scenario, half
     for _, loss, cross_entropy, pull in method.steps:
         assert loss == pytest.approx(cross_entropy + (10 if half else 20) * pull, rel=1e-10)
     assert all(20 * step[3] > 1e-3 * step[2] for step in method.steps[-6:])  # or there would be nothing to compare
-    for found, expected in method.gradients:
+    for found, expected in method.found:
         assert_same(found, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -494,12 +469,12 @@ def test_online_ewc_has_one_running_term(double: None, scenario: Scenario, gamma
     three_tasks(
         method,
         scenario,
-        after_task=lambda model, task: last.append({n: p.detach().clone() for n, p in model.named_parameters()}),
+        after_task=lambda learner, task: last.append(weights_of(learner.network)),
     )
     for _, loss, cross_entropy, pull in method.steps:
         assert loss == pytest.approx(cross_entropy + 10 * pull, rel=1e-10)
     assert all(10 * step[3] > 1e-4 * step[2] for step in method.steps[-5:])  # the first step is taken at the anchor
-    for found, expected in method.gradients:
+    for found, expected in method.found:
         assert_same(found, expected, rtol=1e-9, atol=1e-12)
     quadratic = method.quadratic
     assert quadratic is not None
@@ -524,17 +499,17 @@ def test_l2_by_hand(half: bool, pull: float) -> None:
     """Weights 1 2 | 3 4 go to 2 2 | 3 1: (2 − 1)² + (1 − 4)² = 10; the new block is held by nothing."""
     model = ExpandingHeadModel(Pixels(), (1, 1, 2), 0)
     model.expand(2)
-    method = begun(L2(strength=1.0, half=half), "task")
+    method = begun(L2(strength=1.0, half=half), model, "task")
     split = Split(torch.zeros(1, 1, 1, 2), torch.tensor([0]), torch.tensor([1]))
     with torch.no_grad():
         model.head[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        method.finish_task(model, Task(0, (0, 1), split, split))
+        method.finish_task(Task(0, (0, 1), split, split))
         model.head[0].weight.copy_(torch.tensor([[2.0, 2.0], [3.0, 1.0]]))
     model.expand(2)
     model.seen = 2
     nn.init.zeros_(model.head[1].bias)  # the image is black: logits 0, 0
-    batch = Batch(model, split, torch.tensor([0]), torch.tensor([3]), torch.tensor([1]), (1,))
-    loss = method.loss(model, batch, Criterion("task"))
+    batch = batch_of(split, torch.tensor([0]), torch.tensor([3]), torch.tensor([1]))
+    loss = method.loss(step_on(model, batch, "task"))
     assert loss.item() == pytest.approx(math.log(2) + pull, rel=1e-6)
     loss.backward()
     slope = [[1.0, 0.0], [0.0, -3.0]] if half else [[2.0, 0.0], [0.0, -6.0]]
@@ -546,8 +521,8 @@ def test_l2_by_hand(half: bool, pull: float) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_l2_is_anchored_at_the_last_task(double: None, scenario: Scenario) -> None:
     class L2ByHand(ByHand, L2):
-        def remember(self, model: ExpandingHeadModel, task: Task) -> None:
-            weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        def remember(self, task: Task) -> None:
+            weights = weights_of(self.network)
             self.terms = [(weights, {name: torch.ones_like(value) for name, value in weights.items()})]
 
     method = L2ByHand(strength=0.7)
@@ -555,7 +530,7 @@ def test_l2_is_anchored_at_the_last_task(double: None, scenario: Scenario) -> No
     for _, loss, cross_entropy, pull in method.steps:
         assert loss == pytest.approx(cross_entropy + 0.7 * pull, rel=1e-10)
     assert method.steps[-1][3] > 1e-3
-    for found, expected in method.gradients:
+    for found, expected in method.found:
         assert_same(found, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -569,18 +544,18 @@ HESSIAN = ((3.0, 0.3, 0.1, 0.1), (0.3, 2.0, 0.4, 0.1), (0.1, 0.4, 1.0, 0.0), (0.
 class Bowl(SI):
     """The loss is ½ (θ − m)ᵀ H (θ − m) of the head's four weights; the images play no part."""
 
-    def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
-        self.first = model.head[0].weight.detach().flatten().clone()
+    def start_task(self, task: Task) -> None:
+        self.first = self.network.head[0].weight.detach().flatten().clone()
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        apart = model.head[0].weight.flatten() - torch.tensor(CENTRE)
+    def loss(self, step: Step) -> Tensor:
+        apart = step.network.head[0].weight.flatten() - torch.tensor(CENTRE)
         return apart @ torch.tensor(HESSIAN) @ apart / 2
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+    def finish_task(self, task: Task) -> None:
         self.omega = self.integral["head.0.weight"].flatten().clone()
         self.untouched = self.integral["head.0.bias"].clone()
-        super().finish_task(model, task)
-        self.last = model.head[0].weight.detach().flatten().clone()
+        super().finish_task(task)
+        self.last = self.network.head[0].weight.detach().flatten().clone()
 
 
 def roll(rate: float, steps: int, **fields: Any) -> Bowl:
@@ -640,30 +615,30 @@ class WatchedPath(SI):
         self.negative = 0
         self.own: Weights | None = None
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        loss = super().loss(model, batch, criterion)
-        self.theta = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    def loss(self, step: Step) -> Tensor:
+        loss = super().loss(step)
+        self.theta = weights_of(step.network)
         if self.own is None:
-            self.own, self.origin = zeros(model), self.theta
-        self.g = gradient(model, criterion(model, batch) if self.path == "task" else loss)
+            self.own, self.origin = zeros(step.network), self.theta
+        self.g = gradient(step.network, plain_cross_entropy(step) if self.path == "task" else loss)
         return loss
 
-    def after_step(self, model: ExpandingHeadModel) -> None:
-        super().after_step(model)
+    def after_step(self, step: Step) -> None:
+        super().after_step(step)
         assert self.own is not None
-        for name, parameter in model.named_parameters():
+        for name, parameter in step.network.named_parameters():
             self.own[name] -= self.g[name] * (parameter.detach() - self.theta[name])
 
-    def finish_task(self, model: ExpandingHeadModel, task: Task) -> None:
+    def finish_task(self, task: Task) -> None:
         assert self.own is not None
-        for name, parameter in model.named_parameters():
+        for name, parameter in self.network.named_parameters():
             omega = self.own[name] / ((parameter.detach() - self.origin[name]) ** 2 + self.damping)
             self.negative += int((omega < -1e-6).sum())
             if self.clip:
                 omega = omega.clamp(min=0)
             self.expected[name] = self.expected.get(name, 0) + omega
         self.own = None
-        super().finish_task(model, task)
+        super().finish_task(task)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -700,8 +675,8 @@ def test_the_two_paths_differ_only_where_there_is_a_penalty(double: None) -> Non
 
 
 def mas_importance(model: ExpandingHeadModel, task: Task, scenario: Scenario, **fields: Any) -> Weights:
-    method = begun(MAS(**fields), scenario)
-    method.finish_task(model, task)
+    method = begun(MAS(**fields), model, scenario, seed=SEED)
+    method.finish_task(task)
     assert method.quadratic is not None
     assert method.quadratic.importance is not None
     return method.quadratic.importance
@@ -753,12 +728,12 @@ def test_mas_of_batches(double: None, backbone: Backbone) -> None:
 def test_mas_adds_importances_up_around_the_last_weights(double: None) -> None:
     model, task = setting("class", TWO_LAYERS)
     single = mas_importance(model, task, "class")
-    method = begun(MAS(), "class")
-    method.finish_task(model, task)
+    method = begun(MAS(), model, "class")
+    method.finish_task(task)
     with torch.no_grad():
         model.head[0].bias.add_(1)
     second = mas_importance(model, task, "class")
-    method.finish_task(model, task)
+    method.finish_task(task)
     assert method.quadratic is not None
     assert method.quadratic.importance is not None
     assert_same(method.quadratic.importance, {name: value + second[name] for name, value in single.items()})
@@ -766,8 +741,9 @@ def test_mas_adds_importances_up_around_the_last_weights(double: None) -> None:
 
 
 class MASByHand(ByHand, MAS):
-    def remember(self, model: ExpandingHeadModel, task: Task) -> None:
+    def remember(self, task: Task) -> None:
         """Σ over old tasks of |∂ Σ z² / ∂θ|, taken here one image at a time."""
+        model = self.network
         total = zeros(model)
         first = {"task": sum(model.widths[:-1])}.get(self.run.scenario, 0)
         for image in task.train.images:
@@ -775,7 +751,7 @@ class MASByHand(ByHand, MAS):
                 total[name] += g.abs() / len(task.train)
         for name, value in self.terms[0][1].items() if self.terms else ():
             total[name] += value
-        self.terms = [({name: p.detach().clone() for name, p in model.named_parameters()}, total)]
+        self.terms = [(weights_of(model), total)]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -789,14 +765,7 @@ def test_loss_of_mas_over_three_tasks(double: None, scenario: Scenario) -> None:
 
 # ------------------------------------------------------------------------------------------ identities
 
-TRAININGS = pytest.mark.parametrize(
-    "training",
-    [
-        Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3),
-        Training(epochs=2, batch_size=8, lr=0.01, optimizer="adam", keep_optimizer=True),
-    ],
-    ids=["sgd", "adam"],
-)
+TRAININGS = pytest.mark.parametrize("training", [SGD, ADAM], ids=["sgd", "adam"])
 PENALTIES: dict[str, Callable[[float], QuadraticPenalty]] = {
     "l2": lambda strength: L2(strength=strength),
     "ewc": lambda strength: EWC(strength=strength),
@@ -842,9 +811,7 @@ def test_a_strong_penalty_holds_the_weights(name: str) -> None:
             replace(PLAIN, epochs=10, lr=0.02),
             "class",
             seed=3,
-            after_task=lambda model, task, states=states: states.append(
-                {n: v.clone() for n, v in model.state_dict().items()}
-            ),
+            after_task=lambda learner, task, states=states: states.append(state_of(learner.network)),
         )
         old = states[0]
         distances.append(sum((states[1][n] - v).square().sum().item() for n, v in old.items()))

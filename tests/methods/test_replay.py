@@ -1,45 +1,36 @@
 """Replay: what is in the memory, which images a step takes, how many steps there are, and the loss by hand."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from tiny import ADAM, SGD, batch_of, same_as, step_on
 from torch import Tensor
 
 from clbench.errors import UsageError
-from clbench.method.base import SCENARIOS, Batch, Criterion, Run, Scenario
-from clbench.method.schedule import Training
+from clbench.method import SCENARIOS, Method, Run, Scenario, Step, Training
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
 from clbench.methods.replay import Replay
-from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.models import ExpandingHeadModel
+from clbench.models.backbones import MLP
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.testing import check_method, tiny_tasks
-from clbench.training.loop import Outcome, run_sequence
+from clbench.training.run import Outcome
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05)
 IMAGE = 64 * 4  # bytes of an image of tiny_tasks
 ROW = 8  # bytes of a row number
+NETWORK = ExpandingHeadModel(MLP(width=1), (1, 1, 1), 0)  # the memory does not look at it
 
 
-@pytest.fixture
-def double() -> Iterator[None]:
-    """Let networks and images be float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def go(
-    method: Replay | Finetune | Joint, scenario: Scenario = "task", tasks: list[Task] | None = None, **keywords: Any
-) -> Outcome:
-    options: dict[str, Any] = {"backbone": MLP(width=8), "training": TRAINING, "seed": 3} | keywords
-    return run_sequence(tasks or tiny_tasks(3), method, scenario=scenario, **options)
+def go(method: Method, scenario: Scenario = "task", tasks: list[Task] | int = 3, **keywords: Any) -> Outcome:
+    return tiny.go(method, scenario, tasks, **({"backbone": MLP(width=8), "training": TRAINING} | keywords))
 
 
 def sized_task(index: int, labels: Tensor, classes: int = 2) -> Task:
@@ -49,16 +40,15 @@ def sized_task(index: int, labels: Tensor, classes: int = 2) -> Task:
 
 
 def begun(method: Replay, seed: int = 0, scenario: Scenario = "task") -> Replay:
-    method.begin(Run(scenario, 9, seed, torch.device("cpu"), TRAINING))
-    return method
+    return tiny.begun(method, NETWORK, scenario, 9, seed)
 
 
 def memories(method: Replay, sizes: list[int], seed: int = 0) -> list[list[list[int]]]:
-    """Return the rows stored of each task, after each task; no network is needed."""
+    """Return the rows stored of each task, after each task."""
     begun(method, seed)
     kept = []
     for index, size in enumerate(sizes):
-        method.finish_task(None, sized_task(index, torch.arange(size) % 2))
+        method.finish_task(sized_task(index, torch.arange(size) % 2))
         kept.append([rows.tolist() for rows in method.stored])
     return kept
 
@@ -105,7 +95,7 @@ def test_so_many_of_each_class() -> None:
     method = begun(Replay(images=3, per_class=True))
     labels = [torch.tensor([0, 1, 0, 0, 1, 0, 1, 1, 1]), torch.tensor([1, 1, 0, 2, 1, 2, 2, 2])]
     for index, y in enumerate(labels):
-        method.finish_task(None, sized_task(index, y, classes=3))
+        method.finish_task(sized_task(index, y, classes=3))
     counts = [torch.bincount(y[rows], minlength=3).tolist() for y, rows in zip(labels, method.stored, strict=True)]
     assert counts == [[3, 3, 0], [1, 3, 3]]  # earlier tasks keep theirs; a class gives no more than it has
     assert all(len(rows.unique()) == len(rows) for rows in method.stored)
@@ -116,7 +106,7 @@ def test_which_of_a_class_are_kept_is_random() -> None:
     counts, seeds, y = torch.zeros(12), 600, torch.arange(12) % 2
     for seed in range(seeds):
         method = begun(Replay(images=2, per_class=True), seed)
-        method.finish_task(None, sized_task(0, y))
+        method.finish_task(sized_task(0, y))
         counts[method.stored[0]] += 1
     assert ((counts - seeds / 3).abs() < 5 * math.sqrt(seeds * 2 / 9)).all(), counts
 
@@ -173,10 +163,10 @@ class Steps(Replay):
         self.steps: list[tuple[Tensor, Tensor, Tensor]] = []  # images, labels, tasks
         self.held: list[list[Tensor]] = []
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        self.steps.append((batch.x, batch.y, batch.task_ids))
+    def loss(self, step: Step) -> Tensor:
+        self.steps.append((step.batch.x, step.batch.y, step.batch.task_ids))
         self.held.append(list(self.stored))
-        return super().loss(model, batch, criterion)
+        return super().loss(step)
 
 
 class NewSteps(Finetune):
@@ -184,9 +174,9 @@ class NewSteps(Finetune):
         super().begin(run)
         self.steps: list[Tensor] = []
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        self.steps.append(batch.x)
-        return super().loss(model, batch, criterion)
+    def loss(self, step: Step) -> Tensor:
+        self.steps.append(step.batch.x)
+        return super().loss(step)
 
 
 def rows_of(images: Tensor, of: Tensor) -> list[int]:
@@ -196,11 +186,16 @@ def rows_of(images: Tensor, of: Tensor) -> list[int]:
     return same.long().argmax(1).tolist()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize(
-    ("share", "batch_size", "joining"),
-    # round(b · s / (1 − s)): 10, round(3.33), round(90), round(0.53); and round(0.08), where one is the least
-    [(0.5, 10, 10), (0.25, 10, 3), (0.9, 10, 90), (0.05, 10, 1), (0.01, 8, 1), (0.75, 7, 21)],
+    ("scenario", "share", "batch_size", "joining"),
+    [  # round(b · s / (1 − s)): 10, round(3.33), round(90), round(0.53); and round(0.08), where one is the least
+        ("task", 0.5, 10, 10),
+        ("class", 0.25, 10, 3),
+        ("domain", 0.9, 10, 90),
+        ("task", 0.05, 10, 1),
+        ("class", 0.01, 8, 1),
+        ("domain", 0.75, 7, 21),
+    ],
 )
 def test_old_images_beside_the_batches_of_finetune(
     scenario: Scenario, share: float, batch_size: int, joining: int
@@ -294,11 +289,11 @@ class LossByHand(Replay):
         super().begin(run)
         self.pairs: list[tuple[float, float, int, int]] = []  # found, by hand, new images, old images
 
-    def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-        loss = super().loss(model, batch, criterion)
+    def loss(self, step: Step) -> Tensor:
+        loss, batch = super().loss(step), step.batch
         new, old = [], []
         current = len(self.stored)
-        logits = model(batch.x)
+        logits = step.network(batch.x)
         for z, y, owner in zip(logits, batch.y.tolist(), batch.task_ids.tolist(), strict=True):
             if self.run.scenario == "task":
                 z, y = z[2 * owner : 2 * owner + 2], y - 2 * owner
@@ -337,15 +332,13 @@ def test_gradient_of_the_weighted_loss(double: None, scenario: Scenario) -> None
     split = concat([task.train for task in tasks])
     index = 24 * owners + torch.tensor([3, 4, 5, 6, 7])
     y = split.y[index] + (0 if scenario == "domain" else 2 * owners)
-    batch = Batch(model, split, index, y, owners, (0, 1, 2) if scenario == "task" else (2,))
-    criterion = Criterion(scenario)
-    method.loss(model, batch, criterion).backward()
+    method.loss(step_on(model, batch_of(split, index, y, owners), scenario)).backward()
     found = model.backbone[1].weight.grad.clone()
     expected = torch.zeros_like(found)
     for row, owner in enumerate(owners.tolist()):
         model.zero_grad()
         one = slice(row, row + 1)
-        criterion(model, Batch(model, split, index[one], y[one], owners[one], (owner,))).backward()
+        step_on(model, batch_of(split, index[one], y[one], owners[one]), scenario).cross_entropy().backward()
         expected += model.backbone[1].weight.grad * (1 / 3 / 2 if owner == 2 else 2 / 3 / 3)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
@@ -370,17 +363,7 @@ def test_a_stored_image_counts_once(mode: str, fields: dict[str, Any], images: i
     assert outcome.stored_bytes == images * IMAGE + rows * ROW
 
 
-TRAININGS = pytest.mark.parametrize(
-    "training",
-    [
-        Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3),
-        Training(epochs=2, batch_size=8, lr=0.01, optimizer="adam", keep_optimizer=True),
-    ],
-    ids=["sgd", "adam"],
-)
-
-
-def with_dropout(method: Replay | Finetune, scenario: Scenario, training: Training) -> Outcome:
+def with_dropout(method: Method, scenario: Scenario, training: Training) -> Outcome:
     return go(method, scenario, backbone=MLP(width=16, dropout=0.2), training=training)
 
 
@@ -389,19 +372,23 @@ def finetuned(scenario: Scenario, training: Training) -> Outcome:
     return with_dropout(Finetune(), scenario, training)
 
 
-@TRAININGS
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("mode", ["beside", "concatenate"])
-@pytest.mark.parametrize("weighting", ["images", "tasks"])
-@pytest.mark.parametrize("choice", ["random", "reservoir"])
+@pytest.mark.parametrize(
+    ("scenario", "mode", "weighting", "choice", "training"),
+    [  # every pair of two is there
+        ("task", "beside", "images", "random", SGD),
+        ("task", "concatenate", "tasks", "reservoir", ADAM),
+        ("class", "beside", "tasks", "random", ADAM),
+        ("class", "concatenate", "images", "reservoir", SGD),
+        ("domain", "beside", "images", "reservoir", ADAM),
+        ("domain", "concatenate", "tasks", "random", SGD),
+    ],
+    ids=lambda value: getattr(value, "optimizer", value),
+)
 def test_no_memory_is_finetune(scenario: Scenario, mode: str, weighting: str, choice: str, training: Training) -> None:
     fields: dict[str, Any] = {"mode": mode, "weighting": weighting, "choice": choice}
     plain = finetuned(scenario, training)
     none, some = (with_dropout(Replay(images=images, **fields), scenario, training) for images in (0, 6))
-    assert none.weights_hash == plain.weights_hash
-    assert none.task_aware == plain.task_aware
-    assert none.task_agnostic == plain.task_agnostic
-    assert none.updates == plain.updates
+    same_as(none, plain)
     assert none.stored_bytes == 0
     assert some.weights_hash != plain.weights_hash
     assert some.history[0] == plain.history[0]
@@ -419,14 +406,14 @@ def test_a_memory_of_everything_takes_as_many_steps_as_joint() -> None:
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "scenario"),
     [
-        Replay(images=7, mode="concatenate", weighting="tasks"),
-        Replay(images=7, choice="reservoir", weighting="tasks"),
-        Replay(images=2, per_class=True, mode="concatenate"),
-        Replay(images=2, share=0.8),
+        (Replay(images=7, mode="concatenate", weighting="tasks"), "task"),
+        (Replay(images=7, choice="reservoir", weighting="tasks"), "class"),
+        (Replay(images=2, per_class=True, mode="concatenate"), "domain"),
+        (Replay(images=2, share=0.8), "task"),
     ],
     ids=repr,
 )
-def test_contract_of_variants(method: Replay) -> None:
-    check_method(method, models=["mlp"], tasks=3)
+def test_contract_of_variants(method: Replay, scenario: Scenario) -> None:
+    check_method(method, models=["mlp"], scenarios=[scenario], tasks=3)

@@ -7,7 +7,9 @@ import pytest
 import scipy.stats
 import torch
 
-from clbench.models.networks import CNN, MLP, Dropout, ExpandingHeadModel, ResNet18
+from clbench.models import ExpandingHeadModel
+from clbench.models.backbones import CNN, MLP, ResNet18
+from clbench.models.dropout import Dropout
 
 
 def test_growth_keeps_old_blocks_bit_for_bit() -> None:

@@ -1,9 +1,7 @@
 """The CUDA path: on a real device where there is one, and its placement under fake tensors everywhere."""
 
-import multiprocessing
-import queue
-import time
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,128 +9,285 @@ from typing import Any
 
 import pytest
 import torch
-from asking import prepared as plan
-from torch import Tensor
+from tiny import same_as
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clbench.errors import UsageError
-from clbench.execution import runner
-from clbench.execution.job import _with_device
 from clbench.experiment import registry
-from clbench.experiment.machine import check_device
-from clbench.experiment.spec import Job
-from clbench.method import penalty
-from clbench.method.base import SCENARIOS, Batch, Criterion, Method, Run, Scenario, in_chunks
-from clbench.method.schedule import Training
-from clbench.models.networks import ExpandingHeadModel
+from clbench.method import (
+    SCENARIOS,
+    Batch,
+    Costs,
+    Criterion,
+    GradientOf,
+    Gradients,
+    Learner,
+    Memory,
+    Method,
+    Phase,
+    Run,
+    Scenario,
+    Step,
+    Training,
+    in_chunks,
+)
+from clbench.method import importance as importance_module
+from clbench.models import Backbone, ExpandingHeadModel
+from clbench.models.backbones import CNN, MLP, ResNet18
 from clbench.seeding import seed_default, stream, stream_seed
-from clbench.sequences.tasks import Task, to_device
+from clbench.sequences.tasks import Split, Task, to_device
 from clbench.testing import tiny_tasks
-from clbench.training.loop import run_sequence, set_trainable
+from clbench.training.loop import set_trainable
+from clbench.training.run import Outcome, run_sequence
+from clbench.training.snapshots import SnapshotFile
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda:0")
+NAMES = registry.names("method")
+SMALL: dict[str, Backbone] = {"mlp": MLP(width=16), "cnn": CNN(channels=4, width=16), "resnet18": ResNet18(channels=8)}
 
 
-@pytest.mark.cuda
-@needs_cuda
-@pytest.mark.parametrize("name", registry.names("method"))
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_run_on_cuda_agrees_with_the_cpu(name: str, scenario: Scenario) -> None:
-    if scenario not in registry.find("method", name).scenarios:
-        pytest.skip(f"{name} is not defined for {scenario}")
-
-    def go(device: str, tasks: Sequence[Task]) -> list[dict[str, list[float]]]:
-        method = registry.find("method", name)()
-        backbone = registry.find("model", "cnn")()
-        return run_sequence(tasks, method, backbone, Training(batch_size=8), scenario, 0, device).history
-
-    on_cpu, on_cuda = go("cpu", tiny_tasks(3)), go("cuda:0", to_device(tiny_tasks(3), CUDA))
-    for one, other in zip(on_cpu, on_cuda, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+def new(name: str) -> Method:
+    return registry.find("method", name)()
 
 
-@pytest.mark.parametrize("name", registry.names("method"))
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("model_name", ["mlp", "cnn", "resnet18"])
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # deepcopy asks for it
-def test_placement_without_a_device(
-    name: str, scenario: Scenario, model_name: str, monkeypatch: pytest.MonkeyPatch
+ALL = [(name, scenario) for name in NAMES for scenario in SCENARIOS if scenario in new(name).scenarios]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On a device
+
+
+def on_cuda(test: Any) -> Any:
+    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compute on the device as runs do: every operation gives the same again."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def go(method: Learner, scenario: Scenario, model: str, device: str, **options: Any) -> Outcome:
+    terms = {"training": Training(epochs=2, batch_size=8, lr=0.02, momentum=0.9)} | options
+    tasks = to_device(tiny_tasks(3), torch.device(device))
+    return run_sequence(tasks, method, SMALL[model], scenario=scenario, seed=0, device=device, **terms)
+
+
+@on_cuda
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize(("name", "scenario"), ALL)
+def test_in_float64_a_run_on_cuda_is_that_of_the_cpu(
+    double: None, deterministic: None, name: str, scenario: Scenario, model: str
 ) -> None:
+    weights: dict[str, dict[str, Tensor]] = {}
+
+    def keep(learner: Learner, task: Task) -> None:
+        weights[str(task.index)] = {name: value.cpu().clone() for name, value in learner.weights().items()}
+
+    found = []
+    for device in ("cpu", "cuda:0"):
+        outcome = go(new(name), scenario, model, device, after_task=keep)
+        found.append((outcome, weights.copy()))
+    (one, theirs), (other, ours) = found
+    for task, values in theirs.items():
+        for name, value in values.items():
+            torch.testing.assert_close(ours[task][name], value, rtol=1e-8, atol=1e-8)
+    same_as(one, other, "updates", "images", "forward_passes", "backward_passes", "stored_bytes", "task_aware")
+    for a, b in zip(one.history, other.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-8, abs=1e-8)
+
+
+@on_cuda
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adafactor"])
+def test_every_optimiser_on_cuda(double: None, deterministic: None, optimizer: Any) -> None:
+    training = Training(epochs=2, batch_size=8, lr=0.001, optimizer=optimizer, keep_optimizer=True)
+    one, other = (go(new("ewc"), "class", "mlp", device, training=training) for device in ("cpu", "cuda:0"))
+    for a, b in zip(one.history, other.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6, abs=1e-6)
+
+
+@on_cuda
+@pytest.mark.parametrize(("name", "scenario"), [("finetune", "task"), ("replay", "class"), ("lwf", "domain")])
+def test_batch_norm_on_cuda(deterministic: None, name: str, scenario: Scenario) -> None:
+    one, other = (go(new(name), scenario, "resnet18", device) for device in ("cpu", "cuda:0"))
+    for a, b in zip(one.history, other.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-2, abs=1e-3)
+    same_as(other, go(new(name), scenario, "resnet18", "cuda:0"))
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(_: Learner, task: Task) -> None:
+    if task.index == 1:
+        raise Stopped
+
+
+@on_cuda
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_on_cuda_goes_on_from_a_checkpoint_and_a_shared_first_task(
+    deterministic: None, name: str, tmp_path: Path
+) -> None:
+    scenario: Scenario = "task"
+    training = Training(epochs=2, batch_size=8, optimizer="adam", lr=0.001, keep_optimizer=True)
+    first, checkpoint = (SnapshotFile(tmp_path / file, "cuda:0") for file in ("first.pt", "run.pt"))
+    plain = go(new(name), scenario, "mlp", "cuda:0", training=training)
+    with contextlib.suppress(Stopped):
+        go(new(name), scenario, "mlp", "cuda:0", training=training, checkpoint=checkpoint, after_task=stop)
+    same_as(plain, go(new(name), scenario, "mlp", "cuda:0", training=training, checkpoint=checkpoint))
+    if vars(type(new(name))).get("first_task_is_finetuning"):
+        go(new("finetune"), scenario, "mlp", "cuda:0", training=training, first_task=first)
+        shared = go(new(name), scenario, "mlp", "cuda:0", training=training, first_task=first)
+        assert shared.shared_first_task
+        same_as(plain, shared)
+
+
+class Rehearsal(Method):
+    """Fills a memory while it trains, with the outputs of that time, and stays near them: dark experience replay."""
+
+    memory = True
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.buffer = Memory(20, run.stream("buffer"))
+
+    def loss(self, step: Step) -> Tensor:
+        loss = step.cross_entropy()
+        if len(self.buffer):
+            old = step.on(self.buffer.sample(8))
+            width = old.batch.extras["logits"].shape[1]
+            loss = loss + old.cross_entropy() + (old.outputs[:, :width] - old.batch.extras["logits"]).square().mean()
+        return loss
+
+    def after_step(self, step: Step) -> None:
+        self.buffer.add(step.batch, logits=step.outputs)
+
+    def state(self) -> dict[str, Any]:
+        return self.buffer.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.buffer.load_state(state)
+
+
+@on_cuda
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_memory_on_cuda(double: None, deterministic: None, scenario: Scenario, tmp_path: Path) -> None:
+    one, other, again = (Rehearsal() for _ in range(3))
+    on_cpu, on_device = go(one, scenario, "mlp", "cpu"), go(other, scenario, "mlp", "cuda:0")
+    for a, b in zip(on_cpu.history, on_device.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-8, abs=1e-8)
+    assert one.buffer.images is not None
+    assert other.buffer.images is not None
+    assert other.buffer.images.device == CUDA
+    assert torch.equal(one.buffer.images, other.buffer.images.cpu())
+    assert torch.equal(one.buffer.y, other.buffer.y)
+    drawn = other.buffer.sample(6)
+    for tensor in (drawn.x, drawn.y, drawn.task_ids, drawn.index, *drawn.extras.values()):
+        assert tensor.device == CUDA
+    checkpoint = SnapshotFile(tmp_path / "run.pt", "cuda:0")
+    with contextlib.suppress(Stopped):
+        go(again, scenario, "mlp", "cuda:0", checkpoint=checkpoint, after_task=stop)
+    same_as(on_device, go(again, scenario, "mlp", "cuda:0", checkpoint=checkpoint))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Without a device
+
+
+@pytest.mark.parametrize(
+    ("name", "scenario", "model"),
+    [
+        *[(name, scenario, "mlp") for name, scenario in ALL],
+        *[(name, scenario, "cnn") for name, scenario in ALL if name in ("ewc", "mas", "finetune-fc")],
+        *[(name, "task", "resnet18") for name in ("feature-extraction", "lwf")],
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # deepcopy asks for it
+def test_placement_without_a_device(name: str, scenario: Scenario, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tensor up to the loss lies on CUDA: fake tensors compute nothing, but refuse to mix devices.
 
     The backward pass needs a real device: gradients of zero stand for what it would give."""
-    if scenario not in registry.find("method", name).scenarios:
-        pytest.skip(f"{name} is not defined for {scenario}")
     monkeypatch.setattr(torch.autograd, "grad", lambda y, xs, **_: [torch.zeros_like(x) for x in xs])
-    monkeypatch.setattr(penalty, "_of_any_layers", _no_gradients)
-    training = Training(batch_size=8)
-    backbone = registry.find("model", model_name)()
-    tasks = tiny_tasks(2)
-    model = ExpandingHeadModel(backbone, (1, 8, 8), 0)
+    monkeypatch.setattr(importance_module, "_of_any_layers", _no_gradients)
+    network = ExpandingHeadModel(SMALL[model], (1, 8, 8), 0)
     for _ in range(1 if scenario == "domain" else 2):
-        model.expand(2)
+        network.expand(2)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = [replace(task, train=_fake(task.train, mode), test=_fake(task.test, mode)) for task in tasks]
-        model = mode_model(model, mode)
-        method = registry.find("method", name)()
-        method.begin(Run(scenario, 2, 0, CUDA, training))
+        fake = [replace(task, train=_fake(task.train, mode), test=_fake(task.test, mode)) for task in tiny_tasks(2)]
+        network = _fake_network(network, mode)
+        method = new(name)
+        method.begin(Run(scenario, 2, 0, CUDA, Training(batch_size=8), lambda: network, lambda task: Costs()))
         first, second = fake
-        model.seen = 1
-        method.start_task(model.eval(), first)
-        _step(method, model)
-        method.finish_task(model, first)
-        method.start_task(model, second)
-        model.seen = len(model.head)
-        used = method.training_tasks(fake) or [second]
-        set_trainable(model, method.trainable(model, second, 0))
-        index = torch.arange(8, device=CUDA)
-        present = [task.index for task in used]
-        batch = Batch(
-            model,
-            second.train,
-            index,
-            torch.full_like(index, model.columns(model.seen - 1).start),
-            index * 0 + 1,
-            present,
-        )
-        loss = method.loss(model, batch, Criterion(scenario))
+        network.seen = 1
+        network.eval()
+        method.start_task(first)
+        _train(method, network, first, [], scenario)
+        method.finish_task(first)
+        method.start_task(second)
+        network.seen = len(network.head)
+        loss = _train(method, network, second, [first] if method.memory else [], scenario)
         assert loss.device == CUDA
-        _step(method, model)
-        method.finish_task(model, second)
-        scores = in_chunks(lambda x: method.predict(model, x, second), second.test, model.chunk)
-        assert scores.device == CUDA
-        assert all(parameter.device == CUDA for parameter in model.parameters())
+        method.finish_task(second)
+        for told in (None, 1):
+            answers = method.scores(second.test.batch(torch.arange(8, device=CUDA)), told)
+            assert answers is None or answers.device == CUDA
+        assert all(parameter.device == CUDA for parameter in network.parameters())
 
 
-def _step(method: Method, model: ExpandingHeadModel) -> None:
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    method.after_backward(model)
-    method.after_step(model)
+def _train(
+    method: Method, network: ExpandingHeadModel, task: Task, earlier: Sequence[Task], scenario: Scenario
+) -> Tensor:
+    """Take one step, as the loop does it; the gradients are zero."""
+    (phase,) = method.phases(task, earlier)
+    frozen = set_trainable(method, phase.trainable)
+    recorded = in_chunks(network.features, task.train, 16)[:8] if frozen else None
+    index = torch.arange(8, device=CUDA)
+    present = [other.index for other in phase.tasks]
+    columns = torch.full_like(index, network.columns(network.seen - 1).start)
+    batch = Batch(task.train.batch(index), columns, index * 0 + task.index, present, index, task.train)
+    step = Step(network, batch, Criterion(scenario), Phase(tasks=phase.tasks), 0.1, 0.0, recorded)
+    losses = []
+
+    def gradient_of(loss: Tensor) -> Gradients:
+        losses.append(loss)
+        return {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+
+    gradients: GradientOf = gradient_of
+    method.gradients(step, gradients)
+    method.after_step(step)
+    network.eval()
+    return losses[0]
 
 
-def _no_gradients(model: ExpandingHeadModel, x: Tensor, rows: Tensor, outputs: slice, *rest: Any) -> dict[str, Tensor]:
-    scores = rest[0](model(x)[:, outputs], rows)
+def _no_gradients(
+    network: ExpandingHeadModel, x: Tensor, rows: Tensor, outputs: slice, *rest: Any
+) -> dict[str, Tensor]:
+    scores = rest[0](network(x)[:, outputs], rows)
     assert scores.device == CUDA
-    return {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    return {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
 
 
-def _fake(split: object, mode: FakeTensorMode) -> object:
-    moved = {
-        name: mode.from_tensor(value).to(CUDA) for name, value in vars(split).items() if isinstance(value, torch.Tensor)
+def _fake(split: Split, mode: FakeTensorMode) -> Split:
+    moved: dict[str, Any] = {
+        name: mode.from_tensor(value).to(CUDA) for name, value in vars(split).items() if isinstance(value, Tensor)
     }
-    return replace(split, **moved)  # type: ignore[type-var]
+    return replace(split, **moved)
 
 
-def mode_model(model: ExpandingHeadModel, mode: FakeTensorMode) -> ExpandingHeadModel:
-    for module in model.modules():
+def _fake_network(network: ExpandingHeadModel, mode: FakeTensorMode) -> ExpandingHeadModel:
+    for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, torch.nn.Parameter(mode.from_tensor(parameter.detach()).to(CUDA)))
+            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach()).to(CUDA)))
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, mode.from_tensor(buffer).to(CUDA))
-    return model
+    return network
 
 
 class _Waits(TorchDispatchMode):
@@ -149,18 +304,14 @@ class _Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", registry.names("method"))
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(("name", "scenario"), ALL)
 def test_no_step_waits_for_the_device(name: str, scenario: Scenario) -> None:
     """However many steps an epoch has, as many values are asked for."""
-    if scenario not in registry.find("method", name).scenarios:
-        pytest.skip(f"{name} is not defined for {scenario}")
     waits = []
-    for batch_size in (24, 12, 4):
+    for batch_size in (24, 6):
         training = Training(batch_size=batch_size, optimizer="adam", lr=0.001)
         with _Waits() as mode:
-            backbone = registry.find("model", "mlp")(width=8)
-            run_sequence(tiny_tasks(2), registry.find("method", name)(), backbone, training, scenario, 0)
+            run_sequence(tiny_tasks(2), new(name), MLP(width=8), training, scenario, 0)
         waits.append(mode.count)
     assert waits[0] > 0
     assert len(set(waits)) == 1, waits
@@ -176,56 +327,3 @@ def test_seeds_reach_the_cpu_and_the_device_of_the_run_alone(monkeypatch: pytest
             seed_default(3, "dropout", 0, device=device)
             assert torch.equal(torch.rand(5), torch.rand(5, generator=stream(3, "dropout", 0)))
     assert seeded == [(torch.device("cuda:1"), stream_seed(3, "dropout", 0))]
-
-
-def test_all_devices_are_used_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert check_device("cuda") == check_device("auto") == ["cuda:0", "cuda:1", "cuda:2"]
-    assert check_device("cuda:1") == ["cuda:1"]
-    assert check_device("cpu") == ["cpu"]
-    with pytest.raises(UsageError, match="there are 3 CUDA devices"):
-        check_device("cuda:3")
-
-
-def hold(job: Job, devices: Any) -> None:
-    with _with_device(job) as mine:
-        devices.put(mine.device)
-        time.sleep(60)
-
-
-def test_runs_wait_for_a_device_with_room_and_a_killed_one_makes_room(tmp_path: Path) -> None:
-    """Two devices with one run each: never more, whichever worker is quick."""
-    slots = [(str(tmp_path / f"{device}.slot"), f"cuda:{device}") for device in range(2)]
-    job = replace(plan("finetune", seeds=1, out=tmp_path).jobs[0], slots=slots)
-    context = multiprocessing.get_context("spawn")
-    devices = context.Queue()
-    holders = [context.Process(target=hold, args=(job, devices), daemon=True) for _ in range(3)]
-    try:
-        for holder in holders[:2]:
-            holder.start()
-        assert {devices.get(timeout=60), devices.get(timeout=60)} == {"cuda:0", "cuda:1"}
-        holders[2].start()
-        with pytest.raises(queue.Empty):
-            devices.get(timeout=8)
-        holders[0].kill()
-        assert devices.get(timeout=60) in ("cuda:0", "cuda:1")
-        holders[1].kill()
-        with _with_device(job) as mine:
-            assert mine.device in ("cuda:0", "cuda:1")
-    finally:
-        for holder in holders:
-            if holder.pid is not None:
-                holder.kill()
-                holder.join()
-
-
-def test_a_sweep_over_several_devices_gives_each_run_its_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = plan("finetune", seeds=2, out=tmp_path, jobs=2)
-    sweep = replace(sweep, devices=["cuda:0", "cuda:1"], workers=4)
-    seen: list[Job] = []
-    monkeypatch.setattr(runner, "surviving", lambda jobs, workers, backend: [None, *map(seen.append, jobs)])
-    list(sweep.run())
-    assert len(seen) == 2
-    assert [device for _, device in seen[0].slots] == ["cuda:0", "cuda:1"] * 2
-    assert len({path for path, _ in seen[0].slots}) == 4

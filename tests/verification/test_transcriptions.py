@@ -7,7 +7,7 @@ weights after every task have to agree.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from clbench.experiment import presets, registry
 from clbench.experiment.points import resolve_training
 from clbench.experiment.presets import Preset, Row
-from clbench.method.base import Scenario
-from clbench.method.schedule import Training
-from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.method import Learner, Scenario, Training
+from clbench.models import ExpandingHeadModel
+from clbench.models.backbones import MLP
 from clbench.seeding import stream
 from clbench.sequences.tasks import Task
 from clbench.testing import tiny_tasks
-from clbench.training.loop import run_sequence
+from clbench.training.run import run_sequence
 
 SEED = 3
 TASKS = 3
@@ -40,14 +40,7 @@ Weights = dict[str, Tensor]
 States = list[Weights]  # after each task, under the names of clbench's network
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def the_tasks() -> list[Task]:
@@ -68,8 +61,9 @@ def ours(row: Row, scenario: Scenario, training: Training, **shrunk: Any) -> Sta
     method.check(scenario, training)
     kept: States = []
 
-    def keep(model: ExpandingHeadModel, task: Task) -> None:
-        kept.append({name: value.detach().clone() for name, value in model.named_parameters()})
+    def keep(learner: Learner, task: Task) -> None:
+        network = learner.network  # type: ignore[attr-defined]
+        kept.append({name: value.detach().clone() for name, value in network.named_parameters()})
 
     run_sequence(the_tasks(), method, HIDDEN, training, scenario, SEED, after_task=keep)
     return kept

@@ -1,47 +1,43 @@
-"""The training core: what is trained, on what, and what is measured."""
+"""A whole run: what is trained, on what, and what is measured."""
 
 import math
+import time
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from tiny import Weights, batch_of, step_on
 from torch import Tensor, nn
 
 from clbench.errors import DivergedError, UsageError
-from clbench.method.base import Batch, Criterion, Method, Scenario
-from clbench.method.schedule import Plan, Training
+from clbench.method import GradientOf, Gradients, Learner, Method, Scenario, Step, Training
 from clbench.methods.feature_extraction import FeatureExtraction
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
-from clbench.models.networks import MLP, ExpandingHeadModel, ResNet18
-from clbench.sequences.tasks import Task
+from clbench.methods.lwf import LwF
+from clbench.models import ExpandingHeadModel
+from clbench.models.backbones import MLP, ResNet18
+from clbench.seeding import stream
+from clbench.sequences.tasks import Split, Task
 from clbench.testing import tiny_tasks
-from clbench.training.loop import Outcome, make_optimizer, run_sequence, weights_hash
+from clbench.training.run import Outcome, weights_hash
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=0.1)
+TERMS: dict[str, Any] = {"backbone": MLP(width=16), "training": TRAINING}
 
 
-def go(method: Method | None = None, scenario: Scenario = "task", tasks: int = 3, **keywords: Any) -> Outcome:
-    options = {"backbone": MLP(width=16), "training": TRAINING, "seed": 3} | keywords
-    return run_sequence(tiny_tasks(tasks), method or Finetune(), scenario=scenario, **options)
+def go(method: Method | None = None, scenario: Scenario = "task", **keywords: Any) -> Outcome:
+    return tiny.go(method or Finetune(), scenario, **(TERMS | keywords))
 
 
-def states(method: Method | None = None, scenario: Scenario = "task", **keywords: Any) -> list[dict[str, Tensor]]:
-    kept: list[dict[str, Tensor]] = []
-    go(
-        method,
-        scenario,
-        after_task=lambda model, task: kept.append({n: v.clone() for n, v in model.state_dict().items()}),
-        **keywords,
-    )
-    return kept
+def states(method: Method | None = None, scenario: Scenario = "task", **keywords: Any) -> list[Weights]:
+    return tiny.states(method or Finetune(), scenario, **(TERMS | keywords))
 
 
 def test_one_task_equals_a_plain_pytorch_loop() -> None:
     """The reference is written out here: same initial weights, same order of images, PyTorch's own optimiser."""
-    from clbench.seeding import stream
-
     task = tiny_tasks(1)[0]
     model = ExpandingHeadModel(MLP(width=16), (1, 8, 8), 3, "weights")
     model.expand(2)
@@ -63,57 +59,14 @@ def test_one_task_equals_a_plain_pytorch_loop() -> None:
     assert go(tasks=1).history[0]["loss"] == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"momentum": 0.9, "weight_decay": 0.1},
-        {"optimizer": "adam"},
-        {"optimizer": "adam", "weight_decay": 0.1},
-        {"optimizer": "adagrad"},
-    ],
-    ids=str,
-)
-def test_the_optimisers_equal_pytorchs_bit_for_bit(settings: dict[str, Any]) -> None:
-    """Where gradients are missing too, now and then, with a rate that changes, and a parameter that comes later."""
-    generator = torch.Generator().manual_seed(0)
-    ours, theirs = ([nn.Parameter(torch.ones(*size)) for size in ((7, 5), (7,), (3, 7))] for _ in range(2))
-    optimizer = make_optimizer(Training(lr=0.1, **settings), ours[:2])
-    class_ = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
-    options = {name: value for name, value in settings.items() if name != "optimizer"}
-    options |= {"lr": 0.1} if settings.get("optimizer") == "adagrad" else {"lr": 0.1, "fused": True}
-    others = [class_[settings.get("optimizer", "sgd")]([parameter], **options) for parameter in theirs]
-    for step in range(12):
-        if step == 4:
-            optimizer.add(ours)
-        if step == 6:
-            optimizer.lr /= 10
-            for other in others:
-                other.param_groups[0]["lr"] /= 10
-        if step == 9:  # goes on from a checkpoint
-            kept, optimizer = optimizer, make_optimizer(Training(lr=0.1, **settings), ours)
-            optimizer.load_state_dict(kept.state_dict())
-            optimizer.lr = kept.lr
-        for index, pair in enumerate(zip(ours, theirs, strict=True)):
-            if (step + index) % 4 and (index < 2 or step >= 4):
-                gradient = torch.randn(pair[0].shape, generator=generator)
-                for parameter in pair:
-                    parameter.grad = gradient.clone()
-        optimizer.step()
-        for other in others:
-            other.step()
-            other.zero_grad()
-        assert all(parameter.grad is None for parameter in ours)
-        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
-
-
 @pytest.mark.parametrize("scenario", ["task", "class", "domain"])
 def test_accuracy_matrices_against_a_count_by_hand(scenario: Scenario) -> None:
     tasks = tiny_tasks(3)
     aware: list[list[float]] = []
     agnostic: list[list[float]] = []
 
-    def count(model: ExpandingHeadModel, task: Task) -> None:
+    def count(learner: Learner, task: Task) -> None:
+        model = learner.network  # type: ignore[attr-defined]
         rows: tuple[list[float], list[float]] = ([], [])
         for j, other in enumerate(tasks):
             start = 0 if scenario == "domain" else 2 * j
@@ -125,7 +78,7 @@ def test_accuracy_matrices_against_a_count_by_hand(scenario: Scenario) -> None:
         aware.append(rows[0])
         agnostic.append(rows[1])
 
-    outcome = run_sequence(tasks, Finetune(), MLP(width=16), TRAINING, scenario, 3, after_task=count)
+    outcome = go(scenario=scenario, tasks=tasks, after_task=count)
 
     def measured(matrix: list[list[float | None]]) -> list[list[float]]:
         return [[cell for cell in row if cell is not None] for row in matrix[1:]]
@@ -180,10 +133,11 @@ def test_keeping_the_optimizer_carries_its_momentum_on() -> None:
     before: list[Tensor] = []
 
     class Watch(Finetune):
-        def after_backward(self, model: ExpandingHeadModel) -> None:
-            weight = model.backbone[1].weight
-            velocity.append(weight.grad.clone())
-            before.append(weight.detach().clone())
+        def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
+            gradients = super().gradients(step, gradient_of)
+            velocity.append(gradients["backbone.1.weight"].clone())
+            before.append(self.network.backbone[1].weight.detach().clone())
+            return gradients
 
     after = [
         state["backbone.1.weight"]
@@ -207,8 +161,8 @@ def test_frozen_means_eval_for_batch_norm() -> None:
     modes: list[bool] = []
 
     class Watch(FeatureExtraction):
-        def after_step(self, model: ExpandingHeadModel) -> None:
-            modes.append(model.backbone[1].training)
+        def after_step(self, step: Step) -> None:
+            modes.append(step.network.backbone[1].training)
 
     go(Watch(), backbone=ResNet18(channels=4), tasks=2)
     assert modes == [True] * 6 + [False] * 6
@@ -230,21 +184,6 @@ def test_budgets(options: dict[str, Any], updates: int, images: int) -> None:
     assert outcome.images == outcome.backward_passes == outcome.forward_passes == [images] * 3
 
 
-def test_an_epoch_takes_every_image_once() -> None:
-    plan = Plan([24], Training(batch_size=10), equal_shares=False)
-    rows = torch.cat(plan.draw(torch.Generator().manual_seed(0), 99))
-    assert sorted(rows.tolist()) == list(range(24))
-
-
-def test_budgets_that_make_no_sense() -> None:
-    with pytest.raises(UsageError, match="drop_last leaves no batch"):
-        Plan([5], Training(batch_size=8, drop_last=True), equal_shares=False)
-    with pytest.raises(UsageError, match="either epochs or iterations"):
-        Training(epochs=1, iterations=1)
-    with pytest.raises(UsageError, match="option of sgd"):
-        Training(optimizer="adam", momentum=0.9)
-
-
 def test_divergence_is_an_error_that_says_where() -> None:
     with pytest.raises(DivergedError, match=r"task 1, epoch \d"):
         go(training=Training(epochs=20, batch_size=4, lr=1e20))
@@ -255,9 +194,9 @@ def test_batches_are_the_same_for_all_methods_whatever_came_before() -> None:
         kept: list[list[int]] = []
 
         class Watch(cls):  # type: ignore[misc, valid-type]
-            def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-                kept.append(batch.index.tolist())
-                return super().loss(model, batch, criterion)
+            def loss(self, step: Step) -> Tensor:
+                kept.append(step.batch.index.tolist())
+                return super().loss(step)
 
         go(Watch(), training=Training(batch_size=8, **options))
         return kept
@@ -274,14 +213,12 @@ def test_dropout_masks_do_not_depend_on_the_method() -> None:
         kept: list[Tensor] = []
 
         class Watch(method):  # type: ignore[misc, valid-type]
-            def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-                kept.append(batch.features == 0)
-                return super().loss(model, batch, criterion)
+            def loss(self, step: Step) -> Tensor:
+                kept.append(step.features == 0)
+                return super().loss(step)
 
         go(Watch(), tasks=2, backbone=MLP(width=64, dropout=0.5), training=Training(batch_size=24, lr=1e-9))
         return kept
-
-    from clbench.methods.lwf import LwF
 
     one, other = masks(Finetune), masks(LwF)
     assert torch.equal(one[1], other[1])
@@ -301,13 +238,10 @@ def test_mixed_batches_in_the_task_scenario_use_each_samples_own_outputs() -> No
     for classes in (2, 3, 2):
         model.expand(classes)
     model.seen = 3
-    from clbench.sequences.tasks import Split
-
     split = Split(torch.randn(6, 1, 4, 4, dtype=torch.double), torch.arange(6), torch.zeros(6, dtype=torch.long))
     task_ids = torch.tensor([0, 1, 1, 0, 1, 0])
     y = torch.tensor([1, 2, 4, 0, 3, 1])
-    batch = Batch(model, split, torch.arange(6), y, task_ids, [0, 1])
-    loss = Criterion("task")(model, batch)
+    loss = step_on(model, batch_of(split, torch.arange(6), y, task_ids), "task").cross_entropy()
     expected = 0.0
     for i in range(6):
         columns = model.columns(int(task_ids[i]))
@@ -321,8 +255,6 @@ def test_mixed_batches_in_the_task_scenario_use_each_samples_own_outputs() -> No
 
 
 def test_seconds_are_disjoint_and_complete() -> None:
-    import time
-
     start = time.perf_counter()
     outcome = go()
     wall = time.perf_counter() - start
@@ -330,16 +262,16 @@ def test_seconds_are_disjoint_and_complete() -> None:
     assert len(outcome.train_seconds) == 3
     assert len(outcome.evaluate_seconds) == 4
     assert all(value > 0 for value in outcome.train_seconds + outcome.evaluate_seconds)
-    assert 0.5 * wall < spent <= wall
+    assert 0 < spent <= wall
 
 
 def test_weights_hash_sees_every_parameter_and_buffer() -> None:
     model = ResNet18(channels=4).build((1, 8, 8))
-    seen = {weights_hash(model)}
+    seen = {weights_hash(model.state_dict())}
     for tensor in model.state_dict().values():
         with torch.no_grad():
             tensor.view(-1)[0] += 1
-        seen.add(weights_hash(model))
+        seen.add(weights_hash(model.state_dict()))
     assert len(seen) == 1 + len(model.state_dict())
 
 
@@ -354,6 +286,5 @@ def test_predicting_over_outputs_that_are_not_there() -> None:
 
 
 def test_resnet_takes_a_batch_of_one_small_image() -> None:
-    tasks = tiny_tasks(1, images=17)
-    outcome = run_sequence(tasks, Finetune(), ResNet18(channels=4), Training(batch_size=16), "task", 0)
+    outcome = go(tasks=tiny_tasks(1, images=17), backbone=ResNet18(channels=2), training=Training(batch_size=16))
     assert outcome.updates == [2]

@@ -1,43 +1,35 @@
-"""Training policies that presets use: untouched parameters, warm-up, images held out, and rates that fall."""
+"""The loop's policies: untouched parameters, warm-up, images held out, rates that fall, and phases."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import tiny
 import torch
-from torch import Tensor
+from tiny import Weights
+from torch import Tensor, nn
 
 from clbench.errors import UsageError
-from clbench.method.base import Batch, Criterion, Method, Scenario
-from clbench.method.schedule import Plateau, Training, n_held_out
+from clbench.method import GradientOf, Gradients, Learner, Method, Phase, Run, Scenario, Step, Training
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
 from clbench.methods.lwf import LwF
 from clbench.methods.replay import Replay
-from clbench.models.networks import MLP, ExpandingHeadModel
+from clbench.models import ExpandingHeadModel
+from clbench.models.backbones import MLP
 from clbench.seeding import stream
 from clbench.sequences.tasks import Task
 from clbench.testing import tiny_tasks
-from clbench.training.loop import Outcome, run_sequence
+from clbench.training.run import Outcome
 
 SEED = 3
-Weights = dict[str, Tensor]
+pytestmark = pytest.mark.usefixtures("double")  # so that a step's rate can be read off the weights
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    """Work in float64, so that a step's rate can be read off the weights."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def go(method: Method, training: Training, scenario: Scenario = "task", tasks: int = 3) -> Outcome:
-    return run_sequence(tiny_tasks(tasks), method, MLP(width=8), training, scenario, SEED)
+def go(method: Method, training: Training, scenario: Scenario = "task", **keywords: Any) -> Outcome:
+    return tiny.go(method, scenario, training=training, **({"backbone": MLP(width=8)} | keywords))
 
 
 def copy_of(model: ExpandingHeadModel) -> Weights:
@@ -54,17 +46,17 @@ def trajectory(training: Training, scenario: Scenario = "task") -> tuple[list[We
     gradients: list[dict[str, Tensor | None]] = []
 
     class Watch(Finetune):
-        def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
+        def loss(self, step: Step) -> Tensor:
             if not weights:
-                weights.append(copy_of(model))
-            loss = super().loss(model, batch, criterion)
-            names, parameters = zip(*model.named_parameters(), strict=True)
+                weights.append(copy_of(step.network))
+            loss = super().loss(step)
+            names, parameters = zip(*step.network.named_parameters(), strict=True)
             found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             gradients.append(dict(zip(names, found, strict=True)))
             return loss
 
-        def after_step(self, model: ExpandingHeadModel) -> None:
-            weights.append(copy_of(model))
+        def after_step(self, step: Step) -> None:
+            weights.append(copy_of(step.network))
 
     go(Watch(), training, scenario)
     return weights, gradients
@@ -134,17 +126,17 @@ def changed_by_epoch(
     found: list[list[set[str]]] = []
 
     class Watch(method):  # type: ignore[misc, valid-type]
-        def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
-            super().start_task(model, task)
+        def start_task(self, task: Task) -> None:
+            super().start_task(task)
             found.append([])
 
-        def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-            self.before = copy_of(model)
-            return super().loss(model, batch, criterion)
+        def loss(self, step: Step) -> Tensor:
+            self.before = copy_of(step.network)
+            return super().loss(step)
 
-        def after_step(self, model: ExpandingHeadModel) -> None:
-            super().after_step(model)
-            now = copy_of(model)
+        def after_step(self, step: Step) -> None:
+            super().after_step(step)
+            now = copy_of(step.network)
             found[-1].append({name for name in now if not torch.equal(now[name], self.before[name])})
 
     go(Watch(**fields), training, scenario)
@@ -153,16 +145,22 @@ def changed_by_epoch(
     return [[set().union(*steps[cut]) for cut in cuts] for steps in found]
 
 
-@pytest.mark.parametrize("scenario", ["task", "class"])
-@pytest.mark.parametrize("method", [Finetune, Joint, LwF, Replay], ids=["finetune", "joint", "lwf", "replay"])
+MOMENTUM_KEPT = {"momentum": 0.9, "weight_decay": 0.1, "keep_optimizer": True}
+ADAM_KEPT = {"optimizer": "adam", "keep_optimizer": True, "full_head": True, "untouched": "zero"}
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("method", "scenario", "options"),
     [
-        {},
-        {"momentum": 0.9, "weight_decay": 0.1, "keep_optimizer": True},
-        {"optimizer": "adam", "keep_optimizer": True, "full_head": True, "untouched": "zero"},
+        (Finetune, "task", MOMENTUM_KEPT),
+        (Finetune, "class", ADAM_KEPT),
+        (Joint, "task", ADAM_KEPT),
+        (Joint, "class", {}),
+        (LwF, "task", {}),
+        (LwF, "class", MOMENTUM_KEPT),
+        (Replay, "task", ADAM_KEPT),
+        (Replay, "class", {}),
     ],
-    ids=["sgd", "momentum kept", "adam kept"],
 )
 def test_in_the_warm_up_only_the_newest_block_changes(
     method: type[Method], scenario: Scenario, options: dict[str, Any]
@@ -200,11 +198,16 @@ def test_warm_up_needs_a_budget_that_it_fits_in() -> None:
 
 
 @pytest.mark.parametrize(
-    "method",
-    [Finetune(), Joint(), LwF(), Replay(images=12), Replay(images=12, mode="concatenate")],
-    ids=["finetune", "joint", "lwf", "replay", "rehearsal"],
+    ("method", "scenario"),
+    [
+        (Finetune(), "task"),
+        (Joint(), "class"),
+        (LwF(), "domain"),
+        (Replay(images=12), "class"),
+        (Replay(images=12, mode="concatenate"), "task"),
+    ],
+    ids=repr,
 )
-@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
 def test_images_held_out_are_never_trained_on(method: Method, scenario: Scenario) -> None:
     tasks = tiny_tasks(3)
     place = {
@@ -214,18 +217,18 @@ def test_images_held_out_are_never_trained_on(method: Method, scenario: Scenario
     shown: list[int] = []  # images of a task that the hooks are given
 
     class Watch(type(method)):  # type: ignore[misc]
-        def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
+        def start_task(self, task: Task) -> None:
             shown.append(len(task.train))
             trained.append(set())
-            super().start_task(model, task)
+            super().start_task(task)
 
-        def loss(self, model: ExpandingHeadModel, batch: Batch, criterion: Criterion) -> Tensor:
-            trained[-1].update(place[image.numpy().tobytes()] for image in batch.x)
-            return super().loss(model, batch, criterion)
+        def loss(self, step: Step) -> Tensor:
+            trained[-1].update(place[image.numpy().tobytes()] for image in step.batch.x)
+            return super().loss(step)
 
     watched = Watch(**{name: value for name, value in vars(method).items() if name != "run"})
     training = Training(epochs=8, batch_size=8, lr=0.01, held_out=0.25, patience=8)
-    run_sequence(tasks, watched, MLP(width=8), training, scenario, SEED)
+    go(watched, training, scenario, tasks=tasks)
     assert shown == [18] * 3
     held = {
         (t, row) for t in range(3) for row in torch.randperm(24, generator=stream(SEED, "held-out", t))[:6].tolist()
@@ -239,70 +242,30 @@ def test_images_held_out_are_never_trained_on(method: Method, scenario: Scenario
             assert seen == own
 
 
-def test_how_many_are_held_out() -> None:
-    assert n_held_out(24, 0.0) == 0
-    assert n_held_out(24, 0.25) == 6
-    for share in (0.001, 0.999):
-        with pytest.raises(UsageError, match="none is left on one side"):
-            n_held_out(24, share)
-    for options in ({"patience": 3}, {"held_out": 0.1}):
-        with pytest.raises(UsageError, match="stopping needs"):
-            Training(epochs=5, **options)
-
-
-def test_plateau_by_hand() -> None:
-    plateau = Plateau(2, warming=True)
-    script = [
-        (0.5, "go on", True),
-        (0.5, "go on", True),  # one epoch without a better one
-        (0.6, "go on", True),
-        (0.6, "go on", True),
-        (0.1, "go on", False),  # two: the warm-up ends, and the count begins anew
-        (0.2, "go on", False),
-        (0.2, "go on", False),
-        (0.3, "go on", False),
-        (0.3, "go on", False),
-        (0.3, "lower", False),
-        (0.1, "go on", False),
-        (0.1, "go on", False),
-        (0.2, "go on", False),
-        (0.1, "go on", False),
-        (0.2, "stop", False),
-    ]
-    for accuracy, action, warming in script:
-        assert (plateau.after(accuracy), plateau.warming) == (action, warming)
-
-
-def test_plateau_without_warm_up_or_patience() -> None:
-    plateau = Plateau(1, warming=False)
-    assert [plateau.after(0.5) for _ in range(4)] == ["go on", "lower", "go on", "stop"]
-    endless = Plateau(None, warming=True)
-    assert {endless.after(0.5) for _ in range(50)} == {"go on"}
-    rising = Plateau(1, warming=False)
-    assert {rising.after(step / 50) for step in range(50)} == {"go on"}
-
-
 class Flat(Finetune):
     """Always answers the first class, and keeps each step's rate, read off what plain SGD did."""
 
-    def predict(self, model: ExpandingHeadModel, x: Tensor, task: Task) -> Tensor:
-        return torch.zeros_like(model(x))
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        return torch.zeros_like(self.network(x))
 
-    def start_task(self, model: ExpandingHeadModel, task: Task) -> None:
+    def start_task(self, task: Task) -> None:
         self.rates: list[list[float]] = getattr(self, "rates", [])
         self.bodies: list[list[bool]] = getattr(self, "bodies", [])
         self.rates.append([])
         self.bodies.append([])
 
-    def after_backward(self, model: ExpandingHeadModel) -> None:
-        self.before = copy_of(model)
-        self.gradient = model.newest.bias.grad.clone()
+    def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
+        gradients = super().gradients(step, gradient_of)
+        self.before = copy_of(step.network)
+        self.gradient = gradients[f"head.{step.network.seen - 1}.bias"].clone()
+        return gradients
 
-    def after_step(self, model: ExpandingHeadModel) -> None:
-        step = self.before[f"head.{model.seen - 1}.bias"] - model.newest.bias.detach()
-        self.rates[-1].append(round((step.norm() / self.gradient.norm()).item(), 9))
-        body = "backbone.1.weight"
-        self.bodies[-1].append(not torch.equal(self.before[body], dict(model.named_parameters())[body].detach()))
+    def after_step(self, step: Step) -> None:
+        now, bias = copy_of(step.network), f"head.{step.network.seen - 1}.bias"
+        moved = self.before[bias] - now[bias]
+        self.rates[-1].append(round((moved.norm() / self.gradient.norm()).item(), 9))
+        assert step.lr == pytest.approx(self.rates[-1][-1])
+        self.bodies[-1].append(not torch.equal(self.before["backbone.1.weight"], now["backbone.1.weight"]))
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -342,24 +305,37 @@ def test_the_warm_up_ends_at_its_own_length_too() -> None:
     assert set(method.rates[1]) == {0.1}
 
 
-@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
-def test_held_out_accuracy_is_of_the_current_tasks_images_in_the_scenarios_view(scenario: Scenario) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "head"),
+    [
+        ("task", {}),
+        ("class", {}),
+        ("class", {"full_head": True}),
+        ("class", {"full_head": True, "predict_over": "all"}),
+        ("domain", {}),
+    ],
+    ids=str,
+)
+def test_held_out_accuracy_is_of_the_current_tasks_images_in_the_scenarios_view(
+    scenario: Scenario, head: dict[str, Any]
+) -> None:
     tasks = tiny_tasks(3)
     last: list[float] = []
 
-    def count(model: ExpandingHeadModel, task: Task) -> None:
+    def count(learner: Learner, task: Task) -> None:
         rows = torch.randperm(24, generator=stream(SEED, "held-out", task.index))[:6]
         source = tasks[task.index].train
-        scores = model(source.images[rows]).detach()
+        scores = learner.network(source.images[rows]).detach()  # type: ignore[attr-defined]
         y = source.y[rows]
         if scenario == "task":
             scores = scores[:, 2 * task.index : 2 * task.index + 2]
         elif scenario == "class":
             y = y + 2 * task.index
+            scores = scores if "predict_over" in head else scores[:, : 2 * (task.index + 1)]
         last.append((scores.argmax(1) == y).double().mean().item())
 
-    training = Training(epochs=3, batch_size=6, lr=0.05, held_out=0.25, patience=3)
-    outcome = run_sequence(tasks, Finetune(), MLP(width=8), training, scenario, SEED, after_task=count)
+    training = Training(epochs=3, batch_size=6, lr=0.05, held_out=0.25, patience=3, **head)
+    outcome = go(Finetune(), training, scenario, tasks=tasks, after_task=count)
     assert [history["held_out"][-1] for history in outcome.history] == pytest.approx(last)
 
 
@@ -372,3 +348,106 @@ def test_later_tasks_have_a_rate_of_their_own() -> None:
     method = Flat()
     go(method, Training(epochs=2, batch_size=8, lr=0.1, later_lr_factor=0.25))
     assert method.rates == [[0.1] * 6, [0.025] * 6, [0.025] * 6]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Phases
+
+
+@dataclass
+class Seen:
+    """What a method saw in a step."""
+
+    phase: str
+    lr: float
+    progress: float
+    images: int
+    moved: set[str]
+
+
+class InPhases(Method):
+    """Learns a task in phases, and keeps what it sees."""
+
+    def __init__(self, *plan: tuple[str, dict[str, Any]]):
+        self.plan = plan  # what trains, and the other fields of each phase
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return self.own
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.own = {"scale": nn.Parameter(torch.ones(2)), "shift": nn.Parameter(torch.zeros(2))}
+        self.seen: list[Seen] = []
+
+    def phases(self, task: Task, earlier: Sequence[Task]) -> list[Phase]:
+        choice = {"own": self.own.values(), "head": self.network.newest.parameters(), "all": None}
+        return [Phase(tasks=[task], **{"trainable": choice[part], **fields}) for part, fields in self.plan]
+
+    def everything(self) -> Weights:
+        own = {f"method.{name}": parameter.detach().clone() for name, parameter in self.own.items()}
+        return copy_of(self.network) | own
+
+    def loss(self, step: Step) -> Tensor:
+        self.before = self.everything()
+        z, y = step.criterion.competing(step)
+        return torch.nn.functional.cross_entropy(self.own["scale"] * z[:, :2] + self.own["shift"], y % 2)
+
+    def after_step(self, step: Step) -> None:
+        now = self.everything()
+        moved = {name for name, value in now.items() if not torch.equal(value, self.before[name])}
+        self.seen.append(Seen(step.phase.name, step.lr, step.progress, len(step.batch), moved))
+
+
+OWN = {"method.scale", "method.shift"}
+HEAD, BODY = {"head.0.weight", "head.0.bias"}, {"backbone.1.weight", "backbone.1.bias"}
+
+
+def test_phases_share_the_budget_and_train_what_they_choose() -> None:
+    method = InPhases(
+        ("head", {"name": "head", "epochs": 1, "lr_factor": 0.5}),
+        ("all", {"name": "all"}),
+        ("own", {"name": "own", "epochs": 2, "extra": True}),
+        ("all", {"name": "never"}),  # nothing is left of the budget
+    )
+    training = Training(epochs=3, batch_size=10, lr=0.1)
+    outcome = go(method, training, tasks=1)
+    assert outcome.updates == [3 + 6 + 6]
+    assert [step.phase for step in method.seen] == ["head"] * 3 + ["all"] * 6 + ["own"] * 6
+    assert [step.lr for step in method.seen] == [0.05] * 3 + [0.1] * 12
+    assert [step.progress for step in method.seen[:9]] == pytest.approx([0, 1 / 3, 2 / 3, *(n / 6 for n in range(6))])
+    assert [step.images for step in method.seen] == [10, 10, 4] * 5
+    for step in method.seen:
+        assert step.moved == {"head": HEAD, "all": HEAD | BODY | OWN, "own": OWN}[step.phase]
+    assert len(outcome.history[0]["loss"]) == 5
+    assert outcome.forward_passes == [24 + 48 + 24]  # in the first and the last one the features are recorded
+    assert outcome.backward_passes == outcome.images == [24 * 5]
+    assert outcome.parameters == 64 * 8 + 8 + 8 * 2 + 2 + 4
+
+
+def test_phases_share_the_iterations() -> None:
+    method = InPhases(("all", {"name": "one", "epochs": 1}), ("all", {"name": "two"}))
+    go(method, Training(epochs=None, iterations=7, batch_size=10), tasks=1)
+    assert [step.phase for step in method.seen] == ["one"] * 3 + ["two"] * 4
+
+
+def test_no_image_comes_twice_in_the_same_order() -> None:
+    orders: list[list[int]] = []
+
+    class Watch(InPhases):
+        def loss(self, step: Step) -> Tensor:
+            orders.append(step.batch.index.tolist())
+            return super().loss(step)
+
+    go(Watch(("all", {"epochs": 1}), ("all", {})), Training(epochs=2, batch_size=24), tasks=1)
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_a_methods_own_parameters_are_kept_and_hashed() -> None:
+    def final(lr_factor: float) -> Outcome:
+        own = {"epochs": 1, "extra": True, "lr_factor": lr_factor}
+        return go(InPhases(("all", {}), ("own", own)), Training(epochs=1, batch_size=10, lr=0.1), tasks=1)
+
+    one, other = final(1.0), final(2.0)
+    assert one.weights_hash != other.weights_hash
+    assert one.history[0]["loss"][0] == other.history[0]["loss"][0]

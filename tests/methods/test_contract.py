@@ -1,0 +1,358 @@
+"""`check_method` over every registered method, and what it catches."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from clbench.experiment import registry
+from clbench.method import SCENARIOS, Learner, Method, Phase, Run, Scenario, Step, Training
+from clbench.methods.finetune import Finetune
+from clbench.methods.joint import Joint
+from clbench.methods.lwf import LwF
+from clbench.methods.scratch import Scratch
+from clbench.sequences.tasks import Task
+from clbench.testing import check_method
+
+NAMES = registry.names("method")
+
+
+def scenarios_of(name: str) -> list[Scenario]:
+    return [scenario for scenario in SCENARIOS if scenario in registry.find("method", name).scenarios]
+
+
+@pytest.mark.parametrize(("name", "scenario"), [(name, some) for name in NAMES for some in scenarios_of(name)])
+def test_contract(name: str, scenario: Scenario) -> None:
+    check_method(registry.find("method", name), models=["mlp"], scenarios=[scenario])
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
+def test_contract_with_convolutions(number: int) -> None:
+    scenarios = scenarios_of(NAMES[number])
+    check_method(registry.find("method", NAMES[number]), models=["cnn"], scenarios=[scenarios[number % len(scenarios)]])
+
+
+@pytest.mark.parametrize(("name", "scenario"), [("feature-extraction", "class"), ("lwf", "task"), ("ewc", "domain")])
+def test_contract_with_batch_norm(name: str, scenario: Scenario) -> None:
+    training = Training(batch_size=12, momentum=0.9)
+    check_method(registry.find("method", name), models=["resnet18"], scenarios=[scenario], training=training)
+
+
+@pytest.mark.parametrize(
+    ("method", "scenario"),
+    [
+        (LwF(scope="joined", teacher="train-mode"), "task"),
+        (LwF(scope="padded", mixing="share", scale_t2=True, reduction="mean"), "class"),
+        (LwF(mixing="convex"), "domain"),
+        (Joint(mode="incremental", task_share="equal"), "task"),
+        (Joint(mode="final"), "class"),
+        (Scratch(networks="latest"), "task"),
+    ],
+    ids=repr,
+)
+def test_contract_of_variants(method: Method, scenario: Scenario) -> None:
+    check_method(method, models=["mlp"], scenarios=[scenario], tasks=3)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"keep_optimizer": True},
+    {"full_head": True},
+    {"full_head": True, "untouched": "zero"},
+    {"full_head": True, "predict_over": "all"},
+    {"drop_last": True},
+    {"epochs": None, "iterations": 7},
+    {"optimizer": "adam"},
+    {"optimizer": "adagrad", "warmup_epochs": 1},
+    {"optimizer": "adafactor"},
+]
+
+
+@pytest.mark.parametrize("number", range(3 * len(NAMES)), ids=lambda number: f"{NAMES[number // 3]}-{number % 3}")
+def test_contract_under_training_options(number: int) -> None:
+    """Every method under three of the options, in one scenario each; every option with several methods."""
+    name, scenarios = NAMES[number // 3], scenarios_of(NAMES[number // 3])
+    options = OPTIONS[number % len(OPTIONS)]
+    training = Training(**{"epochs": 2, "batch_size": 10, **options})
+    scenario = scenarios[number % len(scenarios)]
+    check_method(registry.find("method", name), models=["mlp"], scenarios=[scenario], training=training)
+
+
+# ------------------------------------------------------------------------------------------ what it catches
+
+
+def caught(cls: type[Learner], message: str, scenario: Scenario = "task", **options: Any) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_method(cls, models=["mlp"], scenarios=[scenario], **options)
+
+
+class RemembersTheTask(Finetune):
+    """Masks the outputs of other tasks, by the one that it was told last."""
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.last: int | None = None
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        if task is not None:
+            self.last = task
+        scores = self.network(x)
+        if self.last is not None:
+            masked = torch.full_like(scores, -1e9)
+            columns = self.network.columns(self.last)
+            masked[:, columns] = scores[:, columns]
+            return masked
+        return scores
+
+
+class GuessesTheNextTask(RemembersTheTask):
+    """Knows that tasks are asked in their order, each of them not told at first."""
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        if task is None and self.last is not None:
+            self.last = (self.last + 1) % self.network.seen
+        return super().scores(x, task)
+
+
+class CountsQuestions(Finetune):
+    """Knows the order of the questions too, and counts for all instances together."""
+
+    asked: ClassVar[int] = 0
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        CountsQuestions.asked = 0
+
+    def finish_task(self, task: Task) -> None:
+        CountsQuestions.asked = 0
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        scores = self.network(x)
+        if task is None and self.network.seen:
+            scores[:, self.network.columns(CountsQuestions.asked % self.network.seen)] += 1e6
+            CountsQuestions.asked += 1
+        return scores
+
+
+class RemembersImages(Finetune):
+    """Keeps the task of every image that it was told, and uses it when it is not told."""
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.known: dict[bytes, int] = {}
+
+    def memory_of_images(self) -> dict[bytes, int]:
+        return self.known
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        scores, known = self.network(x), self.memory_of_images()
+        for row, image in enumerate(x):
+            key = image.numpy().tobytes()
+            if task is not None:
+                known[key] = task
+            if key in known:
+                columns = self.network.columns(known[key])
+                scores[row, columns] += 1e6
+        return scores
+
+
+class RemembersImagesForever(RemembersImages):
+    everything: ClassVar[dict[bytes, int]] = {}
+
+    def memory_of_images(self) -> dict[bytes, int]:
+        return self.everything
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [RemembersTheTask, GuessesTheNextTask, CountsQuestions, RemembersImages, RemembersImagesForever],
+    ids=lambda cls: cls.__name__,
+)
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_an_answer_that_depends_on_earlier_questions_is_caught(cls: type[Method], scenario: Scenario) -> None:
+    RemembersImagesForever.everything.clear()
+    caught(cls, "depend on what it was asked before", scenario)
+
+
+class LearnsFromQuestions(Finetune):
+    """Each question moves it."""
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.asked = 0
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        self.asked += 1
+        return self.network(x)
+
+    def loss(self, step: Step) -> Tensor:
+        return super().loss(step) * (1 + self.asked / 100)
+
+
+def test_a_method_that_learns_from_questions_is_caught() -> None:
+    caught(LearnsFromQuestions, "being asked for scores changes what is learnt")
+
+
+class CurvesMatter(LearnsFromQuestions):
+    """As many questions as without curves, but for those within a task."""
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        if self.under_way:
+            self.asked += 1
+        return self.network(x)
+
+    def start_task(self, task: Task) -> None:
+        self.under_way = True
+
+    def finish_task(self, task: Task) -> None:
+        self.under_way = False
+
+    under_way = False
+
+
+def test_a_method_that_minds_curves_is_caught() -> None:
+    caught(CurvesMatter, "a run with curves differs")
+
+
+class KeepsTasks(Method):
+    def start_task(self, task: Task) -> None:
+        self.kept = [*getattr(self, "kept", []), task] if task.index else [task]
+
+    def loss(self, step: Step) -> Tensor:
+        return step.cross_entropy() + 0 * self.kept[0].train.images.sum()
+
+
+class TrainsOnEarlierTasks(Method):
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        self.kept = [*getattr(self, "kept", []), task] if task.index else [task]
+        return [Phase(tasks=self.kept)]
+
+
+class NeverResets(Method):
+    steps = 0
+
+    def loss(self, step: Step) -> Tensor:
+        self.steps += 1
+        return step.cross_entropy() * (1 + self.steps)
+
+
+class DrawsFromNowhere(Method):
+    def loss(self, step: Step) -> Tensor:
+        torch.seed()
+        return step.cross_entropy() * torch.rand(())
+
+
+class NoSuper(Method):
+    def begin(self, run: Run) -> None:
+        self.network = run.new_network()
+
+
+class MeddlesInAStep(Method):
+    def after_step(self, step: Step) -> None:
+        with torch.no_grad():
+            step.network.head[0].bias.add_(1)
+
+
+class MeddlesBeforeATask(Method):
+    def start_task(self, task: Task) -> None:
+        with torch.no_grad():
+            next(self.network.parameters()).add_(1)
+
+
+class MeddlesWithAModule(Method):
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        return self.network.train()(x)
+
+
+class NothingToTrain(Method):
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        return [Phase(tasks=[task], trainable=[])]
+
+
+class TrainsAnotherNetwork(Method):
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        return [Phase(tasks=[task], trainable=[torch.nn.Parameter(torch.zeros(2))])]
+
+
+class KeepsWhatCannotBeSaved(Method):
+    def state(self) -> dict[str, Any]:
+        return {"network": self.network}
+
+
+class ForgetsAtACheckpoint(Method):
+    def finish_task(self, task: Task) -> None:
+        self.scale = 2.0
+
+    def loss(self, step: Step) -> Tensor:
+        return step.cross_entropy() * (getattr(self, "scale", 1.0) if step.network.seen > 1 else 1.0)
+
+
+class NoLoadState(ForgetsAtACheckpoint):
+    def state(self) -> dict[str, Any]:
+        return {"scale": 2.0}
+
+
+class ClaimsAPlainFirstTask(Method):
+    first_task_is_finetuning: ClassVar[bool] = True
+
+    def loss(self, step: Step) -> Tensor:
+        return 2 * step.cross_entropy()
+
+
+class AnswersTheFirstClass(Method):
+    """Under `patience`, how it answers decides how long the first task is trained."""
+
+    first_task_is_finetuning: ClassVar[bool] = True
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        scores = torch.zeros_like(self.network(x))
+        scores[:, 0] = 1
+        return scores
+
+
+class AsksForNoGradient(Method):
+    def gradients(self, step: Step, gradient_of: Any) -> dict[str, Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (KeepsTasks, "without declaring `memory = True`"),
+        (TrainsOnEarlierTasks, "without declaring `memory = True`"),
+        (NeverResets, "reset everything in `begin`"),
+        (DrawsFromNowhere, "differ"),
+        (NoSuper, "must call super"),
+        (MeddlesInAStep, "after_step changes the network"),
+        (MeddlesBeforeATask, "start_task changes the network"),
+        (MeddlesWithAModule, "scores changes a module's train/eval mode"),
+        (NothingToTrain, "no parameter to train"),
+        (TrainsAnotherNetwork, "parameters of another network"),
+        (KeepsWhatCannotBeSaved, "something else than tensors and plain values"),
+        (ForgetsAtACheckpoint, "goes on from its checkpoint differs"),
+        (NoLoadState, "no load_state"),
+        (ClaimsAPlainFirstTask, "its first task is not that of fine-tuning"),
+        (AnswersTheFirstClass, "its first task is not that of fine-tuning"),
+        (AsksForNoGradient, "asks for the gradient of no loss"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_breaks_the_contract_is_caught(cls: type[Method], message: str) -> None:
+    caught(cls, message)
+
+
+# ------------------------------------------------------------------------------------------ what it lets pass
+
+
+class SetsWeightsInTheEnd(Method):
+    """Makes the rows of the newest block as long as those of the oldest, as in weight alignment."""
+
+    def finish_task(self, task: Task) -> None:
+        with torch.no_grad():
+            old, new = self.network.head[0].weight, self.network.newest.weight
+            new.mul_(old.norm(dim=1).mean() / new.norm(dim=1).mean())  # type: ignore[operator, union-attr]
+
+
+def test_weights_may_be_set_in_the_end_of_a_task() -> None:
+    check_method(SetsWeightsInTheEnd, models=["mlp"], scenarios=["class"])
