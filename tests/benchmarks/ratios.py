@@ -1,7 +1,7 @@
 """How fast clbench is, as ratios: beside hand-written loops, its own matrix products, Avalanche and others' code.
 
 python tests/benchmarks/ratios.py [NAME…] [--rounds 5] [--threads 1 2]  measure, and write results/performance.json
-python tests/benchmarks/ratios.py describe                              write README's table and figure from it
+python tests/benchmarks/ratios.py describe                              write docs/speed.md's tables and figure from it
 
 Absolute times drift on shared machines; what is compared here is measured in turn, and the ratio is that of medians.
 Real MNIST is needed, in CLBENCH_DATA_ROOT; for `authors` also a checkout of github.com/GMvandeVen/continual-learning,
@@ -45,6 +45,7 @@ from clbench.training.precision import choose_kernels, computing
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "performance.json"
 FIGURE = ROOT / "results" / "performance.png"
+GUIDE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- ratios: written by tests/benchmarks/ratios.py describe -->", "<!-- end of ratios -->"
 TRAINING = Training(epochs=1, batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)
 SWEEP = "run --sequence split-mnist --methods core --set mlp.dropout=0.5 --quiet --seeds"
@@ -309,7 +310,7 @@ def ratio(measured: Measured) -> float:
 
 
 def table(content: dict[str, Any]) -> list[str]:
-    """Return README's table: medians in seconds, and the ratio of the other's median to clbench's."""
+    """Return the table of ratios: medians in seconds, and the ratio of the other's median to clbench's."""
     says = {
         "runs": "one run of {}, all imported, one process: Avalanche",
         "sweeps": "five methods × {}, from the command to the table: Avalanche, one run after another",
@@ -328,7 +329,7 @@ def table(content: dict[str, Any]) -> list[str]:
 
 
 def growth_table(content: dict[str, Any]) -> list[str]:
-    """Return README's second table: seconds of a task, and memory of a run, as tasks and images become more."""
+    """Return the table of growth: seconds of a task, and memory of a run, as tasks and images become more."""
     lines: list[str] = []
     for name, text, unit in (("growth", "seconds of training: {}", "s"), ("memory", "a run's own memory: {}", "MiB")):
         for what, measured in content.get(name, {}).get("measured", {}).items():
@@ -342,14 +343,14 @@ def _under(header: str, lines: list[str]) -> list[str]:
 
 
 def described(content: dict[str, Any]) -> str:
-    """Return README's tables, those of each machine by themselves."""
+    """Return the tables of docs/speed.md, those of each machine by themselves."""
     lines = [BEGIN]
     for one in sorted({part["machine"] for part in content.values()}):
         parts = {name: part for name, part in content.items() if part["machine"] == one}
         *some, most = map(str, sorted({part["rounds"] for part in parts.values()}))
         rounds = f"{', '.join(some)} or {most}" if some else most
         lines += [f"Medians of {rounds} rounds in turn, on {one}:", "", *table(parts), *growth_table(parts)]
-    figure = "![Seconds against number of runs, clbench and Avalanche](results/performance.png)"
+    figure = "![Seconds against number of runs, clbench and Avalanche](../results/performance.png)"
     return "\n".join([*lines, figure, END])
 
 
@@ -382,9 +383,8 @@ def draw(seconds: dict[str, Measured]) -> None:
 def describe() -> None:
     content = json.loads(RESULTS.read_text())
     draw(content["sweeps"]["measured"])
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    readme.write_text(before + described(content) + rest.split(END)[1], encoding="utf-8")
+    before, rest = GUIDE.read_text(encoding="utf-8").split(BEGIN)
+    GUIDE.write_text(before + described(content) + rest.split(END)[1], encoding="utf-8")
 
 
 def main() -> None:
