@@ -14,12 +14,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import clbench
 from clbench.experiment import registry
-from clbench.method import Batch, Criterion, Run, Training, in_chunks
-from clbench.models.backbones import ExpandingHeadModel
+from clbench.method import Training, in_chunks
+from clbench.models import ExpandingHeadModel
 from clbench.results.store import Store
 from clbench.sequences.splits import SplitDigits
 from clbench.testing import tiny_tasks
-from clbench.training.loop import make_optimizer, set_trainable
+from clbench.training.run import run_sequence
 
 TASKS = {"tasks": 2, "images": 2048, "shape": (1, 28, 28)}
 TRAINING = Training(batch_size=128, lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -32,36 +32,9 @@ def one_thread() -> None:
 
 @pytest.mark.parametrize("model_name", ["mlp", "cnn"])
 @pytest.mark.parametrize("method_name", registry.builtin("method"))
-def test_one_training_step_of_the_second_task(benchmark: BenchmarkFixture, method_name: str, model_name: str) -> None:
-    first, second = tiny_tasks(**TASKS)
-    model = ExpandingHeadModel(registry.find("model", model_name)(), first.train.shape, 0)
-    model.expand(2)
-    model.seen = 1
-    method = registry.find("method", method_name)()
-    method.begin(Run("task", 2, 0, torch.device("cpu"), TRAINING))
-    method.start_task(model.eval(), first)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    method.after_backward(model)
-    method.after_step(model)
-    method.finish_task(model, first)
-    method.start_task(model, second)
-    model.expand(2)
-    model.seen = 2
-    set_trainable(model, method.trainable(model, second, 0))
-    optimizer = make_optimizer(TRAINING, list(model.parameters()))
-    criterion = Criterion("task")
-    rows = torch.randperm(2048)[:128]
-    y, task_ids = second.train.y + 2, torch.ones(2048, dtype=torch.long)
-
-    def step() -> None:
-        batch = Batch(model, second.train, rows, y[rows], task_ids[rows], (1,))
-        method.loss(model, batch, criterion).backward()
-        method.after_backward(model)
-        optimizer.step()
-        method.after_step(model)
-
-    benchmark(step)
+def test_two_tasks_of_sixteen_steps(benchmark: BenchmarkFixture, method_name: str, model_name: str) -> None:
+    method, backbone = registry.find("method", method_name)(), registry.find("model", model_name)()
+    benchmark(run_sequence, tiny_tasks(**TASKS), method, backbone, TRAINING, "task", 0)
 
 
 @pytest.mark.parametrize("model_name", ["mlp", "cnn"])
