@@ -55,7 +55,7 @@ def check_method(
     """Run a method on tiny tasks with every backbone and scenario; raise AssertionError where it breaks the contract.
 
     It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance; leave
-    the network alone outside of the loop's steps and `finish_task`; answer a question without regard to those before;
+    the network alone before a task and when it is asked; answer a question without regard to those before;
     train its first task as fine-tuning does if it says so; go on from a checkpoint as if nothing had happened; and,
     unless it declares `memory`, not change when the images of earlier tasks are filled with NaN (copies that it keeps
     are not found).
@@ -237,7 +237,7 @@ def _watched(cls: type[Method]) -> type[Method]:
             assert all(map(_is_plain, _leaves(state))), "state holds something else than tensors and plain values"
             return state
 
-    for hook in ("start_task", "loss", "after_step", "scores"):
+    for hook in ("start_task", "loss", "scores"):
         setattr(Watched, hook, _unchanging(hook, getattr(cls, hook)))
     return Watched
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clbench.errors import ClbenchError
 from clbench.method.step import Batch
 from clbench.sequences.tasks import Split
 
@@ -35,7 +36,9 @@ class Memory:
 
     def add(self, batch: Batch, **extras: Tensor) -> None:
         """Offer the samples of a batch of the loop, and tensors [n, …] to store with them."""
-        if self.size == 0 or batch.split is None:
+        if batch.split is None:
+            raise ClbenchError("a memory takes the batches that the loop draws, not joined ones: add step.batch")
+        if self.size == 0:
             return
         rows, places = self._choose(len(batch))
         self.seen += len(batch)

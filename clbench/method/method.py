@@ -23,8 +23,9 @@ class Method(Learner):
     """A method that trains by the shared loop. The defaults are fine-tuning.
 
     Hooks choose, the loop acts: none steps an optimiser or calls `backward`. For each task they are called in the order
-    in which they stand here; `loss`, `gradients` and `after_step` in every step. Draws come from
-    `self.run.stream(...)`. The hooks find the network in `self.network`; only `finish_task` may change its weights.
+    in which they stand here; `loss`, `gradients` and `after_step` in every step, `finish_phase` after each phase. Draws
+    come from `self.run.stream(...)`. The hooks find the network in `self.network`; only `after_step`, `finish_phase`
+    and `finish_task` may change its weights.
     """
 
     # whether its first task is trained exactly as fine-tuning trains it, so that a sweep trains it once for all such
@@ -64,7 +65,10 @@ class Method(Learner):
         return gradient_of(self.loss(step))
 
     def after_step(self, step: Step) -> None:
-        """Read the weights after the optimiser's step, or fill a memory."""
+        """Read the weights after the optimiser's step, set back those that must not move, or fill a memory."""
+
+    def finish_phase(self, phase: Phase) -> None:
+        """Set weights after a phase, for instance to prune them before the next one; the network is in eval mode."""
 
     def finish_task(self, task: Task) -> None:
         """Keep what later tasks need, while this task's data are still there; the network is in eval mode."""

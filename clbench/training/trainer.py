@@ -152,6 +152,8 @@ class Trainer:
         work = TaskTraining(self, task, parameters, optimizer, lr, costs)
         for phase in phases:
             work.train(phase)
+            network.eval()
+            self.method.finish_phase(phase)
         work.finish()
         self.kept_optimizer = optimizer_state(optimizer, parameters) if training.keep_optimizer else {}
 

@@ -140,6 +140,33 @@ class Calibrated(Method):
 
 
 @dataclass
+class Pruned(Method):
+    """Weights set between two phases: the smallest are pruned, then the rest trains again (Mallya & Lazebnik 2018)."""
+
+    name: ClassVar[str] = "pruned"
+
+    def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+        self.kept: Tensor | None = None
+        return [Phase(name="train", tasks=[task], epochs=1), Phase(name="retrain", tasks=[task])]
+
+    def finish_phase(self, phase: Phase) -> None:
+        if phase.name == "train":
+            with torch.no_grad():
+                weight = self.network.get_parameter("backbone.1.weight")
+                self.kept = (weight.abs() > weight.abs().median()).float()
+                weight *= self.kept
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        if self.kept is not None:  # momentum and decay would move them
+            self.network.get_parameter("backbone.1.weight").mul_(self.kept)
+
+    def finish_task(self, task: Task) -> None:
+        weight = self.network.get_parameter("backbone.1.weight")
+        assert (weight == 0).float().mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+@dataclass
 class Prototypes(Learner):
     """A learner without the loop: it keeps the mean image of each class, and takes no gradient."""
 
@@ -168,7 +195,7 @@ class Prototypes(Learner):
         self.means = list(state["means"])
 
 
-@pytest.mark.parametrize("cls", [AGEM, DER, Calibrated, Prototypes])
+@pytest.mark.parametrize("cls", [AGEM, DER, Calibrated, Pruned, Prototypes])
 def test_the_designs_keep_the_contract(cls: type[Learner]) -> None:
     check_method(cls, models=["mlp"], tasks=3)
 

@@ -248,12 +248,6 @@ class NoSuper(Method):
         self.network = run.new_network()
 
 
-class MeddlesInAStep(Method):
-    def after_step(self, step: Step) -> None:
-        with torch.no_grad():
-            step.network.head[0].bias.add_(1)
-
-
 class MeddlesBeforeATask(Method):
     def start_task(self, task: Task) -> None:
         with torch.no_grad():
@@ -324,7 +318,6 @@ class AsksForNoGradient(Method):
         (NeverResets, "reset everything in `begin`"),
         (DrawsFromNowhere, "differ"),
         (NoSuper, "must call super"),
-        (MeddlesInAStep, "after_step changes the network"),
         (MeddlesBeforeATask, "start_task changes the network"),
         (MeddlesWithAModule, "scores changes a module's train/eval mode"),
         (NothingToTrain, "no parameter to train"),
