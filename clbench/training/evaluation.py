@@ -1,8 +1,10 @@
-"""Accuracy on tasks, told which task it is and not told; and curves within tasks."""
+"""Accuracy on tasks, told which task it is and not told; curves within tasks; and the time that things take."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +12,6 @@ from torch import Tensor
 
 from clbench.method import Learner, Method, Scenario, Training
 from clbench.sequences.tasks import Split, Task
-from clbench.training.clock import Stopwatch
 
 Row = list[float | None]
 Hits = tuple[Tensor | None, Tensor | None]  # right answers where the task is told, and where it is not
@@ -88,6 +89,36 @@ class Evaluator:
                 return None
             parts.append(scores)
         return torch.cat(parts)
+
+
+class Stopwatch:
+    """Measures wall time; waits for the device's work before it reads the clock."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.away = device, 0.0
+        self.began = self._now()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what happens meanwhile."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.away += self._now() - start
+
+    def add(self, seconds: float) -> None:
+        """Count seconds that were spent elsewhere."""
+        self.away -= seconds
+
+    def seconds(self) -> float:
+        """Return the seconds since it was made, without those it was paused for."""
+        return self._now() - self.began - self.away
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 class CurveRecorder:

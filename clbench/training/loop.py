@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from clbench.errors import DivergedError
+from clbench.errors import ClbenchError, DivergedError
 from clbench.method import Batch, Costs, Gradients, Method, Phase, Step, in_chunks
 from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
@@ -227,10 +227,15 @@ def set_trainable(method: Method, parameters: Iterable[nn.Parameter] | None) -> 
 
     Returns whether the backbone is frozen, so that its features stay the same.
     """
-    network, own = method.network, method.parameters().values()
-    chosen = None if parameters is None else {id(parameter) for parameter in parameters}
-    for parameter in (*network.parameters(), *own):
-        parameter.requires_grad_(chosen is None or id(parameter) in chosen)
+    network = method.network
+    there = {id(parameter): parameter for parameter in (*network.parameters(), *method.parameters().values())}
+    chosen = set(there) if parameters is None else {id(parameter) for parameter in parameters}
+    if not chosen:
+        raise ClbenchError("a phase has no parameter to train")
+    if not chosen <= set(there):
+        raise ClbenchError("a phase trains parameters of another network")
+    for number, parameter in there.items():
+        parameter.requires_grad_(number in chosen)
     network.train()
     for module in network.modules():
         inside = list(module.parameters())

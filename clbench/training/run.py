@@ -16,8 +16,7 @@ from clbench.models.backbones import Backbone
 from clbench.seeding import seed_default
 from clbench.sequences.tasks import Task
 from clbench.training.batches import hold_out
-from clbench.training.clock import Stopwatch
-from clbench.training.evaluation import CurveRecorder, Evaluator, Row
+from clbench.training.evaluation import CurveRecorder, Evaluator, Row, Stopwatch
 from clbench.training.snapshots import SnapshotFile
 from clbench.training.trainer import Setting, Trainer
 

@@ -14,8 +14,7 @@ from clbench.models.backbones import Backbone
 from clbench.models.head import ExpandingHeadModel, Passes
 from clbench.seeding import seed_default
 from clbench.sequences.tasks import Split, Task
-from clbench.training.clock import Stopwatch
-from clbench.training.evaluation import CurveRecorder, Evaluator
+from clbench.training.evaluation import CurveRecorder, Evaluator, Stopwatch
 from clbench.training.loop import TaskTraining
 from clbench.training.optimizer import State, load_optimizer_state, make_optimizer, optimizer_state
 from clbench.training.snapshots import SnapshotFile
