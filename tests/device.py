@@ -30,7 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_cases import FIVE_STEPS, LWF_OF_VAN_DE_VEN, OF_VAN_DE_VEN, cases_of_methods, compare, further_cases, new
+from device_cases import (
+    FIVE_STEPS,
+    GENTLE,
+    LWF_OF_VAN_DE_VEN,
+    OF_VAN_DE_VEN,
+    cases_of_methods,
+    compare,
+    further_cases,
+    new,
+)
 from device_report import faults, report
 
 from clbench.execution.environment import processor
@@ -138,17 +147,19 @@ def speed(where: str, small: bool) -> None:
 def command(device: str, small: bool) -> None:
     """Let the command run methods on the device, four runs at a time, and on all cores of the CPU."""
     methods = ["--methods", "finetune"] if small else ["--methods", "all", "--scenario", "task,class,domain"]
+    gentle = [] if small else [word for name in GENTLE for word in ("--set", f"{name}.strength=1")]
+    words = ["--sequence", "split-digits", "--seeds", "1", "--epochs", "1", "--quiet", *methods, *gentle]
     for where, jobs in {device.partition(":")[0]: 2 if small else 4, "cpu": os.cpu_count() or 1}.items():
         with tempfile.TemporaryDirectory() as folder:
-            words = ["--sequence", "split-digits", "--seeds", "1", "--epochs", "1", "--jobs", str(jobs), "--quiet"]
             start = time.perf_counter()
-            line = [sys.executable, "-P", "-m", "clbench", "run", *methods, *words, "--device", where, "--out", folder]
-            done = subprocess.run(line, capture_output=True, text=True, check=False)
-            seconds = time.perf_counter() - start
+            line = [sys.executable, "-P", "-m", "clbench", "run", *words, "--jobs", str(jobs), "--device", where]
+            done = subprocess.run([*line, "--out", folder], capture_output=True, text=True, check=False)
+            seconds = round(time.perf_counter() - start, 1)
             records = list(Store(Path(folder)).read()[0].values())
-        failed = [f"{r.spec['label']}, {r.spec['scenario']}: {(r.error or '')[-2000:]}" for r in records if not r.ok]
-        more = {"error": done.stderr[-2000:]} if done.returncode or failed else {}
-        say("command", label=f"{where}, {jobs} at a time", records=len(records), failed=failed, seconds=seconds, **more)
+        found = {"label": f"{where}, {jobs} at a time", "records": len(records), "seconds": seconds}
+        bad = [r for r in records if not r.ok]
+        found["failed"] = sorted(f"{r.spec['label']}, {r.spec['scenario']}: {r.error}".splitlines()[0] for r in bad)
+        say("command", **found, **({"error": done.stderr[-2000:]} if done.returncode and not bad else {}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

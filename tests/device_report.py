@@ -23,11 +23,11 @@ def faults(content: dict[str, Any]) -> list[str]:
     for result in content["results"]:
         what = f"{result['part']}, {result['label']}"
         if "error" in result:
-            found.append(f"{what}: {result['error']}")
+            found.append(f"{what}: {' '.join(result['error'].split())}")
         if not result.get("float64", 0) <= CLOSE:
             found.append(f"{what}: in float64 a weight differs by {result['float64']:.1e}")
         found += [f"{what}: not so: {text}" for name, text in YES_OR_NO.items() if result.get(name) is False]
-        found += [f"{what}: failed: {one.splitlines()[0]}" for one in result.get("failed", [])]
+        found += [f"{what}: failed: {one}" for one in result.get("failed", [])]
     return found
 
 
@@ -87,7 +87,7 @@ def _rate(result: dict[str, Any]) -> str:
 
 
 def _command(results: list[dict[str, Any]]) -> list[str]:
-    rows = [[r["label"], r["records"], len(r["failed"]), f"{r['seconds']:.1f}"] for r in results]
+    rows = [[r["label"], r["records"], len(r["failed"]), r["seconds"]] for r in results]
     return _table(["all methods on split-digits", "records", "failed", "seconds"], rows)
 
 
