@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from torch.types import Storage
 
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError)
 Snapshot = dict[str, Any]
@@ -37,10 +38,14 @@ class SnapshotFile:
             content = self.path.read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 return None
-            found = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location=self.device)
+            found = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location=self._place)
         except UNREADABLE:
             return None
         return found["snapshot"] if found["made_by"] == self.made_by else None
+
+    def _place(self, storage: Storage, place: str) -> Storage:
+        """Put a tensor where it was: on the device, or on the CPU, such as the labels of a memory."""
+        return storage if place == "cpu" else torch.serialization.default_restore_location(storage, self.device)
 
     def keep(self, snapshot: Snapshot) -> None:
         """Replace what was there; where there is no room, it stays."""

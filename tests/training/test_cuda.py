@@ -39,6 +39,7 @@ from clbench.seeding import seed_default, stream, stream_seed
 from clbench.sequences.tasks import Split, Task, to_device
 from clbench.testing import tiny_tasks
 from clbench.training.loop import set_trainable
+from clbench.training.precision import computing
 from clbench.training.run import Outcome, run_sequence
 from clbench.training.snapshots import SnapshotFile
 
@@ -76,12 +77,21 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def go(method: Learner, scenario: Scenario, model: str, device: str, **options: Any) -> Outcome:
     terms = {"training": Training(epochs=2, batch_size=8, lr=0.02, momentum=0.9)} | options
     tasks = to_device(tiny_tasks(3), torch.device(device))
-    return run_sequence(tasks, method, SMALL[model], scenario=scenario, seed=0, device=device, **terms)
+    with computing("fp32", device):  # as runs do; PyTorch allows tf32 in convolutions by itself
+        return run_sequence(tasks, method, SMALL[model], scenario=scenario, seed=0, device=device, **terms)
+
+
+BATCH_NORM: list[tuple[str, Scenario]] = [("finetune", "task"), ("replay", "class"), ("lwf", "domain")]
 
 
 @on_cuda
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
-@pytest.mark.parametrize(("name", "scenario"), ALL)
+@pytest.mark.parametrize(
+    ("name", "scenario", "model"),
+    [
+        *[(name, scenario, model) for model in ("mlp", "cnn") for name, scenario in ALL],
+        *[(name, scenario, "resnet18") for name, scenario in BATCH_NORM],
+    ],
+)
 def test_in_float64_a_run_on_cuda_is_that_of_the_cpu(
     double: None, deterministic: None, name: str, scenario: Scenario, model: str
 ) -> None:
@@ -113,12 +123,10 @@ def test_every_optimiser_on_cuda(double: None, deterministic: None, optimizer: A
 
 
 @on_cuda
-@pytest.mark.parametrize(("name", "scenario"), [("finetune", "task"), ("replay", "class"), ("lwf", "domain")])
-def test_batch_norm_on_cuda(deterministic: None, name: str, scenario: Scenario) -> None:
-    one, other = (go(new(name), scenario, "resnet18", device) for device in ("cpu", "cuda:0"))
-    for a, b in zip(one.history, other.history, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-2, abs=1e-3)
-    same_as(other, go(new(name), scenario, "resnet18", "cuda:0"))
+@pytest.mark.parametrize(("name", "scenario"), BATCH_NORM)
+def test_batch_norm_gives_the_same_again(deterministic: None, name: str, scenario: Scenario) -> None:
+    """In float32 it is that of the CPU to rounding alone, which a few steps of training make large."""
+    same_as(*(go(new(name), scenario, "resnet18", "cuda:0") for _ in range(2)))
 
 
 class Stopped(Exception):

@@ -57,6 +57,14 @@ def test_which_built_in_methods_share() -> None:
     assert [name for name in registry.builtin("method") if shares_first_task(type(new(name)))] == SHARING
 
 
+def test_a_tensor_that_was_on_the_cpu_stays_there(tmp_path: Path) -> None:
+    """Whatever the device of the run: a memory keeps its labels on the CPU, its images on the device."""
+    SnapshotFile(tmp_path / "run.pt").keep({"labels": torch.arange(3)})
+    found = SnapshotFile(tmp_path / "run.pt", "cuda:0").load()
+    assert found is not None
+    assert found["labels"].device.type == "cpu"
+
+
 CASES = [(name, some) for name in SHARING for some in SCENARIOS if some in new(name).scenarios]
 
 

@@ -1,0 +1,322 @@
+"""Whether a device computes what the CPU does, and how fast it is.
+
+python tests/device.py [--cpu] [--out DIR] [--parts tests,agreement,speed,command] [--methods NAME,…] [--limit SECONDS]
+
+tests: the tests marked `cuda`. agreement: every method, scenario and backbone, some settings and designs, in float64 on
+both, and twice on the device. speed: training steps per second. command: `clbench run` on the device.
+With --cpu the CPU takes the device's place, and everything is small. It needs clbench, pytest and a CUDA device, but no
+network and no Avalanche; with real MNIST in CLBENCH_DATA_ROOT speed is measured on it, else on made-up images. Each
+part is a process of its own with a time limit. What is done so far stands in DIR/device.json and DIR/device.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from device_cases import (
+    FIVE_STEPS,
+    GENTLE,
+    LWF_OF_VAN_DE_VEN,
+    OF_VAN_DE_VEN,
+    cases_of_methods,
+    compare,
+    further_cases,
+    new,
+)
+from device_report import faults, report
+
+from clbench.execution.environment import processor
+from clbench.execution.memory import keep_freed_memory
+from clbench.experiment import registry
+from clbench.method import Learner, Scenario, Training
+from clbench.models import Backbone
+from clbench.models.backbones import MLP, ResNet18
+from clbench.results.store import Store
+from clbench.sequences.splits import MNIST_BUDGET, SplitMNIST
+from clbench.sequences.tasks import Task, to_device
+from clbench.testing import tiny_tasks
+from clbench.training.precision import computing
+from clbench.training.run import run_sequence
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+PARTS = ("tests", "agreement", "speed", "command")
+FEW = ("finetune", "lwf", "ewc", "replay")
+
+
+def say(part: str, **values: Any) -> None:
+    """Hand a result to the process that has started this one."""
+    print(json.dumps({"part": part, **values}), flush=True)
+
+
+def agreement(device: str, options: argparse.Namespace, share: int, shares: int) -> None:
+    """Compare every case of this process's share."""
+    names = options.methods.split(",") if options.methods else FEW if options.cpu else registry.names("method")
+    cases = [*cases_of_methods(names, options.cpu), *([] if options.methods else further_cases())]
+    torch.use_deterministic_algorithms(True)  # and refuse what can't be
+    for case in cases[share::shares]:
+        start = time.perf_counter()
+        try:
+            found = compare(case, device)
+        except Exception as error:
+            torch.set_default_dtype(torch.float32)
+            found = {"error": f"{type(error).__name__}: {error}"[:500], "traceback": traceback.format_exc()[-3000:]}
+        say("agreement", label=case.label, **found, seconds=round(time.perf_counter() - start, 2))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Speed
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A run whose training is timed."""
+
+    label: str
+    learner: Callable[[], Learner]
+    backbone: Backbone
+    tasks: Sequence[Task]
+    training: Training
+    scenario: Scenario = "task"
+    data: str = "made-up images"
+
+
+def to_be_timed(where: str, small: bool) -> Iterator[Timed]:
+    """Yield the runs; on the CPU the residual network takes fewer steps."""
+    root = os.environ.get("CLBENCH_DATA_ROOT")
+    if root and not small:
+        plain, raw = (s.load(Path(root), 0, None) for s in (SplitMNIST(), SplitMNIST(mean=0.0, std=1.0)))
+        data = "split-mnist"
+    else:
+        plain = raw = tiny_tasks(2 if small else 5, images=256 if small else 5000, shape=(1, 28, 28))
+        data = Timed.data
+    budget = replace(Training(**MNIST_BUDGET), **({"epochs": None, "iterations": 3} if small else {}))  # type: ignore[arg-type]
+    scenarios: dict[str, Scenario] = {"finetune": "task", "lwf": "task", "ewc": "task", "replay": "class"}
+    for name, scenario in scenarios.items():
+        yield Timed(f"MLP 256, {name}", functools.partial(new, name), MLP(width=256), plain, budget, scenario, data)
+    theirs = replace(OF_VAN_DE_VEN, batch_size=128, drop_last=True, iterations=1 if small else 300)
+    lwf = functools.partial(new, "lwf", **LWF_OF_VAN_DE_VEN)
+    yield Timed("MLP 2 × 400, lwf of van de Ven", lwf, MLP(width=400, depth=2), raw[:2], theirs, "class", data)
+    for batch in (10,) if small else (10, 64):
+        steps = 1 if small else 10 if where == "cpu" else 200
+        photographs = tiny_tasks(1, classes=10, images=10 * batch, shape=(3, 32, 32))
+        training = replace(FIVE_STEPS, iterations=steps, batch_size=batch)
+        learner = functools.partial(new, "finetune")
+        yield Timed(f"resnet18, batch {batch}, finetune", learner, ResNet18(), photographs, training)
+
+
+def speed(where: str, small: bool) -> None:
+    """Time training, and what a method does after a task, on a device or on one core of the CPU."""
+    keep_freed_memory()  # as a sweep's workers do
+    torch.use_deterministic_algorithms(where != "cpu", warn_only=True)  # as runs do
+    for timed in to_be_timed(where, small):
+        tasks = to_device(timed.tasks, torch.device(where))
+
+        def rate(training: Training, timed: Timed = timed, tasks: Sequence[Task] = tasks) -> tuple[float, int]:
+            with computing("fp32", where):
+                found = run_sequence(tasks, timed.learner(), timed.backbone, training, timed.scenario, 0, where)
+            return sum(found.updates) / sum(found.train_seconds), sum(found.updates)
+
+        rate(replace(timed.training, epochs=None, iterations=2))  # the first steps of a process load libraries
+        rates, steps = zip(*[rate(timed.training) for _ in range(1 if small else 3)], strict=True)
+        middle, low, high = (round(f(rates), 1) for f in (statistics.median, min, max))
+        where_to = {"label": timed.label, "where": where, "data": timed.data, "steps": steps[0]}
+        say("speed", **where_to, steps_per_second=middle, lowest=low, highest=high)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def command(device: str, small: bool) -> None:
+    """Let the command run methods on the device, four runs at a time, and on all cores of the CPU."""
+    methods = ["--methods", "finetune"] if small else ["--methods", "all", "--scenario", "task,class,domain"]
+    gentle = [] if small else [word for name in GENTLE for word in ("--set", f"{name}.strength=1")]
+    words = ["--sequence", "split-digits", "--seeds", "1", "--epochs", "1", "--quiet", *methods, *gentle]
+    for where, jobs in {device.partition(":")[0]: 2 if small else 4, "cpu": os.cpu_count() or 1}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            line = [sys.executable, "-P", "-m", "clbench", "run", *words, "--jobs", str(jobs), "--device", where]
+            done = subprocess.run([*line, "--out", folder], capture_output=True, text=True, check=False)
+            seconds = round(time.perf_counter() - start, 1)
+            records = list(Store(Path(folder)).read()[0].values())
+        found = {"label": f"{where}, {jobs} at a time", "records": len(records), "seconds": seconds}
+        bad = [r for r in records if not r.ok]
+        found["failed"] = sorted(f"{r.spec['label']}, {r.spec['scenario']}: {r.error}".splitlines()[0] for r in bad)
+        say("command", **found, **({"error": done.stderr[-2000:]} if done.returncode and not bad else {}))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All parts
+
+
+@dataclass
+class Process:
+    """A part, or a share of one, in a process of its own."""
+
+    name: str
+    words: list[str]  # of the command, after the interpreter
+    limit: float  # seconds
+    folder: Path
+    began: float = 0.0
+    ended: str = ""
+    seconds: float = 0.0
+    started: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        self.began = time.monotonic()
+        with open(self.folder / f"{self.name}.out", "wb") as out, open(self.folder / f"{self.name}.err", "wb") as err:
+            self.started = subprocess.Popen(
+                [sys.executable, *self.words], stdout=out, stderr=err, env=environment, start_new_session=True
+            )
+
+    def is_over(self, end: float) -> bool:
+        """Whether it has ended, or had to be ended because its time was over."""
+        assert self.started is not None
+        code, now = self.started.poll(), time.monotonic()
+        if code is None and now < min(self.began + self.limit, end):
+            return False
+        if code is None:
+            os.killpg(self.started.pid, signal.SIGKILL)
+            self.started.wait()
+        self.ended = "time over" if code is None else "ok" if code == 0 else f"exit code {code}"
+        self.seconds = round(now - self.began, 1)
+        return True
+
+    def lines(self, kind: str) -> list[str]:
+        path = self.folder / f"{self.name}.{kind}"
+        return path.read_text(errors="replace").splitlines() if path.exists() else []
+
+
+def processes(options: argparse.Namespace, folder: Path) -> Iterator[list[Process]]:
+    """Yield the groups of processes that may run side by side."""
+    chosen, cpu = options.parts.split(","), options.cpu
+    same_options = [*(["--cpu"] if cpu else []), *(["--methods", options.methods] if options.methods else [])]
+
+    def part(name: str, limit: float) -> Process:
+        return Process(name.replace("/", "-"), [__file__, "--part", name, *same_options], limit, folder)
+
+    cuda_tests = ["-P", "-m", "pytest", "-q", "-m", "cuda", "-W", "default", "-p", "no:cacheprovider", "--tb", "short"]
+    shares = max(1, min(8, (os.cpu_count() or 1) - 2)) if not cpu else 1
+    checks = [Process("tests", [*cuda_tests, str(Path(__file__).parent / "training" / "test_cuda.py")], 100, folder)]
+    checks = checks if "tests" in chosen else []
+    if "agreement" in chosen:
+        checks += [part(f"agreement {share}/{shares}", 100) for share in range(shares)]
+    yield checks
+    if "speed" in chosen:
+        yield [part("speed device", 60)]
+        if not cpu:
+            yield [part("speed cpu", 75)]
+    if "command" in chosen:
+        yield [part("command", 60)]
+
+
+def one_part(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    device = "cpu" if options.cpu else "cuda:0"
+    name, _, rest = options.part.partition(" ")
+    if name == "agreement":
+        share, shares = map(int, rest.split("/"))
+        agreement(device, options, share, shares)
+    elif name == "speed":
+        speed("cpu" if rest == "cpu" else device, options.cpu)
+    else:
+        command(device, options.cpu)
+
+
+def machine(cpu: bool) -> dict[str, Any]:
+    """Return what was measured: the device, the processor and versions."""
+    found: dict[str, Any] = {"device": "cpu"}
+    if not cpu:
+        found["device"] = torch.cuda.get_device_name(0)
+        ask = ["nvidia-smi", "--query-gpu=memory.total,driver_version", "--format=csv,noheader"]
+        with contextlib.suppress(OSError):
+            found["memory_and_driver"] = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    versions = {"torch": str(torch.__version__), "python": platform.python_version()}
+    return found | versions | {"processor": processor(), "cores": os.cpu_count()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--out", type=Path, help="where to write; default: results, and with --cpu results/cpu")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--methods", default="")
+    parser.add_argument("--limit", type=float, default=320)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        one_part(options)
+        return
+    if not options.cpu and not torch.cuda.is_available():
+        raise SystemExit("PyTorch finds no CUDA device here: use --cpu")
+    options.out = options.out or RESULTS / ("cpu" if options.cpu else "")
+    sys.exit(check(options))
+
+
+def check(options: argparse.Namespace) -> int:
+    """Run all parts; return whether anything is wrong."""
+    end, about, done = time.monotonic() + options.limit, machine(options.cpu), []
+    with tempfile.TemporaryDirectory() as folder:
+        for group in processes(options, Path(folder)):
+            waiting, running = list(group), list[Process]()
+            while waiting or running:
+                while waiting and len(running) < (os.cpu_count() or 1):
+                    waiting[0].start()
+                    running.append(waiting.pop(0))
+                over = [process for process in running if process.is_over(end)]
+                running = [process for process in running if process not in over]
+                done += over
+                if over:
+                    write(options.out, about, [*done, *running])
+                    print(*(f"{p.name}: {p.ended}, {p.seconds} s" for p in over), sep="\n", file=sys.stderr, flush=True)
+                time.sleep(0.1)
+        content = write(options.out, about, done)
+    print(report(content))
+    return bool(faults(content))
+
+
+def write(out: Path, about: dict[str, Any], done: Sequence[Process]) -> dict[str, Any]:
+    """Write what the finished parts have said; return it."""
+    parts, results = [], []
+    for process in done:
+        lines = process.lines("out")
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # what else a part prints, or a line half written
+                results += [json.loads(line)] if line.startswith("{") else []
+        said = [] if process.ended in ("ok", "") else [*lines[-40:], *process.lines("err")[-40:]]
+        last = lines[-1] if process.name == "tests" and lines else ""
+        part = {
+            "part": process.name,
+            "ended": process.ended or "still running",
+            "seconds": process.seconds,
+            "last_line": last,
+        }
+        parts.append(part | ({"said": said} if said else {}))
+    content = {"machine": about, "parts": parts, "results": results}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "device.json").write_text(json.dumps(content, indent=1) + "\n")
+    (out / "device.md").write_text(report(content))
+    return content
+
+
+if __name__ == "__main__":
+    main()
