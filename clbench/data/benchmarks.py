@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clbench.data.cache import DataSet, cached, save_arrays, stamp
-from clbench.data.folders import cache_folder, data_root_folder
+from clbench.data.cache import DataSet, cache_folder, cached, data_root_folder, save_arrays, stamp
 from clbench.errors import DataError
 
 CLASSIC = "avalanche.benchmarks.classic"

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clbench.data.cache import ARRAYS, DataSet, cached, locked, save_arrays, stamp
-from clbench.data.folders import data_root_folder
+from clbench.data.cache import ARRAYS, DataSet, cached, data_root_folder, locked, save_arrays, stamp
 from clbench.errors import DataError
 
 

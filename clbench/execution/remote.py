@@ -15,8 +15,8 @@ import threading
 import traceback
 
 from clbench.errors import ClbenchError
-from clbench.execution.run import failed, run_one
-from clbench.execution.workers import ONE_THREAD, end_with, time_is_up
+from clbench.execution.run import failed, run_one, what_happened
+from clbench.execution.workers import end_with, time_is_up
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord
 from clbench.version import NUMBERS, __version__
@@ -26,13 +26,12 @@ DIED = "its worker died under it twice, perhaps for want of memory"
 
 def run_there(job: Job) -> RunRecord:
     """Run one job on a worker of a cluster, if all is there as it was planned."""
-    if job.root is not None and not job.root.is_dir():
+    if job.data_root is not None and not job.data_root.is_dir():
         job = dataclasses.replace(job, data_root=None)  # CLBENCH_DATA_ROOT there
     try:
         _compare(job)
     except (Exception, SystemExit) as error:
-        text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-        return failed(job, f"on {platform.node()}, {text}\n\n{traceback.format_exc()}")
+        return failed(job, f"on {platform.node()}, {what_happened(error)}\n\n{traceback.format_exc()}")
     return run_one(job) if job.timeout is None else _run_in_process(job, job.timeout)
 
 
@@ -45,7 +44,7 @@ def _compare(job: Job) -> None:
         )
     for kind in job.references:
         job.instance(kind)
-    if job.instance("sequence").prepare(job.root, job.spec.seed) != job.spec.data:
+    if job.instance("sequence").prepare(job.data_root, job.spec.seed) != job.spec.data:
         raise ClbenchError(f"the data of {job.spec.sequence_label} are not those of the sweep: look at its data root")
 
 
@@ -55,11 +54,8 @@ def _run_in_process(job: Job, timeout: float) -> RunRecord:
     It is not one of `multiprocessing`, as Dask's workers may not start such.
     """
     command = [sys.executable, "-c", "from clbench.execution.remote import main; main()", str(os.getpid())]
-    environment = {**os.environ, **ONE_THREAD}
     try:
-        done = subprocess.run(
-            command, input=pickle.dumps(job), capture_output=True, timeout=timeout, env=environment, check=True
-        )
+        done = subprocess.run(command, input=pickle.dumps(job), capture_output=True, timeout=timeout, check=True)
         return pickle.loads(done.stdout)
     except subprocess.TimeoutExpired:
         return time_is_up(job)

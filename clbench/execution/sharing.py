@@ -32,7 +32,7 @@ def order_jobs(jobs: Sequence[Job], workers: int, folder: Path) -> list[Job]:
     for start in range(0, len(groups), some):
         leading, following = [], []
         for name, group in list(groups.items())[start : start + some]:
-            path = str(folder / f"{name}.pt") if len(group) > 1 else None
+            path = folder / f"{name}.pt" if len(group) > 1 else None
             first, *rest = sorted(
                 (dataclasses.replace(job, first_task=path) for job in group), key=lambda job: not job.memory
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.errors import UsageError
+from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import registry
 from clbench.experiment.registry import Kind
 
@@ -28,6 +29,17 @@ class Choice:
     @property
     def params(self) -> dict[str, Any]:
         return {name: getattr(self.instance, name) for name in registry.defaults(type(self.instance))}
+
+
+@contextlib.contextmanager
+def naming(choice: Choice) -> Iterator[None]:
+    """Turn what code from outside raises into a UsageError that names it."""
+    try:
+        yield
+    except ClbenchError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}") from error
 
 
 def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any] | None = None) -> list[Choice]:

@@ -14,15 +14,7 @@ from annotated_types import Ge
 from clbench.data import load_dataset
 from clbench.errors import UsageError, did_you_mean
 from clbench.seeding import stream
-from clbench.sequences.splits import (
-    SplitCIFAR10,
-    SplitCIFAR100,
-    SplitDataSet,
-    SplitDigits,
-    SplitFashionMNIST,
-    SplitMNIST,
-    train_and_test,
-)
+from clbench.sequences.splits import SPLITS, SplitDataSet, train_and_test
 from clbench.sequences.tasks import ClassOrder, Task, TaskSequence
 
 
@@ -65,8 +57,7 @@ def chain_sequence(name: str) -> type[TaskSequence]:
 
     Its default model and budget are those of the first data set, split.
     """
-    splits = (SplitDigits, SplitMNIST, SplitFashionMNIST, SplitCIFAR10, SplitCIFAR100)
-    known: dict[str, type[SplitDataSet]] = {split.source: split for split in splits}
+    known: dict[str, type[SplitDataSet]] = {split.source: split for split in SPLITS}
     sources = name.split("+")
     if len(sources) < 2 or not all(sources):
         raise UsageError(f"cannot read {name!r}: join names of data sets with '+', as in mnist+fashion-mnist")

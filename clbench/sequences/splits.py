@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt
 
 from clbench.data import DataSet, load_dataset
 from clbench.data.transforms import scaled
-from clbench.sequences.class_order import full_class_order
+from clbench.errors import UsageError
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one for all channels or for each
@@ -21,6 +21,37 @@ MNIST_BUDGET = {"epochs": 1, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, 
 DIGITS_BUDGET = {**MNIST_BUDGET, "epochs": 10, "batch_size": 16, "lr": 0.1, "weight_decay": 0.0}
 CIFAR_BUDGET = {**MNIST_BUDGET, "epochs": 5, "batch_size": 64}
 MNIST_CONSTANTS: Constants = ((0.1307,), (0.3081,))
+
+
+def full_class_order(name: str, rule: ClassOrder, seed: int, classes: Sequence[int], tasks: int) -> tuple[int, ...]:
+    """Work out a class order; raise UsageError if it cannot be shared equally among the tasks.
+
+    The seed's order is that of Avalanche's `nc_benchmark(seed=seed, shuffle=True)`.
+    """
+    if rule == "fixed":
+        order = tuple(classes)
+    elif rule == "seed":
+        generator = torch.Generator().manual_seed(seed)
+        order = tuple(classes[i] for i in torch.randperm(len(classes), generator=generator).tolist())
+    else:
+        order = tuple(int(c) for c in rule)
+        if unknown := sorted(set(order) - set(classes)):
+            raise UsageError(f"class order: {name} has no class {unknown[0]}, its classes are {_span(classes)}")
+        if len(set(order)) < len(order):
+            twice = next(c for c in order if order.count(c) > 1)
+            raise UsageError(f"class order: class {twice} is there twice; name each class once")
+    if not order or len(order) % tasks:
+        divisors = ", ".join(str(d) for d in range(1, len(order) + 1) if len(order) % d == 0)
+        raise UsageError(
+            f"{name}.tasks={tasks}: {len(order)} classes cannot be shared equally among {tasks} tasks; "
+            f"choose tasks from {divisors or 'nothing: the class order is empty'}"
+        )
+    return order
+
+
+def _span(classes: Sequence[int]) -> str:
+    contiguous = list(classes) == list(range(classes[0], classes[-1] + 1))
+    return f"{classes[0]} to {classes[-1]}" if contiguous else ", ".join(map(str, classes))
 
 
 def train_and_test(
@@ -56,12 +87,11 @@ def of_classes(split: Split, classes: Sequence[int]) -> Split:
 
 def split_by_class(order: Sequence[int], tasks: int, train: Split, test: Split) -> list[Task]:
     """Share the classes of an order equally among tasks; samples stand class after class, else as in the data set."""
-    size = len(order) // tasks
-    shares = [tuple(order[index * size : (index + 1) * size]) for index in range(tasks)]
-    return [
-        Task(index, classes, of_classes(train, classes), of_classes(test, classes))
-        for index, classes in enumerate(shares)
-    ]
+    size, made = len(order) // tasks, []
+    for index in range(tasks):
+        classes = tuple(order[index * size : (index + 1) * size])
+        made.append(Task(index, classes, of_classes(train, classes), of_classes(test, classes)))
+    return made
 
 
 @dataclass(frozen=True)
@@ -153,3 +183,6 @@ class SplitCIFAR100(SplitCIFAR):
     n_classes = 100
     constants = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
     tasks: Annotated[int, Ge(1)] = 10
+
+
+SPLITS = (SplitDigits, SplitMNIST, SplitFashionMNIST, SplitCIFAR10, SplitCIFAR100)

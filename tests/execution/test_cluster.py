@@ -230,7 +230,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("clbench.execution.dask_cluster.ANSWER", 1)
+    monkeypatch.setattr("clbench.execution.cluster.ANSWER", 1)
     with pytest.raises(UsageError) as caught:
         clbench.run("finetune", seeds=1, backend="dask", scheduler=address, out=tmp_path / "runs", quiet=True)
     assert str(caught.value).startswith(f"no Dask scheduler answers at {address}: ")

@@ -10,7 +10,7 @@ import pytest
 import sklearn.datasets
 from asking import prepared as plan
 
-from clbench.data import datasets
+from clbench.data import load_dataset
 from clbench.execution import remote
 from clbench.execution.remote import run_there
 from clbench.results.store import SAME
@@ -64,7 +64,7 @@ def test_a_worker_without_the_data_root_has_one_of_its_own(
     (job,) = plan(
         "finetune", sequence="split-mnist", seeds=1, training={"iterations": 1}, data_root=data_root, out=tmp_path
     ).jobs
-    elsewhere = dataclasses.replace(job, data_root=str(tmp_path / "none"))
+    elsewhere = dataclasses.replace(job, data_root=tmp_path / "none")
     monkeypatch.setenv("CLBENCH_DATA_ROOT", str(data_root))
     assert run_there(elsewhere).ok
 
@@ -80,9 +80,7 @@ def test_data_are_materialised_by_one_process_of_a_host(tmp_path: Path, monkeypa
         return load()
 
     monkeypatch.setattr(sklearn.datasets, "load_digits", slowly)
-    threads = [
-        threading.Thread(target=lambda: found.append(datasets.load_dataset("digits").fingerprint)) for _ in range(3)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(load_dataset("digits").fingerprint)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
