@@ -26,6 +26,7 @@ from torch import Tensor
 from clbench.errors import DataError, UsageError
 
 FORMAT_VERSION = 1
+INSTEAD = "put the files there, or use --sequence split-digits, which needs no download"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -94,10 +95,8 @@ def _make(name: str, entry: Path, source: Callable[[], Any], write: Callable[[Pa
             entry = _entry(name, source())  # making it may have added or touched files at the source
             _move_into_place(name, workplace, entry)
     except OSError as error:
-        raise DataError(
-            f"the cache folder {cache_folder()} cannot be used ({error.strerror or error}): "
-            "set CLBENCH_CACHE to a folder that can be written"
-        ) from None
+        what = f"the cache folder {cache_folder()} cannot be used ({error.strerror or error})"
+        raise DataError(f"{what}: set CLBENCH_CACHE to a folder that can be written") from None
     found = _read(name, entry)
     if found is None:
         raise DataError(f"{entry} cannot be read back: set CLBENCH_CACHE to another folder")

@@ -1,14 +1,23 @@
-"""Runs on a cluster of Dask or Ray. Their packages are optional, and imported only to reach a cluster."""
+"""Runs on a cluster of Dask or Ray. Their packages are optional, and imported only to reach a cluster.
+
+A worker there needs the installed package and a place for data. A run has failed if it has other code or data.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib
 import logging
 import os
+import pickle
+import platform
+import subprocess
+import sys
 import threading
 import time
+import traceback
 import uuid
 from abc import ABC, abstractmethod
 from collections import deque
@@ -16,13 +25,15 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from clbench.errors import ClbenchError, UsageError
-from clbench.execution.remote import DIED, run_there
-from clbench.execution.run import failed
+from clbench.execution.run import failed, run_one, what_happened
+from clbench.execution.workers import end_with, time_is_up
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord
+from clbench.version import NUMBERS, __version__
 
 WORKERS = 60  # seconds that a cluster may be without a worker
 ANSWER = 10  # seconds that a Dask scheduler has to answer
+DIED = "its worker died under it twice, perhaps for want of memory"
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -244,3 +255,49 @@ def _silent(*names: str) -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+def run_there(job: Job) -> RunRecord:
+    """Run one job on a worker of a cluster, if all is there as it was planned."""
+    if job.data_root is not None and not job.data_root.is_dir():
+        job = dataclasses.replace(job, data_root=None)  # CLBENCH_DATA_ROOT there
+    try:
+        _compare(job)
+    except (Exception, SystemExit) as error:
+        return failed(job, f"on {platform.node()}, {what_happened(error)}\n\n{traceback.format_exc()}")
+    return run_one(job) if job.timeout is None else _run_in_process(job, job.timeout)
+
+
+def _compare(job: Job) -> None:
+    """Raise an error unless code and data are those that the run was planned with."""
+    if job.spec.numbers != NUMBERS:
+        here = f"clbench {__version__} computes numbers of version {NUMBERS}"
+        raise ClbenchError(f"{here}, and the sweep is of version {job.spec.numbers}: install the same clbench there")
+    for kind in job.references:
+        job.instance(kind)
+    if job.instance("sequence").prepare(job.data_root, job.spec.seed) != job.spec.data:
+        raise ClbenchError(f"the data of {job.spec.sequence_label} are not those of the sweep: look at its data root")
+
+
+def _run_in_process(job: Job, timeout: float) -> RunRecord:
+    """Run a job in a process of its own, which is killed if it takes too long; others of this worker go on.
+
+    It is not one of `multiprocessing`, as Dask's workers may not start such.
+    """
+    command = [sys.executable, "-c", "from clbench.execution.cluster import main; main()", str(os.getpid())]
+    try:
+        done = subprocess.run(command, input=pickle.dumps(job), capture_output=True, timeout=timeout, check=True)
+        return pickle.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return time_is_up(job)
+    except subprocess.CalledProcessError as error:
+        return failed(job, f"its process died with exit code {error.returncode}")
+
+
+def main() -> None:
+    """Read a job from standard input, run it, and write its record to standard output; end with the parent."""
+    threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a method prints must not come between
+    pickle.dump(run_one(pickle.load(sys.stdin.buffer)), output)
+    output.flush()

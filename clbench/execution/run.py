@@ -15,7 +15,7 @@ import torch
 
 from clbench.errors import ClbenchError
 from clbench.execution.environment import describe_environment
-from clbench.execution.memory import PeakMemory
+from clbench.execution.memory import begin_peak, peak_bytes
 from clbench.experiment.spec import Job
 from clbench.method import Learner, Method, Training
 from clbench.models.backbones import MLP
@@ -63,20 +63,21 @@ def _train(job: Job, environment: dict[str, Any]) -> RunRecord:
     resumed = checkpoint is not None and checkpoint.path.exists()
     tasks = to_device(job.load_tasks(), torch.device(job.device))
     learner: Learner = job.instance("method")
-    with PeakMemory(job.device) as peak:
-        outcome = run_sequence(
-            tasks,
-            learner,
-            job.instance("model"),
-            Training(**spec.training),
-            spec.scenario,
-            spec.seed,
-            job.device,
-            after_task=None if job.models_folder is None else _model_saver(job.models_folder),
-            first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
-            checkpoint=checkpoint,
-            eval_every=spec.eval_every,
-        )
+    start = begin_peak(job.device)
+    outcome = run_sequence(
+        tasks,
+        learner,
+        job.instance("model"),
+        Training(**spec.training),
+        spec.scenario,
+        spec.seed,
+        job.device,
+        after_task=None if job.models_folder is None else _model_saver(job.models_folder),
+        first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
+        checkpoint=checkpoint,
+        eval_every=spec.eval_every,
+    )
+    peak = None if resumed else peak_bytes(job.device, start)  # a resumed run has not seen that of its earlier tasks
     measured = dict(vars(outcome))
     return RunRecord(
         spec.key,
@@ -85,7 +86,7 @@ def _train(job: Job, environment: dict[str, Any]) -> RunRecord:
         accuracy={view: measured.pop(view) for view in VIEWS},
         seconds={what: measured.pop(f"{what}_seconds") for what in ("train", "evaluate")},
         curves=measured.pop("curves") or None,
-        peak_memory_bytes=None if resumed else peak.bytes,  # a resumed run has not seen the peak of its earlier tasks
+        peak_memory_bytes=peak,
         environment=environment,
         **measured,
     )

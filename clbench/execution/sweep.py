@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import sys
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError, UsageError
 from clbench.execution.cluster import connected
 from clbench.execution.environment import checkout_commit
 from clbench.execution.run import using_threads
-from clbench.execution.sharing import order_jobs, temporary_folder
 from clbench.execution.workers import run_jobs
 from clbench.experiment.planning import plan
 from clbench.experiment.request import Request
@@ -23,6 +28,7 @@ from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
 from clbench.training.optimizer import load_torch_optim
 
+PREFIX = "clbench-sweep-"  # of temporary folders
 Records = Generator[RunRecord | None, None, None]  # None once, as soon as the workers have been started
 
 
@@ -166,3 +172,43 @@ def _question(spec: Mapping[str, Any]) -> str:
     """Name what a spec asks for, whatever code answers it."""
     asked = {k: v for k, v in spec.items() if k not in ("numbers", "code", "preset") and not k.endswith("label")}
     return json.dumps(asked, sort_keys=True)
+
+
+def order_jobs(jobs: Sequence[Job], workers: int, folder: Path) -> list[Job]:
+    """Order jobs so that few wait for another's first task, and give those that share one its file in `folder`.
+
+    Jobs that train on old data take longest and come early. Groups with the same first task are taken some at a time,
+    so that few files are there at once.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.spec.first_task_key if job.plain_first_task else job.spec.key, []).append(job)
+    ordered: list[Job] = []
+    some = max(16, 2 * workers)
+    for start in range(0, len(groups), some):
+        leading, following = [], []
+        for name, group in list(groups.items())[start : start + some]:
+            path = folder / f"{name}.pt" if len(group) > 1 else None
+            first, *rest = sorted(
+                (dataclasses.replace(job, first_task=path) for job in group), key=lambda job: not job.memory
+            )
+            leading.append(first)
+            following += rest
+        ordered += [*leading, *sorted(following, key=lambda job: not job.memory)]
+    return ordered
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder that is removed with this context; remove those that killed sweeps have left."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX)
+    except OSError as error:
+        raise UsageError(f"no temporary folder can be made ({error.strerror}): set TMPDIR to one") from None
+    with folder as name, FileLock(Path(name) / ".lock"):
+        for other in Path(name).parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError, Timeout):
+                if time.time() - other.stat().st_mtime > 60:  # a younger one may not be locked yet
+                    with FileLock(other / ".lock", timeout=0):
+                        shutil.rmtree(other)
+        yield Path(name)

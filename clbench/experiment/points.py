@@ -5,30 +5,90 @@ What is asked for without a preset is planned as a preset that names the methods
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.errors import UsageError
+from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import registry
-from clbench.experiment.choices import Choice, choose, naming
 from clbench.experiment.presets import Preset, Row, at
+from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
 from clbench.method import Scenario, Training
+from clbench.training.optimizer import OPTIMIZERS
 
-# PyTorch's own learning rates; sgd has the sequence's
-DEFAULT_LR = {
-    "adam": 1e-3,
-    "adamw": 1e-3,
-    "nadam": 2e-3,
-    "radam": 1e-3,
-    "rmsprop": 1e-2,
-    "adagrad": 1e-2,
-    "adafactor": 1e-2,
-}
 GROUPS = {"all": lambda cls: True, "core": lambda cls: cls.core}  # names that stand for several methods
+
+
+Grid = Mapping[str, Mapping[str, list[Any]]]  # name → field → values, as --set gives them
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method, sequence or model of the sweep with its settings."""
+
+    kind: Kind
+    reference: str
+    label: str
+    instance: Any
+    code: str | None  # the hash of its file, for code from outside
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {name: getattr(self.instance, name) for name in registry.defaults(type(self.instance))}
+
+
+@contextlib.contextmanager
+def naming(choice: Choice) -> Iterator[None]:
+    """Turn what code from outside raises into a UsageError that names it."""
+    try:
+        yield
+    except ClbenchError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}") from error
+
+
+def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any] | None = None) -> list[Choice]:
+    """Make instances of names with settings of their own, one per point of the grid; `base` are settings below both.
+
+    Raises UsageError for names, fields and values that there are not.
+    """
+    chosen: dict[str, Choice] = {}
+    for item in items:
+        reference, own = _own_settings(item)
+        cls = registry.find(kind, reference)
+        code = registry.code_hash(cls)
+        shared = {name: values for name, values in grid.get(reference, {}).items() if name not in own}
+        for values in itertools.product(*shared.values()):
+            settings = {**(base or {}), **dict(zip(shared, values, strict=True)), **own}
+            instance = registry.configure(reference, cls, settings)
+            choice = Choice(kind, reference, registry.label(reference, instance), instance, code)
+            try:
+                json.dumps(choice.params, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{choice.label} has a setting that a record cannot hold: {error}") from None
+            chosen.setdefault(choice.label, choice)
+    return list(chosen.values())
+
+
+def _own_settings(item: str) -> tuple[str, dict[str, str]]:
+    """Split `lwf@temperature=4` into the reference and its settings."""
+    reference, *settings = item.split("@")
+    own: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"cannot read {item!r}: write {reference}@FIELD=VALUE")
+        if name in own:
+            raise UsageError(f"cannot read {item!r}: {name} is given twice")
+        own[name] = value
+    return reference, own
 
 
 @dataclass(frozen=True)
@@ -45,7 +105,7 @@ class Point:
     preset: Mapping[str, Any] | None = None  # see RunSpec
 
     @property
-    def chosen(self) -> dict[registry.Kind, Choice]:
+    def chosen(self) -> dict[Kind, Choice]:
         return {"method": self.method, "sequence": self.sequence, "model": self.model}
 
 
@@ -66,11 +126,10 @@ def points(request: Request, notes: list[str]) -> list[Point]:
         sequences, other_sequence = _chosen("sequence", preset, request, asked, "split-digits")
         for sequence in sequences:
             scenario = asked or sequence.instance.scenario
+            _check(sequence, scenario, order, scenario)
             models, other_model = _chosen("model", preset, request, scenario, sequence.instance.model)
             changed = moved | other_sequence | other_model
             methods = list(_methods(preset, request, sequence, scenario, changed, notes))
-            for _, training, _ in methods:
-                _check_sequence(sequence, scenario, order, training)
             for model, seed, (method, training, told) in itertools.product(models, _seeds(request), methods):
                 found.append(Point(sequence, scenario, order, training, model, method, seed, told))
     if not found:
@@ -93,7 +152,7 @@ def _seeds(request: Request) -> list[int]:
 
 
 def _chosen(
-    kind: registry.Kind, preset: Preset, request: Request, scenario: str | None, default: str
+    kind: Kind, preset: Preset, request: Request, scenario: str | None, default: str
 ) -> tuple[list[Choice], dict[str, Any]]:
     """Choose sequences or models: the user's, else the preset's, else the default; and say what is not the preset's.
 
@@ -123,10 +182,12 @@ def _methods(
     for row, override in itertools.product(there, _overrides(request)):
         asked = resolve_training(vars(shared), at(row.training, scenario), notes)
         training = resolve_training(vars(asked), override, notes)
+        if training.warmup_epochs and scenario == "domain":
+            raise UsageError("training.warmup_epochs trains only the new block: in the domain scenario no block is new")
         fields = at(row.fields, scenario)
         plain = choose("method", [row.method], {}, fields)[0]
         for method in choose("method", [row.method], request.settings, fields):
-            _check_method(method, scenario, training)
+            _check(method, scenario, scenario, training)
             if not request.preset:
                 yield method, training, None
                 continue
@@ -161,28 +222,17 @@ def resolve_training(budget: Mapping[str, Any], override: Mapping[str, Any], not
     if optimizer != budget.get("optimizer", "sgd"):
         if "momentum" not in override:
             values["momentum"] = 0.0
-        if "lr" not in override and optimizer in DEFAULT_LR:
-            values["lr"] = DEFAULT_LR[optimizer]
+        if "lr" not in override and optimizer != "sgd" and optimizer in OPTIMIZERS:
+            values["lr"] = inspect.signature(OPTIMIZERS[optimizer]).parameters["lr"].default
             notes.append(f"{optimizer} without --lr: using its usual {values['lr']}, not the sequence's rate for sgd")
     return registry.configure("training", Training, values)
 
 
-def _check_scenario(choice: Choice, scenario: Scenario) -> None:
+def _check(choice: Choice, scenario: Scenario, *arguments: Any) -> None:
+    """Raise UsageError if a method or sequence is not defined for a scenario, or its settings make no sense there."""
     allowed = sorted(choice.instance.scenarios)
     if scenario not in allowed:
         what = f"the {choice.kind} {choice.label} is not defined for the scenario {scenario}"
         raise UsageError(f"{what}: choose from {', '.join(allowed)}")
-
-
-def _check_sequence(choice: Choice, scenario: Scenario, order: str | tuple[int, ...], training: Training) -> None:
-    _check_scenario(choice, scenario)
     with naming(choice):
-        choice.instance.check(order, scenario)
-    if training.warmup_epochs and scenario == "domain":
-        raise UsageError("training.warmup_epochs trains only the new block: in the domain scenario no block is new")
-
-
-def _check_method(choice: Choice, scenario: Scenario, training: Training) -> None:
-    _check_scenario(choice, scenario)
-    with naming(choice):
-        choice.instance.check(scenario, training)
+        choice.instance.check(*arguments)

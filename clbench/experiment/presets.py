@@ -159,9 +159,8 @@ def _completed(row: Row, preset: Preset) -> Row:
                 training={**base.training, **row.training},
                 published={scenario: pair for scenario, pair in base.published.items() if scenario in where},
             )
-    raise UsageError(
-        f"the preset {preset.name} is wrong: {row.label!r} is a control of {row.control_of!r}, which is no row"
-    )
+    what = f"{row.label!r} is a control of {row.control_of!r}, which is no row"
+    raise UsageError(f"the preset {preset.name} is wrong: {what}")
 
 
 def _check(preset: Preset) -> None:
@@ -192,13 +191,3 @@ def _check(preset: Preset) -> None:
         for name, value in table.items():
             by_scenario = not isinstance(value, dict) or (bool(value) and set(value) <= set(SCENARIOS))
             need(by_scenario, f"{name} is a table, but not one by scenario ({', '.join(SCENARIOS)})")
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """Return for each built-in preset: its name, its title, and its scenarios and rows."""
-    found = []
-    for name in names():
-        preset = load(name)
-        rows = ", ".join(row.label for row in preset.choose(None))
-        found.append((name, preset.title.rstrip("."), f"{', '.join(preset.scenarios)}. Rows: {rows}"))
-    return found

@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,11 +61,8 @@ def plugins(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     for entry in importlib.metadata.entry_points(group=f"clbench.{kind}s"):
         other = found.setdefault(entry.name, entry)
         if entry.name in builtin(kind) or other.value != entry.value:
-            first = "clbench" if entry.name in builtin(kind) else _origin(other)
-            raise UsageError(
-                f"the {kind} {entry.name!r} is defined twice: by {first} and by {_origin(entry)}; "
-                "rename the plug-in's entry point or uninstall it"
-            )
+            both = f"{'clbench' if entry.name in builtin(kind) else _origin(other)} and by {_origin(entry)}"
+            raise UsageError(f"the {kind} {entry.name!r} is defined twice: by {both}; uninstall or rename one")
     return found
 
 
@@ -94,18 +91,15 @@ def find(kind: Kind, reference: str) -> type:
         if reference.endswith(".py"):
             raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
         if kind == "sequence" and "+" in reference:
-            from clbench.sequences.chains import chain_sequence  # here, since it needs torch
+            from clbench.sequences.splits import chain_sequence  # here, since it needs torch
 
             return chain_sequence(reference)
         raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, names(kind))}")
     path = Path(place).expanduser()
     if place.endswith(".py") and not path.is_file():
         raise UsageError(f"unknown {kind} {reference!r}: there is no file {place}")
-    module = _imported(
-        kind,
-        reference,
-        lambda: _module_from_file(path) if place.endswith(".py") else importlib.import_module(place),
-    )
+    load = partial(_module_from_file, path) if place.endswith(".py") else partial(importlib.import_module, place)
+    module = _imported(kind, reference, load)
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
@@ -120,9 +114,8 @@ def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any
     except (Exception, SystemExit) as error:
         place, _, name = reference.rpartition(":")
         hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
-        raise UsageError(
-            f"the {kind} {reference!r} cannot be imported: {type(error).__name__}: {error}{hint}"
-        ) from error
+        what = f"{type(error).__name__}: {error}{hint}"
+        raise UsageError(f"the {kind} {reference!r} cannot be imported: {what}") from error
 
 
 def _module_from_file(path: Path) -> Any:
@@ -171,10 +164,8 @@ def code_hash(cls: type) -> str | None:
         files = sorted({inspect.getfile(base) for base in outside})
         return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
     except (OSError, TypeError):
-        raise UsageError(
-            f"the source of {cls.__qualname__} cannot be read, so its records could not be told from those of another "
-            "version: put it into a file"
-        ) from None
+        # records made by it could not be told from those of another version
+        raise UsageError(f"the source of {cls.__qualname__} cannot be read: put it into a file") from None
 
 
 def defaults(cls: type) -> dict[str, Any]:

@@ -77,9 +77,8 @@ class _AvalancheStreams(TaskSequence):
         if len(test_rows) == 1:
             test_rows *= len(train_rows)
         if len(test_rows) != len(train_rows):
-            raise UsageError(
-                f"{self.name} has {len(train_rows)} training and {len(test_rows)} test experiences, which make no pairs"
-            )
+            counts = f"{len(train_rows)} training and {len(test_rows)} test experiences"
+            raise UsageError(f"{self.name} has {counts}, which make no pairs")
         everything = tuple(torch.cat([train.y, test.y]).unique().tolist())
         tasks = []
         for index, (own, held_out) in enumerate(zip(train_rows, test_rows, strict=True)):

@@ -13,7 +13,7 @@ from filelock import FileLock
 from processes import command, until
 
 import clbench
-from clbench.execution import sharing
+from clbench.execution import sweep
 from clbench.execution.sweep import Sweep
 from clbench.method import Method, Step
 from clbench.results.store import RunRecord, Store
@@ -163,16 +163,16 @@ def test_nothing_but_records_is_left_and_they_are_plain_json(tmp_path: Path) -> 
 def test_what_a_killed_sweep_left_behind_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name in ("dead", "young", "alive"):
-        folder = tmp_path / f"{sharing.PREFIX}{name}"
+        folder = tmp_path / f"{sweep.PREFIX}{name}"
         folder.mkdir()
         (folder / "first-task.pt").write_bytes(b"")
-    with FileLock(tmp_path / f"{sharing.PREFIX}alive" / ".lock"):
+    with FileLock(tmp_path / f"{sweep.PREFIX}alive" / ".lock"):
         for name, age in (("dead", 100_000), ("young", -100_000), ("alive", 100_000)):
-            os.utime(tmp_path / f"{sharing.PREFIX}{name}", (time.time() - age,) * 2)
-        with sharing.temporary_folder():
+            os.utime(tmp_path / f"{sweep.PREFIX}{name}", (time.time() - age,) * 2)
+        with sweep.temporary_folder():
             pass
-    left = sorted(path.name for path in tmp_path.glob(f"{sharing.PREFIX}*"))
-    assert left == [f"{sharing.PREFIX}alive", f"{sharing.PREFIX}young"]
+    left = sorted(path.name for path in tmp_path.glob(f"{sweep.PREFIX}*"))
+    assert left == [f"{sweep.PREFIX}alive", f"{sweep.PREFIX}young"]
 
 
 WAITS = """
