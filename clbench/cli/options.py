@@ -24,8 +24,8 @@ def takes(names: Sequence[str], argument: str | None = None) -> Callable[[Callab
         ]
 
         def call(**values: Any) -> None:
-            asked = {name: values.pop(name) for name in names}
-            command(Request(**{name: value for name, value in asked.items() if value not in (None, [])}), **values)
+            request = Request(**{name: values.pop(name) for name in names})
+            command(request, **values)
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         made = [_parameter(name, name == argument) for name in names]

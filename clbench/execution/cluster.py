@@ -54,15 +54,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def submit(self, job: Job) -> Any:
-        """Send a job; return a future of its record. A job whose worker dies is sent once more."""
-
-    @abstractmethod
-    def finished(self, futures: Sequence[Any]) -> Sequence[Any]:
-        """Wait for some of these to be finished, a second at most; return those that are."""
-
-    @abstractmethod
-    def result(self, future: Any) -> RunRecord:
-        """Return the record of a future that is finished, or raise what it ended with."""
+        """Send a job, once more if its worker dies; return a future of its record, with `done` and `result`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -77,25 +69,27 @@ class Cluster(ABC):
     def run(self, jobs: Sequence[Job]) -> Generator[RunRecord, None, None]:
         """Yield a record for every job as it is finished; raise ClbenchError if the cluster is lost."""
         waiting, under_way = deque(jobs), dict[Any, Job]()
-        seen = time.monotonic()  # when it was last seen to have a worker
+        seen = asked = time.monotonic()  # when it was last known to have a worker, and asked whether it has
         try:
             while waiting or under_way:
                 while waiting and (self.limit is None or len(under_way) < self.limit):
                     job = waiting.popleft()
                     under_way[self.submit(job)] = job
-                finished = self.finished(list(under_way))
+                time.sleep(0.05)
+                finished = [future for future in under_way if future.done()]
                 for future in finished:
                     yield self._record(future, under_way.pop(future))
-                if finished or self.count():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > WORKERS:
+                now = time.monotonic()
+                if finished or now - asked > 1:
+                    seen, asked = now if finished or self.count() else seen, now
+                if now - seen > WORKERS:
                     raise self._lost(f"it had no worker for {WORKERS} s")
         except self.ends:
             raise self._lost("it does not answer any more") from None
 
     def _record(self, future: Any, job: Job) -> RunRecord:
         try:
-            return self.result(future)
+            return future.result()
         except self.ends:
             raise
         except self.deaths:
@@ -143,15 +137,6 @@ class DaskCluster(Cluster):
     def submit(self, job: Job) -> Any:
         needs = {"GPU": 1} if self.on_gpu else None
         return self.client.submit(_run_in_dask, job, self.sweep, pure=False, resources=needs)
-
-    def finished(self, futures: Sequence[Any]) -> Sequence[Any]:
-        deadline = time.monotonic() + 1
-        while not (found := [future for future in futures if future.done()]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return found
-
-    def result(self, future: Any) -> RunRecord:
-        return future.result()
 
     def close(self) -> None:
         if self.client.status == "running":
@@ -208,13 +193,7 @@ class RayCluster(Cluster):
         return int(self.ray.cluster_resources().get(self.needs, 0))
 
     def submit(self, job: Job) -> Any:
-        return self.remote.remote(job)
-
-    def finished(self, futures: Sequence[Any]) -> Sequence[Any]:
-        return self.ray.wait(list(futures), timeout=1)[0]
-
-    def result(self, future: Any) -> RunRecord:
-        return self.ray.get(future)
+        return self.remote.remote(job).future()
 
     def close(self) -> None:
         if self.ours:

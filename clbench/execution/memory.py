@@ -22,7 +22,7 @@ def begin_peak(device: str) -> dict[str, int]:
 
 
 def peak_bytes(device: str, start: dict[str, int]) -> int | None:
-    """Return a run's own peak: on CUDA what PyTorch allocated, on Linux the growth of private memory, elsewhere None."""
+    """Return a run's own peak: what PyTorch allocated on CUDA, the growth of private memory on Linux, else None."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated(device)
     if not start:

@@ -22,7 +22,7 @@ from clbench.execution.cluster import connected
 from clbench.execution.environment import checkout_commit
 from clbench.execution.run import using_threads
 from clbench.execution.workers import run_jobs
-from clbench.experiment.planning import plan
+from clbench.experiment.planning import Planned, plan
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
@@ -33,15 +33,11 @@ Records = Generator[RunRecord | None, None, None]  # None once, as soon as the w
 
 
 @dataclass
-class Sweep:
+class Sweep(Planned):
     """A planned sweep: its jobs in order, the records that are there already, and what the user should hear."""
 
     request: Request
     store: Store
-    jobs: list[Job]
-    notes: list[str]
-    workers: int
-    devices: list[str]  # of this machine; workers are spread over them
     done: dict[str, RunRecord] = field(default_factory=dict)
 
     @property
@@ -138,8 +134,8 @@ def prepare(request: Request) -> Sweep:
     with using_threads(1):  # so that workers may be forked
         planned = plan(request)
     commit = checkout_commit()
-    jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
-    sweep = Sweep(request, Store(request.out), jobs, planned.notes, planned.workers, planned.devices)
+    planned.jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
+    sweep = Sweep(**vars(planned), request=request, store=Store(request.out))
     if not request.force:
         _resume(sweep)
     return sweep

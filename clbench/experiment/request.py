@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -113,11 +113,7 @@ def parse_scenarios(value: str | Sequence[str]) -> list[str]:
     return found
 
 
-def _given(parse: Callable[[Any], Any]) -> BeforeValidator:
-    return BeforeValidator(lambda value: None if value is None else parse(value))
-
-
-Names = Annotated[list[str] | None, _given(parse_names)]
+Names = Annotated[list[str] | None, BeforeValidator(parse_names)]
 
 
 def option(default: Any, form: str, meaning: str, **bounds: Any) -> Any:
@@ -135,19 +131,19 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     methods: Names = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
-    preset: Annotated[Preset | None, _given(presets.load)] = option(
+    preset: Annotated[Preset | None, BeforeValidator(presets.load)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
     )
     rows: Names = option(None, "ROW,…", "The preset's rows. Default: all.")
     controls: bool = option(False, "", "Run the preset's faults too: they should not agree.")
-    seeds: Annotated[list[int] | None, _given(parse_seeds)] = option(
+    seeds: Annotated[list[int] | None, BeforeValidator(parse_seeds)] = option(
         None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5, or 10 with a preset."
     )
     sequence: Names = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
-    scenario: Annotated[list[Scenario] | None, _given(parse_scenarios)] = option(
+    scenario: Annotated[list[Scenario] | None, BeforeValidator(parse_scenarios)] = option(
         None, "task|class|domain,…", "Scenarios. Default: the preset's, or the sequence's own."
     )
-    class_order: Annotated[str | tuple[int, ...] | None, _given(parse_class_order)] = option(
+    class_order: Annotated[str | tuple[int, ...] | None, BeforeValidator(parse_class_order)] = option(
         None, "seed|fixed|3,1,4,…", "Order in which classes come. Default: seed."
     )
     model: Names = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
@@ -170,7 +166,7 @@ class Request(BaseModel):
     eval_every: int | None = option(
         None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
     )
-    data_root: Annotated[Path | None, _given(parse_folder)] = option(
+    data_root: Annotated[Path | None, BeforeValidator(parse_folder)] = option(
         None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT."
     )
     out: Annotated[Path, BeforeValidator(parse_folder)] = option(Path("results/runs"), "DIR", "Folder for the records.")
@@ -186,13 +182,14 @@ class Request(BaseModel):
     )
 
     def __init__(self, **options: Any) -> None:
-        for name, value in options.items():
+        given = {name: value for name, value in options.items() if value is not None}
+        for name, value in given.items():
             if name not in Request.model_fields:
                 raise UsageError(f"there is no option {name!r}{did_you_mean(name, Request.model_fields)}")
             if isinstance(value, bool) and Request.model_fields[name].annotation is not bool:
                 raise UsageError(f"{name}={str(value).lower()}: a value is needed, not true or false")
         try:
-            super().__init__(**options)
+            super().__init__(**given)
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(f"{first['loc'][0]}={first['input']}: the value {registry.reason(error)}") from None
