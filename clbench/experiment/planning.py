@@ -140,7 +140,13 @@ def _job(run: Point, request: Request, device: str, spec: RunSpec) -> Job:
 
 def check_machine(request: Request) -> tuple[list[str], int]:
     """Return the devices of a sweep and how many runs go side by side; raise UsageError for what there is not."""
-    devices = check_device(request.device) if request.backend == "local" else [check_cluster_device(request.device)]
+    device = request.device
+    if request.backend == "local":
+        devices = check_device(device)
+    elif device in ("auto", "cpu", "cuda"):
+        devices = ["cuda:0" if device == "cuda" else "cpu"]  # cuda:0: the first that the worker of a cluster sees
+    else:
+        raise UsageError(f"device {device!r}: each worker of a cluster has its own, choose from cpu (as auto), cuda")
     check_precision(request.precision, devices[0])
     if request.kernels == "onednn" and devices[0] != "cpu":
         raise UsageError(f"kernels onednn are the CPU's, and these runs are on {devices[0]}: leave it out")
@@ -166,13 +172,6 @@ def check_device(device: str) -> list[str]:
     if index >= torch.cuda.device_count():
         raise UsageError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return [f"cuda:{index}"]
-
-
-def check_cluster_device(device: str) -> str:
-    """Return the device of a run on a cluster, "cpu" or the first of those that its worker sees."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device {device!r}: each worker of a cluster has its own, choose from cpu (as auto), cuda")
-    return "cuda:0" if device == "cuda" else "cpu"
 
 
 def check_workers(request: Request, device: str) -> int:

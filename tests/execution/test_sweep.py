@@ -22,7 +22,7 @@ QUICK = {"training": {"epochs": 1}, "seeds": 2}
 
 
 def sweep_into(folder: Path, fork: bool = False, **options: Any) -> tuple[Sweep, dict[str, RunRecord]]:
-    sweep = plan(**{"methods": "lwf,finetune", "out": folder, **QUICK, **options})
+    sweep = plan(**{"methods": "lwf,finetune", "out": folder, "jobs": 1, **QUICK, **options})
     for _ in sweep.run(fork):
         pass
     records, problems = Store(folder).read()
@@ -35,12 +35,12 @@ def numbers(record: RunRecord) -> tuple[Any, ...]:
 
 
 def test_one_and_two_workers_agree_bit_for_bit(tmp_path: Path) -> None:
-    options = {"methods": "scratch,finetune,joint,lwf", "scenario": "task,class", "seeds": 1}
+    options = {"methods": "scratch,finetune,joint,lwf", "scenario": "class", "seeds": 1}
     _, here = sweep_into(tmp_path / "here", jobs=1, **options)
     _, spawned = sweep_into(tmp_path / "spawned", jobs=2, **options)
     _, forked = sweep_into(tmp_path / "forked", jobs=2, fork=True, **options)
     assert here.keys() == spawned.keys() == forked.keys()
-    assert len({record.weights_hash for record in here.values()}) == len(here) == 8
+    assert len({record.weights_hash for record in here.values()}) == len(here) == 4
     for key, record in here.items():
         for other in (spawned[key], forked[key]):
             assert numbers(record) == numbers(other)

@@ -191,7 +191,7 @@ def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subp
         yield process, found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("sweep", ["forked"], indirect=True)
 def test_a_request_to_end_stops_all(
     number: int, sweep: tuple[subprocess.Popen[str], list[int]], tmp_path: Path
@@ -221,6 +221,7 @@ def _ends(number: int, sweep: tuple[subprocess.Popen[str], list[int]], tmp_path:
     assert list((tmp_path / "temporary").glob("clbench-*")) == []
 
 
+@pytest.mark.parametrize("sweep", ["forked"], indirect=True)
 def test_workers_end_with_a_parent_that_is_killed(sweep: tuple[subprocess.Popen[str], list[int]]) -> None:
     process, started = sweep
     process.kill()
