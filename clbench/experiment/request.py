@@ -97,13 +97,6 @@ def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dic
     return parsed
 
 
-def parse_folder(value: str | Path) -> str | Path:
-    """Raise UsageError for an empty name, which would be the working folder."""
-    if str(value) == "":
-        raise UsageError("an empty folder name: for the working folder write .")
-    return value
-
-
 def parse_scenarios(value: str | Sequence[str]) -> list[str]:
     """Read scenarios, each once."""
     found = list(dict.fromkeys(parse_names(value)))
@@ -166,10 +159,8 @@ class Request(BaseModel):
     eval_every: int | None = option(
         None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
     )
-    data_root: Annotated[Path | None, BeforeValidator(parse_folder)] = option(
-        None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT."
-    )
-    out: Annotated[Path, BeforeValidator(parse_folder)] = option(Path("results/runs"), "DIR", "Folder for the records.")
+    data_root: Path | None = option(None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
+    out: Path = option(Path("results/runs"), "DIR", "Folder for the records.")
     save_models: bool = option(False, "", "Keep the network after each task.")
     force: bool = option(False, "", "Run again what is there already.")
     checkpoint: bool = option(False, "", "Keep each run's state after every task, and go on from there.")
@@ -186,6 +177,8 @@ class Request(BaseModel):
         for name, value in given.items():
             if name not in Request.model_fields:
                 raise UsageError(f"there is no option {name!r}{did_you_mean(name, Request.model_fields)}")
+            if isinstance(value, str) and not value:
+                raise UsageError(f"{name} is empty: leave it out, or give a value (the working folder is .)")
             if isinstance(value, bool) and Request.model_fields[name].annotation is not bool:
                 raise UsageError(f"{name}={str(value).lower()}: a value is needed, not true or false")
         try:
