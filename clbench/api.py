@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
@@ -22,13 +21,11 @@ T = TypeVar("T")
 
 def _taking(names: Sequence[str]) -> Callable[[Callable[[Request, bool], T]], Callable[..., T]]:
     """Give a function of a request these options and `quiet` as keyword arguments, explained in its docstring."""
-    defaults = {name: Request.model_fields[name].default for name in names} | {"quiet": False}
-    meanings = [f"{name}: {Request.model_fields[name].description}" for name in names]
-    kinds = [inspect.Parameter.POSITIONAL_OR_KEYWORD] + [inspect.Parameter.KEYWORD_ONLY] * len(names)
-    parameters = [
-        inspect.Parameter(name, kind, default=default)
-        for (name, default), kind in zip(defaults.items(), kinds, strict=True)
-    ]
+    fields = {name: Request.model_fields[name] for name in names}
+    options = {**{name: field.default for name, field in fields.items()}, "quiet": False}
+    meanings = [*(f"{name}: {field.description}" for name, field in fields.items()), "quiet: No progress."]
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=options[name]) for name in options]
+    parameters[0] = parameters[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     signature = inspect.Signature(parameters)
 
     def decorate(function: Callable[[Request, bool], T]) -> Callable[..., T]:
@@ -37,14 +34,9 @@ def _taking(names: Sequence[str]) -> Callable[[Callable[[Request, bool], T]], Ca
             quiet = options.pop("quiet", False)
             return function(Request(**options), quiet)
 
+        lines = [textwrap.fill(meaning, 100, subsequent_indent="    ") for meaning in meanings]
         call.__name__ = call.__qualname__ = function.__name__
-        call.__doc__ = (
-            inspect.cleandoc(function.__doc__ or "")
-            + "\n\n"
-            + "\n".join(
-                textwrap.fill(line, 100, subsequent_indent="    ") for line in [*meanings, "quiet: No progress."]
-            )
-        )
+        call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", *lines])
         call.__signature__ = signature  # type: ignore[attr-defined]
         return call
 
@@ -79,13 +71,11 @@ def verify(request: Request, quiet: bool) -> Verification:
 
 
 def _done(request: Request, quiet: bool) -> Sweep:
-    from clbench.execution.progress import Progress
+    from clbench.execution.progress import carry_out
     from clbench.execution.sweep import prepare
 
     sweep = prepare(request)
-    with contextlib.closing(sweep.run()) as records, Progress(sweep, quiet) as progress:
-        for record in records:
-            progress.landed(record)
+    carry_out(sweep, quiet)
     return sweep
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clbench.cli.listing import list_
-from clbench.cli.reading import compare, merge, report
+from clbench.cli.reading import compare, list_, merge, report
 from clbench.cli.running import run, verify
 from clbench.errors import ClbenchError, UsageError
 from clbench.version import __version__

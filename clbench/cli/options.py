@@ -1,8 +1,9 @@
-"""Options of commands, made from the request's fields, so that the command line and Python say the same."""
+"""What commands share: options made from the request's fields, as those of the Python functions are, and messages."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
@@ -23,8 +24,8 @@ def takes(names: Sequence[str], argument: str | None = None) -> Callable[[Callab
         ]
 
         def call(**values: Any) -> None:
-            asked = {name: values.pop(name) for name in names}
-            command(Request(**{name: value for name, value in asked.items() if value not in (None, [])}), **values)
+            request = Request(**{name: values.pop(name) for name in names})
+            command(request, **values)
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         made = [_parameter(name, name == argument) for name in names]
@@ -53,3 +54,9 @@ def _parameter(name: str, argument: bool) -> inspect.Parameter:
 Test = Annotated[str, typer.Option(metavar="t|wilcoxon", help="Test of paired differences.")]
 Interval = Annotated[str, typer.Option(metavar="t|bootstrap", help="Of the 95 % intervals.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the results.")]
+
+
+def say(*lines: str) -> None:
+    """Print lines on standard error."""
+    for line in lines:
+        print(f"clbench: {line}", file=sys.stderr)

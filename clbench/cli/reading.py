@@ -1,17 +1,18 @@
-"""The commands that read records: report, compare and merge."""
+"""The commands that read: report, compare and merge, of records, and list."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clbench import api
-from clbench.cli.options import Interval, Test
-from clbench.errors import ClbenchError, UsageError
+from clbench.cli.options import Interval, Test, say
+from clbench.errors import ClbenchError, UsageError, did_you_mean
+from clbench.experiment import presets, registry
+
+KINDS: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}
 
 
 def report(
@@ -42,17 +43,17 @@ def report(
     choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
     results = load(records, methods=_list(methods))
     check_labels(results, baseline)
-    _say([*results.problems, *results.warnings])
+    say(*results.problems, *results.warnings)
     if results.records and len(results.failed) == len(results.records):
-        _say(["every run failed: there is nothing to compare"])
+        say("every run failed: there is nothing to compare")
     tables = Tables(results, choices)
     report = Report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
     paths = report.write_tables()
     print_tables(results, tables)
     if report.waiting:
-        _say([f"tables and page are in {out}; drawing the figures"])
+        say(f"tables and page are in {out}; drawing the figures")
     paths += report.draw()
-    _say([f"{len(paths)} files are in {out}; begin with {out / 'report.html'}"])
+    say(f"{len(paths)} files are in {out}; begin with {out / 'report.html'}")
 
 
 def compare(
@@ -66,7 +67,7 @@ def compare(
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
     results = api.load(records)
     lines = api.compare(results, a, b, metric, test, interval)
-    _say([*results.problems, *(line for line in results.warnings if a in line or b in line)])
+    say(*results.problems, *(line for line in results.warnings if a in line or b in line))
     for line in lines:
         typer.echo(line)
 
@@ -86,13 +87,22 @@ def merge(
         count, problems = join(folders, out)
     except OSError as error:
         raise ClbenchError(f"cannot write to {out}: {error.strerror or error}") from None
-    _say([*(f"skipped {problem}" for problem in problems), f"{count} records were added to {out}"])
+    say(*(f"skipped {problem}" for problem in problems), f"{count} records were added to {out}")
 
 
 def _list(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(f"clbench: {line}", file=sys.stderr)
+def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|presets")]) -> None:
+    """List what there is: name, what it is, its fields and their defaults."""
+    if what == "presets":
+        for preset in map(presets.load, presets.names()):
+            rows = ", ".join(row.label for row in preset.choose(None))
+            scenarios = ", ".join(preset.scenarios)
+            typer.echo(f"{preset.name}: {preset.title.rstrip('.')}. Scenarios: {scenarios}. Rows: {rows}")
+    elif what in KINDS:
+        for name, title, fields in registry.describe(KINDS[what]):
+            typer.echo(f"{name}: {title}." + (f" Fields: {fields}" if fields else ""))
+    else:
+        raise UsageError(f"cannot list {what!r}{did_you_mean(what, [*KINDS, 'presets'])}")

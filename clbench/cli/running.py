@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clbench.cli.options import Quiet, takes
+from clbench.cli.options import Quiet, say, takes
 from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(
     _print_results(sweep, quiet)
     if progress.failed:
         where = sweep.store.folder
-        _say(f"{progress.failed} of {len(sweep.jobs)} runs failed; their records in {where} say why")
+        say(f"{progress.failed} of {len(sweep.jobs)} runs failed; their records in {where} say why")
         raise typer.Exit(1)
 
 
@@ -52,33 +52,28 @@ def verify(request: Request, quiet: Quiet = False) -> None:
     found = compare(chosen_preset(request), sweep.records)
     print_verification(found, console())
     paths = write(found, request.out)
-    _say(f"the table is in {paths[1]} and {paths[0]}")
+    say(f"the table is in {paths[1]} and {paths[0]}")
     if found.disagreeing:
-        _say(f"{len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}")
+        say(f"{len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}")
     if found.failed:
-        _say(f"{found.failed} runs failed; their records in {request.out} say why")
+        say(f"{found.failed} runs failed; their records in {request.out} say why")
     if found.disagreeing or found.failed:
         raise typer.Exit(1)
 
 
-def _say(message: str) -> None:
-    print(f"clbench: {message}", file=sys.stderr)
-
-
 def _go(sweep: Sweep, quiet: bool) -> Progress:
     """Run what is missing of a sweep and say how it goes; Ctrl-C ends the command with what there is."""
-    from clbench.execution.progress import Progress
+    from clbench.execution.progress import carry_out
 
-    progress = Progress(sweep, quiet)
+    before = len(sweep.done)
     try:
-        with contextlib.closing(sweep.run(fork=True)) as records, _ending_on_signals(), progress:
-            for record in records:
-                progress.landed(record)
+        with _ending_on_signals():
+            return carry_out(sweep, quiet, fork=True)
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        _say(f"stopped; {progress.done} new records are in {sweep.store.folder}. Run it again to go on.")
+        new = len(sweep.done) - before
+        say(f"stopped; {new} new records are in {sweep.store.folder}. Run it again to go on.")
         raise typer.Exit(130) from None
-    return progress
 
 
 @contextlib.contextmanager
@@ -114,8 +109,6 @@ def _print_results(sweep: Sweep, quiet: bool) -> None:
     results = Results(sweep.records, order=sweep.labels)
     print_tables(results)
     if not quiet:
-        for line in results.warnings:
-            _say(line)
         out = str(sweep.store.folder)
         options = "" if out == "results/runs" else f" {out}"
-        _say(f"records are in {out}; tables and figures: clbench report{options}")
+        say(*results.warnings, f"records are in {out}; tables and figures: clbench report{options}")

@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clbench.data.cache import DataSet, cached, save_arrays, stamp
-from clbench.data.folders import cache_folder, data_root_folder
+from clbench.data.cache import INSTEAD, DataSet, cache_folder, cached, data_root_folder, save_arrays, stamp
 from clbench.errors import DataError
 
 CLASSIC = "avalanche.benchmarks.classic"
@@ -89,11 +88,8 @@ def load_benchmark(
                 return _write_benchmark(benchmark, root, arguments, folder)
         except Exception as error:
             reason = str(error).strip().splitlines() or [""]
-            raise DataError(
-                f"Avalanche cannot make {benchmark.name} from the data root {root} "
-                f"({type(error).__name__}: {reason[-1]}): put its files there, or use --sequence split-digits, "
-                "which needs no download"
-            ) from None
+            what = f"Avalanche cannot make {benchmark.name} from the data root {root}"
+            raise DataError(f"{what} ({type(error).__name__}: {reason[-1]}): {INSTEAD}") from None
 
     return cached(f"avalanche:{benchmark.name}", source, write)
 
@@ -123,10 +119,8 @@ def _write_images(folder: Path, part: str, items: Iterator[Any], count: int) -> 
         if images is None:
             images = np.lib.format.open_memmap(folder / f"{part}_images.npy", "w+", np.uint8, (count, *image.shape))
         if image.shape != images.shape[1:]:
-            raise ValueError(
-                f"its images differ in size ({tuple(image.shape)} after {images.shape[1:]}), and its own "
-                "transform does not make them equal"
-            )
+            sizes = f"{tuple(image.shape)} after {images.shape[1:]}"
+            raise ValueError(f"its images differ in size ({sizes}), and its own transform does not make them equal")
         images[row], labels[row] = image, int(label)
     if images is None:
         raise ValueError("it has no images")

@@ -1,4 +1,4 @@
-"""The cache of materialised data sets: memory-mapped arrays, made once, shared by all processes.
+"""Where data lie, and the cache of materialised data sets: memory-mapped arrays, made once, shared by all processes.
 
 An entry is a folder that appears whole or not at all. Its name holds a hash of where the data came from: what the
 source says of itself (such as its files' names, sizes and times) and FORMAT_VERSION.
@@ -18,15 +18,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from clbench.data.folders import cache_folder
-from clbench.errors import DataError
+from clbench.errors import DataError, UsageError
 
 FORMAT_VERSION = 1
+INSTEAD = "put the files there, or use --sequence split-digits, which needs no download"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def data_root_folder(given: Path | None) -> Path:
+    """Return the data root: as given, else CLBENCH_DATA_ROOT, else `datasets` in the cache folder."""
+    named = given or os.environ.get("CLBENCH_DATA_ROOT")
+    if not named:
+        return cache_folder() / "datasets"
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"the data root {named} is not a folder: make it, or name another with --data-root")
+    return folder.resolve()
+
+
+def cache_folder() -> Path:
+    """Return the folder of materialised data: CLBENCH_CACHE, else the user's cache folder."""
+    named = os.environ.get("CLBENCH_CACHE")
+    return Path(named).expanduser().absolute() if named else Path(platformdirs.user_cache_dir("clbench"))
 
 
 @dataclass(frozen=True)
@@ -70,29 +88,19 @@ def locked(path: Path) -> Iterator[None]:
 def _make(name: str, entry: Path, source: Callable[[], Any], write: Callable[[Path], Mapping[str, Any]]) -> DataSet:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+        with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as folder:
+            workplace = Path(folder) / "entry"
+            workplace.mkdir()
+            _describe(workplace, write(workplace))
+            entry = _entry(name, source())  # making it may have added or touched files at the source
+            _move_into_place(name, workplace, entry)
     except OSError as error:
-        raise _unusable_cache(error) from None
-    try:
-        notes = write(workplace)
-        _describe(workplace, notes)
-        entry = _entry(name, source())  # making it may have added or touched files at the source
-        _move_into_place(name, workplace, entry)
-    except OSError as error:
-        raise _unusable_cache(error) from None
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        what = f"the cache folder {cache_folder()} cannot be used ({error.strerror or error})"
+        raise DataError(f"{what}: set CLBENCH_CACHE to a folder that can be written") from None
     found = _read(name, entry)
     if found is None:
         raise DataError(f"{entry} cannot be read back: set CLBENCH_CACHE to another folder")
     return found
-
-
-def _unusable_cache(error: OSError) -> DataError:
-    return DataError(
-        f"the cache folder {cache_folder()} cannot be used ({error.strerror or error}): "
-        "set CLBENCH_CACHE to a folder that can be written"
-    )
 
 
 def _entry(name: str, source: Any) -> Path:
@@ -127,7 +135,6 @@ def _describe(folder: Path, notes: Mapping[str, Any]) -> None:
 
 def _move_into_place(name: str, workplace: Path, entry: Path) -> None:
     """Move a finished folder to its place, unless another process was faster."""
-    os.chmod(workplace, 0o755)
     try:
         os.rename(workplace, entry)
     except OSError:

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clbench.data.cache import ARRAYS, DataSet, cached, locked, save_arrays, stamp
-from clbench.data.folders import data_root_folder
+from clbench.data.cache import ARRAYS, INSTEAD, DataSet, cached, data_root_folder, locked, save_arrays, stamp
 from clbench.errors import DataError
 
 
@@ -106,11 +105,8 @@ def _download(source: Source, root: Path) -> None:
                 os.replace(Path(temporary) / source.folder / name, root / source.folder / name)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(
-            f"{source.torchvision_name} is not in {root / source.folder} (expected: {', '.join(source.files)}) "
-            f"and the download failed ({reason[-1]}): put the files there, or use --sequence split-digits, which needs "
-            "no download"
-        ) from None
+        where = f"{source.torchvision_name} is not in {root / source.folder} (expected: {', '.join(source.files)})"
+        raise DataError(f"{where} and the download failed ({reason[-1]}): {INSTEAD}") from None
 
 
 def _torchvision(source: Source) -> Any:
@@ -140,15 +136,12 @@ def _damaged(where: Path, reason: str) -> DataError:
 
 
 def _read_idx_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name, path in zip(ARRAYS, files, strict=True):
-        if name.endswith("images"):
-            images = _read_idx(path, 3)
-            if images.shape[1:] != (28, 28):
-                raise _damaged(path, f"images of {images.shape[1]}×{images.shape[2]} pixels instead of 28×28")
-            arrays[name] = images[:, None]
-        else:
-            arrays[name] = _read_idx(path, 1).astype(np.int64)
+    arrays = {name: _read_idx(path, 3 if "images" in name else 1) for name, path in zip(ARRAYS, files, strict=True)}
+    for part, path in (("train", files[0]), ("test", files[2])):
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+        if images.shape[1:] != (28, 28):
+            raise _damaged(path, f"images of {images.shape[1]}×{images.shape[2]} pixels instead of 28×28")
+        arrays |= {f"{part}_images": images[:, None], f"{part}_labels": labels.astype(np.int64)}
     return arrays
 
 

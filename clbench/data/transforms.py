@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,14 +41,10 @@ def scaled(
         return None
 
     def write(folder: Path) -> Mapping[str, Any]:
+        arrays = {"train_labels": found.train_labels.numpy(), "test_labels": found.test_labels.numpy()}
         for part, images in (("train", found.train_images), ("test", found.test_images)):
-            layout = {"descr": "<f4", "fortran_order": False, "shape": (len(images), *shape)}
-            with open(folder / f"{part}_images.npy", "wb") as file:
-                np.lib.format.write_array_header_2_0(file, layout)
-                for some in images.split(1024):
-                    padded = F.pad(some, (padding,) * 4)
-                    file.write(scale(padded, mean, std, divisor).contiguous().numpy().tobytes())
-        save_arrays(folder, train_labels=found.train_labels.numpy(), test_labels=found.test_labels.numpy())
+            arrays[f"{part}_images"] = scale(F.pad(images, (padding,) * 4), mean, std, divisor).numpy()
+        save_arrays(folder, **arrays)
         return {}
 
     source = [NUMBERS, found.fingerprint, list(mean), list(std), divisor, padding]

@@ -9,35 +9,27 @@ from pathlib import Path
 import torch
 
 
-class PeakMemory:
-    """Measure a run's own peak in bytes, while the context lasts.
+def begin_peak(device: str) -> dict[str, int]:
+    """Begin to measure the peak of a run; return what `peak_bytes` needs to know of the start."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        return {}
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what the run before has left must not hide this one's growth
+        Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark afresh
+        return _memory()
+    return {}
 
-    On CUDA it is what PyTorch allocated, on Linux the growth of private memory; elsewhere it stays None.
-    """
 
-    bytes: int | None = None
-
-    def __init__(self, device: str):
-        self.device = device
-
-    def __enter__(self) -> PeakMemory:
-        self.start: dict[str, int] = {}
-        if self.device != "cpu":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)  # what the run before has left must not hide this one's growth
-                Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark afresh
-                self.start = _memory()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device != "cpu":
-            self.bytes = torch.cuda.max_memory_allocated(self.device)
-        elif self.start:
-            end = _memory()
-            mapped = max(0, end["RssFile"] - self.start["RssFile"])  # pages of the shared data set do not count
-            self.bytes = max(0, end["VmHWM"] - self.start["VmRSS"] - mapped)
+def peak_bytes(device: str, start: dict[str, int]) -> int | None:
+    """Return a run's own peak: what PyTorch allocated on CUDA, the growth of private memory on Linux, else None."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device)
+    if not start:
+        return None
+    end = _memory()
+    mapped = max(0, end["RssFile"] - start["RssFile"])  # pages of the shared data set do not count
+    return max(0, end["VmHWM"] - start["VmRSS"] - mapped)
 
 
 def _memory() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
@@ -53,17 +54,9 @@ class Progress:
         )
         self.started = time.monotonic()
         if self.total and self.console.is_terminal:
-            self.bar = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("done, {task.fields[under_way]} under way,"),
-                TimeElapsedColumn(),
-                TextColumn("elapsed,"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-                console=self.console,
-            )
+            count = TextColumn("{task.completed}/{task.total} done, {task.fields[under_way]} under way,")
+            elapsed = TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left")
+            self.bar = RichProgress(TextColumn("runs"), BarColumn(), count, *elapsed, console=self.console)
             self.task = self.bar.add_task("runs", total=self.total, under_way=min(workers, self.total))
             self.live = Live(self.bar, console=self.console)
             self.live.start()
@@ -118,3 +111,11 @@ class Progress:
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False)
+
+
+def carry_out(sweep: Sweep, quiet: bool = False, fork: bool = False) -> Progress:
+    """Run what is missing of a sweep and say how it goes; see `Sweep.run` for `fork`."""
+    with contextlib.closing(sweep.run(fork)) as records, Progress(sweep, quiet) as progress:
+        for record in records:
+            progress.landed(record)
+    return progress

@@ -15,14 +15,15 @@ import torch
 
 from clbench.errors import ClbenchError
 from clbench.execution.environment import describe_environment
-from clbench.execution.memory import PeakMemory
+from clbench.execution.memory import begin_peak, peak_bytes
 from clbench.experiment.spec import Job
 from clbench.method import Learner, Method, Training
 from clbench.models.backbones import MLP
+from clbench.results.metrics import VIEWS
 from clbench.results.store import RunRecord
 from clbench.sequences.tasks import Split, Task, to_device
 from clbench.training.precision import computing
-from clbench.training.run import AfterTask, Outcome, run_sequence
+from clbench.training.run import AfterTask, run_sequence
 from clbench.training.snapshots import SnapshotFile
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -43,9 +44,13 @@ def run_one(job: Job) -> RunRecord:
             environment = describe_environment(job)
             return _train(job, environment)
         except (Exception, SystemExit) as error:
-            text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-            text = ", ".join([text, *getattr(error, "__notes__", [])])
-            return failed(job, f"{text}\n\n{traceback.format_exc()}", environment)
+            return failed(job, f"{what_happened(error)}\n\n{traceback.format_exc()}", environment)
+
+
+def what_happened(error: BaseException) -> str:
+    """Return an exception as one line, with its type if it is not one of clbench's own."""
+    text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
+    return ", ".join([text, *getattr(error, "__notes__", [])])
 
 
 def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> RunRecord:
@@ -54,58 +59,46 @@ def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> R
 
 
 def _train(job: Job, environment: dict[str, Any]) -> RunRecord:
-    spec = job.spec
-    checkpoint = _checkpoint(job, environment)
+    spec, checkpoint = job.spec, _checkpoint(job, environment)
     resumed = checkpoint is not None and checkpoint.path.exists()
     tasks = to_device(job.load_tasks(), torch.device(job.device))
-    method: Learner = job.instance("method")
-    with PeakMemory(job.device) as peak:
-        outcome = run_sequence(
-            tasks,
-            method,
-            job.instance("model"),
-            Training(**spec.training),
-            spec.scenario,
-            spec.seed,
-            job.device,
-            after_task=None if job.models_folder is None else _model_saver(Path(job.models_folder)),
-            first_task=None if job.first_task is None else SnapshotFile(Path(job.first_task), job.device),
-            checkpoint=checkpoint,
-            eval_every=spec.eval_every,
-        )
-    # a resumed run has not seen the peak of its earlier tasks
-    return _record(job, outcome, None if resumed else peak.bytes, environment)
-
-
-def _record(job: Job, outcome: Outcome, peak_memory_bytes: int | None, environment: dict[str, Any]) -> RunRecord:
+    learner: Learner = job.instance("method")
+    start = begin_peak(job.device)
+    outcome = run_sequence(
+        tasks,
+        learner,
+        job.instance("model"),
+        Training(**spec.training),
+        spec.scenario,
+        spec.seed,
+        job.device,
+        after_task=None if job.models_folder is None else _model_saver(job.models_folder),
+        first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
+        checkpoint=checkpoint,
+        eval_every=spec.eval_every,
+    )
+    peak = None if resumed else peak_bytes(job.device, start)  # a resumed run has not seen that of its earlier tasks
+    measured = dict(vars(outcome))
     return RunRecord(
-        job.spec.key,
-        job.spec.as_json(),
+        spec.key,
+        spec.as_json(),
         "ok",
-        accuracy={"task_aware": outcome.task_aware, "task_agnostic": outcome.task_agnostic},
-        seconds={"train": outcome.train_seconds, "evaluate": outcome.evaluate_seconds},
-        updates=outcome.updates,
-        images=outcome.images,
-        forward_passes=outcome.forward_passes,
-        backward_passes=outcome.backward_passes,
-        parameters=outcome.parameters,
-        peak_memory_bytes=peak_memory_bytes,
-        stored_bytes=outcome.stored_bytes,
-        weights_hash=outcome.weights_hash,
-        history=outcome.history,
-        curves=outcome.curves or None,
-        shared_first_task=outcome.shared_first_task,
+        accuracy={view: measured.pop(view) for view in VIEWS},
+        seconds={what: measured.pop(f"{what}_seconds") for what in ("train", "evaluate")},
+        curves=measured.pop("curves") or None,
+        peak_memory_bytes=peak,
         environment=environment,
+        **measured,
     )
 
 
 def _checkpoint(job: Job, environment: Mapping[str, Any]) -> SnapshotFile | None:
     if job.checkpoint is None:
         return None
-    path = Path(job.checkpoint)
-    if job.models_folder is not None and not Path(job.models_folder).is_dir():
-        path.unlink(missing_ok=True)  # the networks after its first tasks are asked for too
-    return SnapshotFile(path, job.device, {name: environment.get(name) for name in ("torch", "device", "clbench")})
+    if job.models_folder is not None and not job.models_folder.is_dir():
+        job.checkpoint.unlink(missing_ok=True)  # the networks after its first tasks are asked for too
+    made_by = {name: environment.get(name) for name in ("torch", "device", "clbench")}
+    return SnapshotFile(job.checkpoint, job.device, made_by)
 
 
 def _model_saver(folder: Path) -> AfterTask:

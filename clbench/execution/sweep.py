@@ -5,42 +5,40 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import sys
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError, UsageError
 from clbench.execution.cluster import connected
 from clbench.execution.environment import checkout_commit
 from clbench.execution.run import using_threads
-from clbench.execution.sharing import order_jobs, temporary_folder
 from clbench.execution.workers import run_jobs
-from clbench.experiment.planning import plan
+from clbench.experiment.planning import Planned, plan
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
 from clbench.training.optimizer import load_torch_optim
 
+PREFIX = "clbench-sweep-"  # of temporary folders
 Records = Generator[RunRecord | None, None, None]  # None once, as soon as the workers have been started
 
 
 @dataclass
-class Sweep:
+class Sweep(Planned):
     """A planned sweep: its jobs in order, the records that are there already, and what the user should hear."""
 
-    jobs: list[Job]
+    request: Request
     store: Store
-    workers: int
-    notes: list[str] = field(default_factory=list)
     done: dict[str, RunRecord] = field(default_factory=dict)
-    fresh: bool = False  # whether runs begin at their first task, whatever checkpoints there are
-    backend: str = "local"  # where workers are: on this machine, or a cluster's
-    scheduler: str | None = None  # the cluster's address
-    devices: list[str] = field(default_factory=lambda: ["cpu"])  # of this machine; workers are spread over them
-    limit: int | None = None  # how many runs go side by side at most, if the user has said so
 
     @property
     def missing(self) -> list[Job]:
@@ -54,8 +52,8 @@ class Sweep:
     @property
     def place(self) -> str:
         """Where runs are done, in words."""
-        device = self.jobs[0].device
-        return device if self.backend == "local" else f"{device.split(':')[0]}, {self.backend}"
+        device, backend = self.jobs[0].device, self.request.backend
+        return device if backend == "local" else f"{device.split(':')[0]}, {backend}"
 
     @property
     def records(self) -> list[RunRecord]:
@@ -70,8 +68,8 @@ class Sweep:
         on the CPU of built-in code; the caller answers for it that this process has computed nothing in several
         threads. See `clbench.execution.workers.run_jobs` for what becomes of runs whose worker dies.
         """
-        here = self.backend == "local" or not self.missing
-        records = self._taken(self._run_here(fork) if here else self._run_on_cluster())
+        here = self.request.backend == "local" or not self.missing
+        records = self._written(self._run_here(fork) if here else self._run_on_cluster())
         next(records)  # so that workers are there before the caller goes on
         return records  # type: ignore[return-value]
 
@@ -83,18 +81,19 @@ class Sweep:
             load_torch_optim()  # once, and not in each worker
         with temporary_folder() as folder:
             jobs = order_jobs(self.missing, self.workers, folder)
-            first_tasks = {job.spec.key: Path(job.first_task) for job in jobs if job.first_task is not None}
+            first_tasks = {job.spec.key: job.first_task for job in jobs}
             sharers = Counter(first_tasks.values())
             with contextlib.closing(run_jobs(jobs, self.workers, fork, self.devices)) as records:
                 for record in records:
                     yield record
-                    if record is not None and (path := first_tasks.get(record.key)) is not None:
+                    if record is not None and (path := first_tasks[record.key]) is not None:
                         sharers[path] -= 1
                         if not sharers[path]:
                             path.unlink(missing_ok=True)
 
     def _run_on_cluster(self) -> Records:
-        with connected(self.backend, self.scheduler, self.missing[0].device, self.limit) as cluster:
+        request = self.request
+        with connected(request.backend, request.scheduler, self.missing[0].device, request.jobs) as cluster:
             self.workers = cluster.workers
             self._prepare_folder()
             yield None
@@ -102,31 +101,32 @@ class Sweep:
             yield from cluster.run(sorted(self.missing, key=lambda job: not job.memory))
 
     def _prepare_folder(self) -> None:
-        create_folder(self.store.folder)
+        try:
+            self.store.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the output folder {self.store.folder} cannot be made: {error.strerror}") from None
         self.store.tidy()
         for job in self.missing:
             self.store.set_aside(job.spec.key)
-            if self.fresh and job.checkpoint is not None:
-                Path(job.checkpoint).unlink(missing_ok=True)
+            if self.request.force and job.checkpoint is not None:
+                job.checkpoint.unlink(missing_ok=True)
 
-    def _taken(self, records: Records) -> Records:
+    def _written(self, records: Records) -> Records:
         """Write records as they come."""
-        checkpoints = {job.spec.key: Path(job.checkpoint) for job in self.jobs if job.checkpoint is not None}
+        checkpoints = {job.spec.key: job.checkpoint for job in self.jobs}
         with contextlib.closing(records):
             for record in records:
                 if record is not None:
-                    self._write(record)
-                    if record.ok and record.key in checkpoints:
-                        checkpoints[record.key].unlink(missing_ok=True)
+                    try:
+                        if record.ok or not self.store.has_finished(record.key):  # by another sweep, or before --force
+                            self.store.write(record)
+                    except OSError as error:
+                        reason = error.strerror or error
+                        raise ClbenchError(f"cannot write to {self.store.folder}: {reason}") from None
+                    self.done[record.key] = record
+                    if record.ok and (checkpoint := checkpoints[record.key]) is not None:
+                        checkpoint.unlink(missing_ok=True)
                 yield record
-
-    def _write(self, record: RunRecord) -> None:
-        try:
-            if record.ok or not self.store.has_finished(record.key):  # by another sweep, or before --force
-                self.store.write(record)
-        except OSError as error:
-            raise ClbenchError(f"cannot write to {self.store.folder}: {error.strerror or error}") from None
-        self.done[record.key] = record
 
 
 def prepare(request: Request) -> Sweep:
@@ -134,17 +134,8 @@ def prepare(request: Request) -> Sweep:
     with using_threads(1):  # so that workers may be forked
         planned = plan(request)
     commit = checkout_commit()
-    sweep = Sweep(
-        [dataclasses.replace(job, commit=commit) for job in planned.jobs],
-        Store(request.out),
-        planned.workers,
-        planned.notes,
-        fresh=request.force,
-        backend=request.backend,
-        scheduler=request.scheduler,
-        devices=planned.devices,
-        limit=request.jobs,
-    )
+    planned.jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
+    sweep = Sweep(**vars(planned), request=request, store=Store(request.out))
     if not request.force:
         _resume(sweep)
     return sweep
@@ -164,16 +155,13 @@ def _resume(sweep: Sweep) -> None:
         elif _question(job.spec.as_json()) in by_question:
             older[job.spec.label] += 1
     for label, count in older.items():
-        sweep.notes.append(
-            f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code: run again"
-        )
+        made = f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code"
+        sweep.notes.append(f"{made}: run again")
 
 
 def _has_models(job: Job, record: RunRecord) -> bool:
     """Return whether the networks after each task are there, if they are asked for."""
-    if job.models_folder is None:
-        return True
-    return len(list(Path(job.models_folder).glob("task-*.pt"))) == len(record.updates or ())
+    return job.models_folder is None or len(list(job.models_folder.glob("task-*.pt"))) == len(record.updates or ())
 
 
 def _question(spec: Mapping[str, Any]) -> str:
@@ -182,9 +170,41 @@ def _question(spec: Mapping[str, Any]) -> str:
     return json.dumps(asked, sort_keys=True)
 
 
-def create_folder(folder: Path) -> None:
-    """Make a folder; raise UsageError if that fails."""
+def order_jobs(jobs: Sequence[Job], workers: int, folder: Path) -> list[Job]:
+    """Order jobs so that few wait for another's first task, and give those that share one its file in `folder`.
+
+    Jobs that train on old data take longest and come early. Groups with the same first task are taken some at a time,
+    so that few files are there at once.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.spec.first_task_key if job.plain_first_task else job.spec.key, []).append(job)
+    ordered: list[Job] = []
+    some = max(16, 2 * workers)
+    for start in range(0, len(groups), some):
+        leading, following = [], []
+        for name, group in list(groups.items())[start : start + some]:
+            path = folder / f"{name}.pt" if len(group) > 1 else None
+            first, *rest = sorted(
+                (dataclasses.replace(job, first_task=path) for job in group), key=lambda job: not job.memory
+            )
+            leading.append(first)
+            following += rest
+        ordered += [*leading, *sorted(following, key=lambda job: not job.memory)]
+    return ordered
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder that is removed with this context; remove those that killed sweeps have left."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX)
     except OSError as error:
-        raise UsageError(f"the output folder {folder} cannot be made: {error.strerror}") from None
+        raise UsageError(f"no temporary folder can be made ({error.strerror}): set TMPDIR to one") from None
+    with folder as name, FileLock(Path(name) / ".lock"):
+        for other in Path(name).parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError, Timeout):
+                if time.time() - other.stat().st_mtime > 60:  # a younger one may not be locked yet
+                    with FileLock(other / ".lock", timeout=0):
+                        shutil.rmtree(other)
+        yield Path(name)

@@ -32,7 +32,7 @@ from clbench.results.store import RunRecord
 
 DIED = "its worker process died, and died again when it was run alone, perhaps for want of memory"
 POSIX = hasattr(signal, "pthread_sigmask")
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+REQUESTS_TO_END = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 
 def run_jobs(
@@ -52,7 +52,9 @@ def run_jobs(
         yield None
         yield from map(run_one, jobs)
         return
-    with _Team(workers, fork, devices) as team:
+    team = _Team(workers, fork, devices)
+    try:
+        team.start(workers)
         yield None
         lost: list[Job] = []
         for job, record in team.run(jobs):
@@ -63,6 +65,8 @@ def run_jobs(
         for job in lost:
             for _, record in team.run([job]):
                 yield record or failed(job, DIED)
+    finally:
+        team.stop(*team.workers)
 
 
 def time_is_up(job: Job) -> RunRecord:
@@ -81,29 +85,15 @@ class _Worker:
 
 
 class _Team:
-    """Up to `size` workers, started as they are needed and stopped when the context is left."""
+    """Up to `size` workers, started as they are needed."""
 
     def __init__(self, size: int, fork: bool, devices: Sequence[str]):
         self.size, self.devices = size, devices
         self.context = multiprocessing.get_context("fork" if fork else "spawn")
-        if (
-            POSIX and not fork
-        ):  # or it starts with the first process, and lets through the signals that `_inherited` holds
+        if POSIX and not fork:  # else it starts with the first worker, and unblocks the signals that wait then
             resource_tracker.ensure_running()
         self.workers: list[_Worker] = []
         self.failed_starts = 0  # since the last message of any worker
-
-    def __enter__(self) -> _Team:
-        try:
-            while len(self.workers) < self.size:
-                self._start()
-        except BaseException:
-            self._stop(list(self.workers))
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop(list(self.workers))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunRecord | None]]:
         """Yield each job with its record as it is finished, in any order, or with None if its worker has died."""
@@ -124,12 +114,11 @@ class _Team:
                 with contextlib.suppress(OSError):  # it has just died, as `_finished` will find
                     worker.connection.send(worker.job)
         busy = sum(worker.job is not None for worker in self.workers)
-        while len(self.workers) < min(self.size, busy + len(waiting)):
-            self._start()
+        self.start(min(self.size, busy + len(waiting)))
 
     def _finished(self) -> list[tuple[Job, RunRecord | None]]:
         """Wait until something happens; return the jobs that were finished, or lost with their workers."""
-        deadline = min((worker.deadline for worker in self.workers if worker.job), default=math.inf)
+        deadline = min((worker.deadline for worker in self.workers), default=math.inf)
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         found = wait([worker.connection for worker in self.workers], left)
         finished: list[tuple[Job, RunRecord | None]] = []
@@ -140,31 +129,34 @@ class _Team:
                     record = worker.connection.recv()
                     self.failed_starts = 0
                 except (EOFError, OSError):  # it has died
-                    self._stop([worker])
+                    self.stop(worker)
                     self.failed_starts += not worker.ready
                 if self.failed_starts > 2 * self.size:
                     raise ClbenchError("workers die before they have begun a run; finished records are kept")
-                worker.ready, worker.job = True, None
             elif job is not None and worker.deadline <= time.monotonic():
-                self._stop([worker])
+                self.stop(worker)
                 record = time_is_up(job)
             else:
                 continue
+            worker.ready, worker.job, worker.deadline = True, None, math.inf
             if job is not None:
                 finished.append((job, record))
         return finished
 
-    def _start(self) -> None:
-        in_use = [worker.device for worker in self.workers]
-        device = min(self.devices, key=in_use.count) if len(self.devices) > 1 else None
-        ours, theirs = self.context.Pipe()
-        with _inherited():  # a request to end waits until the worker is among those to stop
-            process: Any = self.context.Process(target=_work, args=(theirs, os.getpid()))  # type: ignore[attr-defined]
-            process.start()
-            self.workers.append(_Worker(process, ours, device))
-        theirs.close()
+    def start(self, count: int) -> None:
+        """Start workers until there are so many."""
+        while len(self.workers) < count:
+            in_use = [worker.device for worker in self.workers]
+            device = min(self.devices, key=in_use.count) if len(self.devices) > 1 else None
+            ours, theirs = self.context.Pipe()
+            with _inherited():  # a request to end waits until the worker is among those to stop
+                process: Any = self.context.Process(target=_work, args=(theirs, os.getpid()))  # type: ignore[attr-defined]
+                process.start()
+                self.workers.append(_Worker(process, ours, device))
+            theirs.close()
 
-    def _stop(self, workers: list[_Worker]) -> None:
+    def stop(self, *workers: _Worker) -> None:
+        """Kill these workers."""
         for worker in workers:
             self.workers.remove(worker)
             worker.process.kill()
@@ -175,42 +167,30 @@ class _Team:
 
 @contextlib.contextmanager
 def _inherited() -> Iterator[None]:
-    """Set what a new process inherits: libraries of one thread, signals that wait, no script to import.
+    """Set what a new process inherits: signals that wait, and no script to import.
 
     A spawned process would import the caller's script again, which fails for scripts without a
     `if __name__ == "__main__"`; workers need nothing of it.
     """
     main = sys.modules["__main__"]
-    environment = {name: os.environ.get(name) for name in ONE_THREAD}
     sys.modules["__main__"] = types.ModuleType("__main__")
-    os.environ.update(ONE_THREAD)
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _requests_to_end()) if POSIX else set()
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS_TO_END) if POSIX else set()
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        for name, value in environment.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
         if POSIX:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-
-
-def _requests_to_end() -> set[signal.Signals]:
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    return {getattr(signal, name) for name in names if hasattr(signal, name)}
 
 
 def _work(connection: Connection, parent: int) -> None:
     """Do jobs in this new process until the parent goes; say once when ready."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent handles it
-    for number in _requests_to_end() - {signal.SIGINT}:
+    for number in REQUESTS_TO_END - {signal.SIGINT}:
         if signal.getsignal(number) != signal.SIG_IGN:  # under nohup
             signal.signal(number, signal.SIG_DFL)  # the parent may handle them like Ctrl-C
     if POSIX:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _requests_to_end())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS_TO_END)
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     keep_freed_memory()
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has gone

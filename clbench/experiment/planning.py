@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from clbench.errors import UsageError, did_you_mean
+import joblib
+import torch
+
+from clbench.errors import ClbenchError, UsageError, did_you_mean
 from clbench.experiment import registry
-from clbench.experiment.checks import check_checkpoint, check_data, naming
-from clbench.experiment.machine import check_machine
-from clbench.experiment.points import Point, points
-from clbench.experiment.preset_points import preset_points
+from clbench.experiment.points import Point, naming, points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
-from clbench.method import shares_first_task
+from clbench.method import Learner, shares_first_task
+from clbench.models import ExpandingHeadModel
+from clbench.sequences.tasks import Task
+from clbench.training.batches import Batches, n_held_out
+from clbench.training.precision import check_precision
 from clbench.version import NUMBERS
 
 
@@ -33,91 +40,161 @@ def plan(request: Request) -> Planned:
     """Work out every run that was asked for; raise UsageError for anything that cannot be done."""
     devices, workers = check_machine(request)
     notes: list[str] = []
-    runs = preset_points(request.preset, request, notes) if request.preset else points(request, notes)
+    runs = points(request, notes)
     names = {"training", *(choice.reference for run in runs for choice in run.chosen.values())}
     if unused := sorted(set(request.settings) - names):
         raise UsageError(f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], sorted(names))}")
-    if request.checkpoint:
-        for run in runs:
-            check_checkpoint(run.method)
+    for method in (run.method for run in runs if request.checkpoint):
+        cls = type(method.instance)
+        if cls.load_state is Learner.load_state and cls.state is not Learner.state:
+            raise UsageError(f"{method.label} has a state but no load_state: it cannot go on from a checkpoint")
     # runs that are not on the CPU are given one of the devices when they begin
-    return Planned(make_jobs(runs, request, devices[0]), list(dict.fromkeys(notes)), workers, devices)
+    return Planned(_jobs(runs, request, devices[0]), list(dict.fromkeys(notes)), workers, devices)
 
 
-def make_jobs(points: Sequence[Point], request: Request, device: str) -> list[Job]:
+def _jobs(runs: Sequence[Point], request: Request, device: str) -> list[Job]:
     """Return a job for every run, in order; raise UsageError if data are missing or do not fit."""
     jobs: dict[str, Job] = {}
     data: dict[tuple[str, int], tuple[str, list[int] | None]] = {}  # by sequence and seed: fingerprint, class order
     fitting: set[str] = set()  # the kinds of run whose data were checked
-    for point in points:
-        place = (point.sequence.label, point.seed)
-        if place not in data:
-            data[place] = _prepare(point, request)
-        spec = _spec(point, request, device, *data[place])
-        kind = json.dumps([spec.sequence_label, spec.model_label, spec.scenario, spec.training], sort_keys=True)
-        if kind not in fitting:
-            fitting.add(kind)
-            classes = None if spec.class_order is None else tuple(spec.class_order)
-            with naming(point.sequence):
-                tasks = point.sequence.instance.load(request.data_root, point.seed, classes)
-            check_data(point.sequence, point.model, point.scenario, point.training, tasks)
+    for run in runs:
+        sequence = run.sequence
+        with naming(sequence):
+            if (sequence.label, run.seed) not in data:
+                fingerprint = sequence.instance.prepare(request.data_root, run.seed)
+                order = sequence.instance.class_order(run.class_order, run.seed, request.data_root)
+                data[sequence.label, run.seed] = fingerprint, None if order is None else list(order)
+            spec = _spec(run, request, device, *data[sequence.label, run.seed])
+            kind = json.dumps([spec.sequence_label, spec.model_label, spec.scenario, spec.training], sort_keys=True)
+            if kind not in fitting:
+                fitting.add(kind)
+                classes = None if spec.class_order is None else tuple(spec.class_order)
+                _check_data(run, sequence.instance.load(request.data_root, run.seed, classes))
         twin = jobs.get(spec.key)
-        if twin is not None and point.preset is not None and twin.spec.label != spec.label:
+        if twin is not None and run.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
-        jobs[spec.key] = _job(point, request, device, spec)
+        jobs[spec.key] = _job(run, request, device, spec)
     return list(jobs.values())
 
 
-def _prepare(point: Point, request: Request) -> tuple[str, list[int] | None]:
-    """Make a sequence's data ready: their fingerprint, and the class order in full."""
-    sequence = point.sequence.instance
-    with naming(point.sequence):
-        found = sequence.prepare(request.data_root, point.seed)
-        in_full = sequence.class_order(point.class_order, point.seed, request.data_root)
-    return found, None if in_full is None else list(in_full)
+def _check_data(run: Point, tasks: Sequence[Task]) -> None:
+    """Raise UsageError if a sequence's tasks do not fit the scenario, the model or the budget."""
+    name = run.sequence.label
+    if run.scenario == "domain" and len({len(task.classes) for task in tasks}) > 1:
+        raise UsageError(f"{name} has tasks of different numbers of classes: domain needs equal ones")
+    if len({split.shape for task in tasks for split in (task.train, task.test)}) > 1:
+        raise UsageError(f"{name} has images of different shapes")
+    try:
+        ExpandingHeadModel(run.model.instance, tasks[0].train.shape, 0)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
+        raise UsageError(f"the model {run.model.label} does not fit {name}: {reason}") from error
+    for task in tasks:
+        Batches([len(task.train) - n_held_out(len(task.train), run.training.held_out)], run.training)
 
 
-def _spec(point: Point, request: Request, device: str, data: str, classes: list[int] | None) -> RunSpec:
-    order = point.class_order
+def _spec(run: Point, request: Request, device: str, data: str, classes: list[int] | None) -> RunSpec:
+    order = run.class_order
     return RunSpec(
-        sequence=point.sequence.reference,
-        sequence_label=point.sequence.label,
-        sequence_params=point.sequence.params,
-        scenario=point.scenario,
-        method=point.method.reference,
-        label=point.method.label,
-        params=point.method.params,
-        model=point.model.reference,
-        model_label=point.model.label,
-        model_params=point.model.params,
-        seed=point.seed,
+        sequence=run.sequence.reference,
+        sequence_label=run.sequence.label,
+        sequence_params=run.sequence.params,
+        scenario=run.scenario,
+        method=run.method.reference,
+        label=run.method.label,
+        params=run.method.params,
+        model=run.model.reference,
+        model_label=run.model.label,
+        model_params=run.model.params,
+        seed=run.seed,
         class_order_rule="seed" if classes is None else order if isinstance(order, str) else "given",
         class_order=classes,
-        training=dataclasses.asdict(point.training),
+        training=dataclasses.asdict(run.training),
         device=device.split(":")[0],
         data=data,
         numbers=NUMBERS,
-        code={kind: choice.code for kind, choice in point.chosen.items() if choice.code},
+        code={kind: choice.code for kind, choice in run.chosen.items() if choice.code},
         precision=request.precision,
         kernels=request.kernels,
         threads=request.threads,
         eval_every=request.eval_every,
-        preset=point.preset,
+        preset=run.preset,
     )
 
 
-def _job(point: Point, request: Request, device: str, spec: RunSpec) -> Job:
+def _job(run: Point, request: Request, device: str, spec: RunSpec) -> Job:
     out = request.out.absolute()
     return Job(
         spec,
-        references={kind: registry.absolute(choice.reference) for kind, choice in point.chosen.items()},
+        references={kind: registry.absolute(choice.reference) for kind, choice in run.chosen.items()},
         device=device,
-        data_root=None if request.data_root is None else str(request.data_root.absolute()),
-        models_folder=str(out / "models" / spec.key) if request.save_models else None,
-        commit=None,
+        data_root=None if request.data_root is None else request.data_root.absolute(),
+        models_folder=out / "models" / spec.key if request.save_models else None,
         # a network from outside may have state that a snapshot does not hold
-        plain_first_task=point.model.code is None and shares_first_task(type(point.method.instance)),
-        memory=point.method.instance.memory,
+        plain_first_task=run.model.code is None and shares_first_task(type(run.method.instance)),
+        memory=run.method.instance.memory,
         timeout=request.timeout,
-        checkpoint=str(out / ".checkpoints" / f"{spec.key}.pt") if request.checkpoint else None,
+        checkpoint=out / ".checkpoints" / f"{spec.key}.pt" if request.checkpoint else None,
     )
+
+
+def check_machine(request: Request) -> tuple[list[str], int]:
+    """Return the devices of a sweep and how many runs go side by side; raise UsageError for what there is not."""
+    device = request.device
+    if request.backend == "local":
+        devices = check_device(device)
+    elif device in ("auto", "cpu", "cuda"):
+        devices = ["cuda:0" if device == "cuda" else "cpu"]  # cuda:0: the first that the worker of a cluster sees
+    else:
+        raise UsageError(f"device {device!r}: each worker of a cluster has its own, choose from cpu (as auto), cuda")
+    check_precision(request.precision, devices[0])
+    if request.kernels == "onednn" and devices[0] != "cpu":
+        raise UsageError(f"kernels onednn are the CPU's, and these runs are on {devices[0]}: leave it out")
+    if request.kernels == "onednn" and not torch.backends.mkldnn.is_available():
+        raise UsageError("kernels onednn: this PyTorch has no oneDNN; leave it out")
+    workers = check_workers(request, devices[0])
+    check_folder(request.out)
+    return devices, workers * len(devices)
+
+
+def check_device(device: str) -> list[str]:
+    """Return the devices to run on: "cpu", every "cuda:N" there is, or the one that was named."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return ["cpu"]
+    match = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if device == "auto" else device)
+    if match is None:
+        raise UsageError(f"unknown device {device!r}: choose from auto, cpu, cuda, cuda:N")
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {device!r}: PyTorch finds no CUDA device here; use --device cpu")
+    if match[1] is None:
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    index = int(match[1])
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return [f"cuda:{index}"]
+
+
+def check_workers(request: Request, device: str) -> int:
+    """Return how many runs go side by side on a device: one on its threads' cores or a GPU, unless told."""
+    jobs, threads, cores = request.jobs, request.threads, joblib.cpu_count()
+    if threads > 1:
+        if request.backend != "local":
+            raise UsageError(f"threads={threads} are of this machine's cores, and a run on {request.backend} has one")
+        if device != "cpu":
+            raise UsageError(f"threads={threads} are the CPU's, and these runs are on {device}: leave it out")
+        if threads * (jobs or 1) > cores:  # threads that wait for a core hold the others up many times over
+            side_by_side = f"{jobs} runs of {threads} threads" if jobs and jobs > 1 else f"threads={threads}"
+            raise UsageError(f"{side_by_side}: this machine has {cores} core{'s' * (cores > 1)}")
+    if jobs is not None:
+        return jobs
+    return 1 if device.startswith("cuda") else cores // threads
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError if a folder can't be made or written to; makes nothing."""
+    try:
+        existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UsageError(f"the output folder {str(folder)[:80]} cannot be used: {error.strerror or error}") from None

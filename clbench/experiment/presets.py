@@ -107,7 +107,7 @@ class Preset:
         return [row for row in self.rows if row.label in labels or (controls and row.control_of in labels)]
 
 
-def at(values: dict[str, Any], scenario: str) -> dict[str, Any]:
+def at(values: dict[str, Any], scenario: str | None) -> dict[str, Any]:
     """Return settings for one scenario, tables by scenario resolved."""
     there = {name: value if isinstance(value, dict) else {scenario: value} for name, value in values.items()}
     return {name: value[scenario] for name, value in there.items() if scenario in value}
@@ -159,51 +159,35 @@ def _completed(row: Row, preset: Preset) -> Row:
                 training={**base.training, **row.training},
                 published={scenario: pair for scenario, pair in base.published.items() if scenario in where},
             )
-    raise UsageError(
-        f"the preset {preset.name} is wrong: {row.label!r} is a control of {row.control_of!r}, which is no row"
-    )
+    what = f"{row.label!r} is a control of {row.control_of!r}, which is no row"
+    raise UsageError(f"the preset {preset.name} is wrong: {what}")
 
 
 def _check(preset: Preset) -> None:
     """Raise UsageError for what the types cannot say."""
 
-    def wrong(what: str) -> UsageError:
-        return UsageError(f"the preset {preset.name} is wrong: {what}")
+    def need(condition: bool, otherwise: str) -> None:
+        if not condition:
+            raise UsageError(f"the preset {preset.name} is wrong: {otherwise}")
 
     labels = [row.label for row in preset.rows]
-    if not labels:
-        raise wrong("it has no rows")
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise wrong(f"two rows are called {twice[0]!r}")
-    if odd := [label for label in labels if not label or label != label.strip() or "," in label]:
-        raise wrong(f"the row {odd[0]!r}: a label is not empty, has no comma and no space at its ends")
-    if preset.sequence and not isinstance(preset.sequence.get("name"), str):
-        raise wrong("[sequence] has no name")
-    if not isinstance(preset.model.get("name", ""), str):
-        raise wrong("the name in [model] is no text")
-    for row in preset.rows:
-        if not row.method:
-            raise wrong(f"the row {row.label!r} names no method")
-        if row.published and preset.published is None:
-            raise wrong(f"the row {row.label!r} has published numbers, but there is no [published] with their source")
-        if outside := sorted(set(row.scenarios or ()) - set(preset.scenarios)):
-            raise wrong(f"the row {row.label!r} is in the scenario {outside[0]}, the preset is not")
-    for label in (label for claim in preset.claims for label in (claim.better, claim.worse)):
-        if label not in labels:
-            raise wrong(f"a claim is on {label!r}, which is no row")
+    need(bool(labels), "it has no rows")
+    need(not preset.sequence or isinstance(preset.sequence.get("name"), str), "[sequence] has no name")
+    need(isinstance(preset.model.get("name", ""), str), "the name in [model] is no text")
     tables = [preset.sequence, preset.model, preset.training]
-    tables += [settings for row in preset.rows for settings in (row.fields, row.training)]
+    for row in preset.rows:
+        name = f"the row {row.label!r}"
+        need(labels.count(row.label) == 1, f"two rows are called {row.label!r}")
+        fine = row.label == row.label.strip() != "" and "," not in row.label
+        need(fine, f"{name}: a label is not empty, has no comma and no space at its ends")
+        need(row.method != "", f"{name} names no method")
+        need(not row.published or preset.published is not None, f"{name}: there is no [published] with its source")
+        outside = sorted(set(row.scenarios or ()) - set(preset.scenarios))
+        need(not outside, f"{name} is in the scenario {', '.join(outside)}, the preset is not")
+        tables += [row.fields, row.training]
+    for label in (label for claim in preset.claims for label in (claim.better, claim.worse)):
+        need(label in labels, f"a claim is on {label!r}, which is no row")
     for table in tables:
         for name, value in table.items():
-            if isinstance(value, dict) and not (value and set(value) <= set(SCENARIOS)):
-                raise wrong(f"{name} is a table, but not one by scenario ({', '.join(SCENARIOS)})")
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """Return for each built-in preset: its name, its title, and its scenarios and rows."""
-    found = []
-    for name in names():
-        preset = load(name)
-        rows = ", ".join(row.label for row in preset.choose(None))
-        found.append((name, preset.title.rstrip("."), f"{', '.join(preset.scenarios)}. Rows: {rows}"))
-    return found
+            by_scenario = not isinstance(value, dict) or (bool(value) and set(value) <= set(SCENARIOS))
+            need(by_scenario, f"{name} is a table, but not one by scenario ({', '.join(SCENARIOS)})")

@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,24 +59,15 @@ def plugins(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     """Return the entry points that installed packages offer; a name defined twice is a UsageError naming both."""
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=f"clbench.{kind}s"):
-        other = found.get(entry.name)
-        if entry.name in builtin(kind):
-            raise UsageError(
-                f"the {kind} {entry.name!r} is defined twice: by clbench and by {_origin(entry)}; "
-                "rename the plug-in's entry point or uninstall it"
-            )
-        if other is not None and other.value != entry.value:
-            raise UsageError(
-                f"the {kind} {entry.name!r} is defined twice: by {_origin(other)} and by {_origin(entry)}; "
-                "uninstall one of them"
-            )
-        found[entry.name] = entry
+        other = found.setdefault(entry.name, entry)
+        if entry.name in builtin(kind) or other.value != entry.value:
+            both = f"{'clbench' if entry.name in builtin(kind) else _origin(other)} and by {_origin(entry)}"
+            raise UsageError(f"the {kind} {entry.name!r} is defined twice: by {both}; uninstall or rename one")
     return found
 
 
 def _origin(entry: importlib.metadata.EntryPoint) -> str:
-    package = f" (package {entry.dist.name})" if entry.dist else ""
-    return f"{entry.value}{package}"
+    return entry.value + (f" (package {entry.dist.name})" if entry.dist else "")
 
 
 def names(kind: Kind) -> list[str]:
@@ -87,7 +78,7 @@ def names(kind: Kind) -> list[str]:
 def find(kind: Kind, reference: str) -> type:
     """Return the class that a name or reference stands for; raise UsageError where there is none."""
     if kind == "sequence" and reference.startswith("avalanche:"):
-        from clbench.sequences.avalanche import avalanche_sequence
+        from clbench.sequences.avalanche import avalanche_sequence  # here, since it needs torch
 
         return avalanche_sequence(reference.removeprefix("avalanche:"))
     installed = plugins(kind)
@@ -96,21 +87,19 @@ def find(kind: Kind, reference: str) -> type:
     if reference in installed:
         return _checked(kind, reference, _imported(kind, reference, installed[reference].load))
     place, colon, name = reference.rpartition(":")
-    if not colon and reference.endswith(".py"):
-        raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
-    if kind == "sequence" and not colon and "+" in reference:
-        from clbench.sequences.chains import chain_sequence
-
-        return chain_sequence(reference)
     if not colon:
+        if reference.endswith(".py"):
+            raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
+        if kind == "sequence" and "+" in reference:
+            from clbench.sequences.splits import chain_sequence  # here, since it needs torch
+
+            return chain_sequence(reference)
         raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, names(kind))}")
-    if place.endswith(".py"):
-        path = Path(place).expanduser()
-        if not path.is_file():
-            raise UsageError(f"unknown {kind} {reference!r}: there is no file {place}")
-        module = _imported(kind, reference, lambda: _module_from_file(path))
-    else:
-        module = _imported(kind, reference, lambda: importlib.import_module(place))
+    path = Path(place).expanduser()
+    if place.endswith(".py") and not path.is_file():
+        raise UsageError(f"unknown {kind} {reference!r}: there is no file {place}")
+    load = partial(_module_from_file, path) if place.endswith(".py") else partial(importlib.import_module, place)
+    module = _imported(kind, reference, load)
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
@@ -125,8 +114,8 @@ def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any
     except (Exception, SystemExit) as error:
         place, _, name = reference.rpartition(":")
         hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
-        reason = f"{type(error).__name__}: {error}{hint}"
-        raise UsageError(f"the {kind} {reference!r} cannot be imported: {reason}") from error
+        what = f"{type(error).__name__}: {error}{hint}"
+        raise UsageError(f"the {kind} {reference!r} cannot be imported: {what}") from error
 
 
 def _module_from_file(path: Path) -> Any:
@@ -151,9 +140,8 @@ def _module_from_file(path: Path) -> Any:
 
 
 def _checked(kind: Kind, reference: str, thing: Any) -> type:
-    base = base_class(kind)
-    if not (inspect.isclass(thing) and issubclass(thing, base)):
-        raise UsageError(f"{reference!r} is no {kind}: it does not derive from {base.__module__}.{base.__name__}")
+    if not (inspect.isclass(thing) and issubclass(thing, base_class(kind))):
+        raise UsageError(f"{reference!r} is no {kind}: it does not derive from {'.'.join(_BASES[kind][:2])}")
     fields = [hint for hint in inspect.get_annotations(thing).values() if "ClassVar" not in str(hint)]
     if fields and "__dataclass_params__" not in vars(thing):
         raise UsageError(f"{reference!r} declares fields but is no dataclass: put @dataclass above it")
@@ -176,10 +164,8 @@ def code_hash(cls: type) -> str | None:
         files = sorted({inspect.getfile(base) for base in outside})
         return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
     except (OSError, TypeError):
-        raise UsageError(
-            f"the source of {cls.__qualname__} cannot be read, so its records could not be told from those of another "
-            "version: put it into a file"
-        ) from None
+        # records made by it could not be told from those of another version
+        raise UsageError(f"the source of {cls.__qualname__} cannot be read: put it into a file") from None
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -195,7 +181,10 @@ def defaults(cls: type) -> dict[str, Any]:
 def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     """Make an instance from settings, which may be text; raise UsageError for an unknown field or a bad value."""
     known = defaults(cls)
-    hints = _hints(name, cls)
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except Exception as error:
+        raise UsageError(f"the field types of {name} cannot be read: {type(error).__name__}: {error}") from error
     values = {}
     for field, value in settings.items():
         if field not in known:
@@ -214,24 +203,15 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
         raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
 
 
-def _hints(name: str, cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls, include_extras=True)
-    except Exception as error:
-        raise UsageError(f"the field types of {name} cannot be read: {type(error).__name__}: {error}") from error
-
-
 def _parse(what: str, hint: Any, value: Any) -> Any:
     if isinstance(value, str) and value.lower() == "none" and type(None) in typing.get_args(hint):
         return None
+    if isinstance(value, bool) and hint is not bool:
+        raise UsageError(f"{what}={str(value).lower()}: a number or name is needed, not true or false")
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except PydanticSchemaGenerationError:
         raise UsageError(f"{what} has a type that cannot be set by name: {hint}") from None
-    try:
-        if isinstance(value, bool) and hint is not bool:
-            raise UsageError(f"{what}={str(value).lower()}: a number or name is needed, not true or false")
-        return adapter.validate_python(value)
     except ValidationError as error:
         raise UsageError(f"{what}={value}: the value {reason(error)}") from None
 
@@ -244,12 +224,8 @@ def reason(error: ValidationError) -> str:
 
 def label(name: str, instance: Any) -> str:
     """Return the name plus the fields that differ from their defaults, as it is typed: `lwf@temperature=4`."""
-    changed = [
-        f"@{field}={_text(getattr(instance, field))}"
-        for field, default in defaults(type(instance)).items()
-        if getattr(instance, field) != default
-    ]
-    return name + "".join(changed)
+    values = {field: (getattr(instance, field), default) for field, default in defaults(type(instance)).items()}
+    return name + "".join(f"@{field}={_text(now)}" for field, (now, default) in values.items() if now != default)
 
 
 def _text(value: Any) -> str:

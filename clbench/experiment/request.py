@@ -2,31 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from clbench.errors import UsageError, did_you_mean
-from clbench.experiment import parsing, presets
+from clbench.experiment import presets, registry
 from clbench.experiment.presets import Preset, Scenario
-from clbench.experiment.registry import reason
+
+MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
+MOST_SEEDS = 100_000
 
 
-def _given(parse: Callable[[Any], Any]) -> BeforeValidator:
-    return BeforeValidator(lambda value: None if value is None else parse(value))
+def parse_names(value: str | type | Sequence[str | type]) -> list[str]:
+    """Split a comma list; a class stands for its module and name."""
+    if isinstance(value, str):
+        items = [item.strip() for item in value.split(",")]
+    else:
+        things = value if isinstance(value, Sequence) else [value]
+        items = [thing if isinstance(thing, str) else _reference(thing) for thing in things]
+    if not items or not all(items):
+        raise UsageError(f"an empty name in the list {value!r}")
+    return items
 
 
-Names = Annotated[list[str] | None, _given(parsing.parse_names)]
+def _reference(thing: Any) -> str:
+    if not inspect.isclass(thing):
+        raise UsageError(f"{thing!r} is neither a name nor a class")
+    name = thing.__qualname__
+    if thing.__module__ == "__main__":
+        raise UsageError(f"{name} is defined in a session, where workers can't find it: put it into a file")
+    own = str(getattr(thing, "name", ""))
+    builtin = any(registry.builtin(kind).get(own) is thing for kind in get_args(registry.Kind))
+    return own if builtin else f"{thing.__module__}:{name}"
 
 
-def _scenarios(value: Any) -> list[str]:
-    found = list(dict.fromkeys(parsing.parse_names(value)))
+def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
+    """Read seeds: a count n (0…n−1), a list `0,4,9`, ranges `10-19`, or a sequence of integers."""
+    value = getattr(value, "tolist", lambda: value)()  # of NumPy
+    if isinstance(value, bool) or not isinstance(value, (int, str, Sequence)):
+        raise UsageError(f"seeds={value!r}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19")
+    if isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal()):
+        if not 1 <= int(value) <= MOST_SEEDS:
+            what = f"seeds={value} is a number of seeds (5 means 0…4)"
+            raise UsageError(f"{what}: give 1 to {MOST_SEEDS:,}, or a single seed as 7-7")
+        return list(range(int(value)))
+    seeds: dict[int, None] = {}
+    for item in value.split(",") if isinstance(value, str) else map(str, value):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", item)
+        if match is None:
+            raise UsageError(f"seeds={value!r}: cannot read {item!r}; write 5, 0,4,9 or 10-19")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"seeds={value!r}: the range {item} runs backwards")
+        if last > MAX_SEED or last - first >= MOST_SEEDS:
+            raise UsageError(f"seeds={value!r}: {item} is over {MOST_SEEDS:,} seeds, or over the largest, {MAX_SEED}")
+        seeds |= dict.fromkeys(range(first, last + 1))
+    if not seeds:
+        raise UsageError("seeds: at least one is needed")
+    return list(seeds)
+
+
+def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
+    """Read a class order: `seed`, `fixed`, or the classes themselves."""
+    if isinstance(value, str) and value in ("seed", "fixed"):
+        return value
+    items = value.split(",") if isinstance(value, str) else getattr(value, "tolist", lambda: value)()
+    if not isinstance(items, Sequence) or not all(str(item).strip().isdecimal() for item in items):
+        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4")
+    return tuple(int(item) for item in items)
+
+
+def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
+    if isinstance(settings, Mapping):
+        pairs = [(str(key), list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
+    else:
+        split = [setting.partition("=") for setting in settings]
+        pairs = [(key.strip(), [part.strip() for part in value.split(",")]) for key, _, value in split]
+    parsed: dict[str, dict[str, list[Any]]] = {}
+    for key, values in pairs:
+        name, _, field = key.rpartition(".")
+        if not values:
+            raise UsageError(f"settings {key}: the list of values is empty")
+        if not (name and field) or "" in values:
+            raise UsageError(f"cannot read --set {key}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
+        if field in parsed.setdefault(name, {}):
+            raise UsageError(f"--set {key} is given twice: write a comma list for a grid")
+        parsed[name][field] = values
+    return parsed
+
+
+def parse_scenarios(value: str | Sequence[str]) -> list[str]:
+    """Read scenarios, each once."""
+    found = list(dict.fromkeys(parse_names(value)))
     for name in found:
         if name not in presets.SCENARIOS:
             raise UsageError(f"unknown scenario {name!r}{did_you_mean(name, presets.SCENARIOS)}")
     return found
+
+
+Names = Annotated[list[str] | None, BeforeValidator(parse_names)]
 
 
 def option(default: Any, form: str, meaning: str, **bounds: Any) -> Any:
@@ -44,19 +124,19 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     methods: Names = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
-    preset: Annotated[Preset | None, _given(presets.load)] = option(
+    preset: Annotated[Preset | None, BeforeValidator(presets.load)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
     )
     rows: Names = option(None, "ROW,…", "The preset's rows. Default: all.")
     controls: bool = option(False, "", "Run the preset's faults too: they should not agree.")
-    seeds: Annotated[list[int] | None, _given(parsing.parse_seeds)] = option(
+    seeds: Annotated[list[int] | None, BeforeValidator(parse_seeds)] = option(
         None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5, or 10 with a preset."
     )
     sequence: Names = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
-    scenario: Annotated[list[Scenario] | None, _given(_scenarios)] = option(
+    scenario: Annotated[list[Scenario] | None, BeforeValidator(parse_scenarios)] = option(
         None, "task|class|domain,…", "Scenarios. Default: the preset's, or the sequence's own."
     )
-    class_order: Annotated[str | tuple[int, ...] | None, _given(parsing.parse_class_order)] = option(
+    class_order: Annotated[str | tuple[int, ...] | None, BeforeValidator(parse_class_order)] = option(
         None, "seed|fixed|3,1,4,…", "Order in which classes come. Default: seed."
     )
     model: Names = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
@@ -68,7 +148,7 @@ class Request(BaseModel):
     momentum: float | None = option(None, "X", "Momentum of sgd.")
     weight_decay: float | None = option(None, "X", "Weight decay.")
     later_lr_factor: float | None = option(None, "X", "Times the learning rate, from the second task on.")
-    settings: Annotated[dict[str, dict[str, list[Any]]], BeforeValidator(parsing.parse_settings)] = option(
+    settings: Annotated[dict[str, dict[str, list[Any]]], BeforeValidator(parse_settings)] = option(
         {}, "NAME.FIELD=VALUE", "Settings of a method, model, sequence or 'training'; repeatable; a list is a grid."
     )
     jobs: int | None = option(None, "N", "Runs side by side. Default: one per core, one on each GPU.", ge=1)
@@ -79,12 +159,8 @@ class Request(BaseModel):
     eval_every: int | None = option(
         None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
     )
-    data_root: Annotated[Path | None, _given(parsing.parse_folder)] = option(
-        None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT."
-    )
-    out: Annotated[Path, BeforeValidator(parsing.parse_folder)] = option(
-        Path("results/runs"), "DIR", "Folder for the records."
-    )
+    data_root: Path | None = option(None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
+    out: Path = option(Path("results/runs"), "DIR", "Folder for the records.")
     save_models: bool = option(False, "", "Keep the network after each task.")
     force: bool = option(False, "", "Run again what is there already.")
     checkpoint: bool = option(False, "", "Keep each run's state after every task, and go on from there.")
@@ -97,16 +173,19 @@ class Request(BaseModel):
     )
 
     def __init__(self, **options: Any) -> None:
-        for name, value in options.items():
+        given = {name: value for name, value in options.items() if value is not None}
+        for name, value in given.items():
             if name not in Request.model_fields:
                 raise UsageError(f"there is no option {name!r}{did_you_mean(name, Request.model_fields)}")
+            if isinstance(value, str) and not value:
+                raise UsageError(f"{name} is empty: leave it out, or give a value (the working folder is .)")
             if isinstance(value, bool) and Request.model_fields[name].annotation is not bool:
                 raise UsageError(f"{name}={str(value).lower()}: a value is needed, not true or false")
         try:
-            super().__init__(**options)
+            super().__init__(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"{first['loc'][0]}={first['input']}: the value {reason(error)}") from None
+            raise UsageError(f"{first['loc'][0]}={first['input']}: the value {registry.reason(error)}") from None
 
     @model_validator(mode="after")
     def _goes_together(self) -> Request:

@@ -77,21 +77,14 @@ class Job:
     spec: RunSpec
     references: Mapping[Kind, str]  # names, or absolute paths of files
     device: str  # "cpu" | "cuda:0"
-    data_root: str | None
-    models_folder: str | None  # where to save the network after each task
-    commit: str | None
-
+    data_root: Path | None
+    models_folder: Path | None  # where to save the network after each task
+    commit: str | None = None
     plain_first_task: bool = False  # whether another method may train its first task
     memory: bool = False  # whether the method trains on old data again
-    first_task: str | None = None  # the file in which runs of the sweep share their first task
+    first_task: Path | None = None  # the file in which runs of the sweep share their first task
     timeout: float | None = None  # seconds after which the run has failed
-    checkpoint: str | None = None  # the file from which the run goes on
-    mark: str | None = None  # a file that is there while the run is under way
-    slots: Sequence[tuple[str, str]] = ()  # of several devices: a file to lock for each run at a time, and its device
-
-    @property
-    def root(self) -> Path | None:
-        return None if self.data_root is None else Path(self.data_root)
+    checkpoint: Path | None = None  # the file from which the run goes on
 
     def instance(self, kind: Kind) -> Any:
         """Make the run's method, sequence or model, of settings that planning has checked."""
@@ -105,4 +98,4 @@ class Job:
     def load_tasks(self) -> list[Task]:
         """Return the run's tasks, on the CPU."""
         order = None if self.spec.class_order is None else tuple(self.spec.class_order)
-        return self.instance("sequence").load(self.root, self.spec.seed, order)
+        return self.instance("sequence").load(self.data_root, self.spec.seed, order)

@@ -14,51 +14,40 @@ from torch import Tensor
 
 from clbench.data import DataSet, benchmarks
 from clbench.errors import UsageError, did_you_mean
-from clbench.sequences.class_order import full_class_order, refuse_order
-from clbench.sequences.splits import MNIST_BUDGET, split_by_class, train_and_test
+from clbench.sequences.splits import MNIST_BUDGET, full_class_order, split_by_class, train_and_test
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 
 @dataclass(frozen=True)
-class _AvalancheSequence(TaskSequence):
-    """A classic benchmark of Avalanche."""
+class _AvalancheSplit(TaskSequence):
+    """A benchmark that shares classes equally: materialised once, split here for each seed."""
 
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
     benchmark: ClassVar[benchmarks.AvalancheBenchmark]
-
-    def load_data(self, data_root: Path | None, seed: int) -> DataSet:
-        raise NotImplementedError
-
-    def prepare(self, data_root: Path | None, seed: int) -> str:
-        return self.load_data(data_root, seed).fingerprint
-
-    def splits(self, found: DataSet, beforehand: bool = True) -> tuple[Split, Split]:
-        return train_and_test(found, tuple(found.notes["mean"]), tuple(found.notes["std"]), beforehand=beforehand)
-
-
-@dataclass(frozen=True)
-class _AvalancheSplit(_AvalancheSequence):
-    """A benchmark that shares classes equally: materialised once, split here for each seed."""
-
-    scenario: ClassVar[str] = "task"
     tasks: Annotated[int, Ge(1)] = 5
 
-    def load_data(self, data_root: Path | None, seed: int) -> DataSet:
+    def load_data(self, data_root: Path | None) -> DataSet:
         return benchmarks.load_benchmark(self.benchmark, data_root, {"n_experiences": 1, "shuffle": False})
 
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        return self.load_data(data_root).fingerprint
+
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
-        classes = self.load_data(data_root, seed).train_labels.unique().tolist()
+        classes = self.load_data(data_root).train_labels.unique().tolist()
         return full_class_order(self.name, rule, seed, classes, self.tasks)
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        found = self.load_data(data_root)
         order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
-        return split_by_class(order, self.tasks, *self.splits(self.load_data(data_root, seed)))
+        return split_by_class(order, self.tasks, *train_and_test(found, *_constants(found)))
 
 
 @dataclass(frozen=True)
-class _AvalancheStreams(_AvalancheSequence):
+class _AvalancheStreams(TaskSequence):
     """A benchmark with streams of its own making: materialised for each seed, its experiences as they are."""
 
+    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
+    benchmark: ClassVar[benchmarks.AvalancheBenchmark]
     by_class: ClassVar[bool]  # whether each experience has classes of its own
 
     def load_data(self, data_root: Path | None, seed: int) -> DataSet:
@@ -70,23 +59,26 @@ class _AvalancheStreams(_AvalancheSequence):
         return benchmarks.load_benchmark(self.benchmark, data_root, arguments)
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
-        return f"seed:{super().prepare(data_root, seed)}"
+        return f"seed:{self.load_data(data_root, seed).fingerprint}"
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
-        refuse_order(self.name, class_order)
+        super().check(class_order, scenario)
         if class_order == "fixed" and "shuffle" in self.benchmark.parameters:
             raise UsageError(f"{self.name} shuffles its classes itself: leave --class-order out")
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.load_data(data_root, seed)
-        train, test = self.splits(found, beforehand=False)  # scaled copies would serve one seed only
-        train_rows, test_rows = (_ranges(found.notes[f"{part}_sizes"]) for part in ("train", "test"))
+        # scaled copies would serve one seed only
+        train, test = train_and_test(found, *_constants(found), beforehand=False)
+        train_rows, test_rows = (
+            torch.arange(len(split)).split(found.notes[f"{part}_sizes"])
+            for part, split in (("train", train), ("test", test))
+        )
         if len(test_rows) == 1:
             test_rows *= len(train_rows)
         if len(test_rows) != len(train_rows):
-            raise UsageError(
-                f"{self.name} has {len(train_rows)} training and {len(test_rows)} test experiences: no pairs"
-            )
+            counts = f"{len(train_rows)} training and {len(test_rows)} test experiences"
+            raise UsageError(f"{self.name} has {counts}, which make no pairs")
         everything = tuple(torch.cat([train.y, test.y]).unique().tolist())
         tasks = []
         for index, (own, held_out) in enumerate(zip(train_rows, test_rows, strict=True)):
@@ -95,8 +87,8 @@ class _AvalancheStreams(_AvalancheSequence):
         return tasks
 
 
-def _ranges(sizes: Sequence[int]) -> list[Tensor]:
-    return list(torch.arange(sum(sizes)).split(list(sizes)))
+def _constants(found: DataSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(found.notes["mean"]), tuple(found.notes["std"])
 
 
 def _labelled(split: Split, index: Tensor, classes: Sequence[int]) -> Split:
@@ -124,11 +116,10 @@ def avalanche_sequence(name: str) -> type[TaskSequence]:
         "__doc__": f"Avalanche's {name}.",
         "name": f"avalanche:{name}",
         "benchmark": benchmark,
+        "by_class": by_class,
         "scenario": "task" if by_class else "domain",
         "model": "mlp" if "MNIST" in name else "cnn",
     }
-    if not equal:
-        namespace["by_class"] = by_class
     if by_class and not equal:
         namespace["scenarios"] = frozenset({"task", "class"})  # tasks may differ in their number of classes
     fields: list[tuple[str, Any, Any]] = []

@@ -15,9 +15,8 @@ from annotated_types import Ge
 from torch import Tensor
 
 from clbench.data import load_dataset
-from clbench.sequences.class_order import refuse_order
 from clbench.sequences.splits import MNIST_BUDGET, MNIST_CONSTANTS, train_and_test
-from clbench.sequences.tasks import ClassOrder, Task, TaskSequence
+from clbench.sequences.tasks import Task, TaskSequence
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,6 @@ class MovedMNIST(TaskSequence):
         """Return each task's map, int64 [784]; see Split."""
         raise NotImplementedError(f"{type(self).__name__} does not define pixel_maps")
 
-    def check(self, class_order: ClassOrder, scenario: str) -> None:
-        refuse_order(self.name, class_order)
-
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return load_dataset("mnist", data_root).fingerprint
 
@@ -42,8 +38,8 @@ class MovedMNIST(TaskSequence):
         found = load_dataset("mnist", data_root)
         train, test = train_and_test(found, *MNIST_CONSTANTS, beforehand=False)  # moved pixels are scaled when used
         return [
-            Task(index, tuple(range(10)), replace(train, pixel_map=pixel_map), replace(test, pixel_map=pixel_map))
-            for index, pixel_map in enumerate(own[None] for own in self.pixel_maps(seed))
+            Task(index, tuple(range(10)), replace(train, pixel_map=own[None]), replace(test, pixel_map=own[None]))
+            for index, own in enumerate(self.pixel_maps(seed))
         ]
 
 

@@ -1,9 +1,11 @@
-"""Data sets as splits, and the sequences that share the classes of a built-in one equally among their tasks."""
+"""Sequences of built-in data sets: one whose classes are shared equally among the tasks, or several, each a task."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,7 +14,8 @@ from annotated_types import Ge, Gt
 
 from clbench.data import DataSet, load_dataset
 from clbench.data.transforms import scaled
-from clbench.sequences.class_order import full_class_order
+from clbench.errors import UsageError, did_you_mean
+from clbench.seeding import stream
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one for all channels or for each
@@ -21,6 +24,35 @@ MNIST_BUDGET = {"epochs": 1, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, 
 DIGITS_BUDGET = {**MNIST_BUDGET, "epochs": 10, "batch_size": 16, "lr": 0.1, "weight_decay": 0.0}
 CIFAR_BUDGET = {**MNIST_BUDGET, "epochs": 5, "batch_size": 64}
 MNIST_CONSTANTS: Constants = ((0.1307,), (0.3081,))
+
+
+def full_class_order(name: str, rule: ClassOrder, seed: int, classes: Sequence[int], tasks: int) -> tuple[int, ...]:
+    """Work out a class order; raise UsageError if it cannot be shared equally among the tasks.
+
+    The seed's order is that of Avalanche's `nc_benchmark(seed=seed, shuffle=True)`.
+    """
+    if rule == "fixed":
+        order = tuple(classes)
+    elif rule == "seed":
+        generator = torch.Generator().manual_seed(seed)
+        order = tuple(classes[i] for i in torch.randperm(len(classes), generator=generator).tolist())
+    else:
+        order = tuple(int(c) for c in rule)
+        if unknown := sorted(set(order) - set(classes)):
+            raise UsageError(f"class order: {name} has no class {unknown[0]}, its classes are {_span(classes)}")
+        if len(set(order)) < len(order):
+            twice = next(c for c in order if order.count(c) > 1)
+            raise UsageError(f"class order: class {twice} is there twice; name each class once")
+    if not order or len(order) % tasks:
+        divisors = ", ".join(str(d) for d in range(1, len(order) + 1) if len(order) % d == 0)
+        what = f"{name}.tasks={tasks}: {len(order)} classes cannot be shared equally among {tasks} tasks"
+        raise UsageError(f"{what}; choose tasks from {divisors or 'nothing: the class order is empty'}")
+    return order
+
+
+def _span(classes: Sequence[int]) -> str:
+    contiguous = list(classes) == list(range(classes[0], classes[-1] + 1))
+    return f"{classes[0]} to {classes[-1]}" if contiguous else ", ".join(map(str, classes))
 
 
 def train_and_test(
@@ -56,12 +88,11 @@ def of_classes(split: Split, classes: Sequence[int]) -> Split:
 
 def split_by_class(order: Sequence[int], tasks: int, train: Split, test: Split) -> list[Task]:
     """Share the classes of an order equally among tasks; samples stand class after class, else as in the data set."""
-    size = len(order) // tasks
-    shares = [tuple(order[index * size : (index + 1) * size]) for index in range(tasks)]
-    return [
-        Task(index, classes, of_classes(train, classes), of_classes(test, classes))
-        for index, classes in enumerate(shares)
-    ]
+    size, made = len(order) // tasks, []
+    for index in range(tasks):
+        classes = tuple(order[index * size : (index + 1) * size])
+        made.append(Task(index, classes, of_classes(train, classes), of_classes(test, classes)))
+    return made
 
 
 @dataclass(frozen=True)
@@ -153,3 +184,66 @@ class SplitCIFAR100(SplitCIFAR):
     n_classes = 100
     constants = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
     tasks: Annotated[int, Ge(1)] = 10
+
+
+SPLITS = (SplitDigits, SplitMNIST, SplitFashionMNIST, SplitCIFAR10, SplitCIFAR100)
+
+
+@dataclass(frozen=True)
+class Chain(TaskSequence):
+    """Whole data sets one after another, each of them a task with all its classes.
+
+    The setting of Li & Hoiem (2017), table 1: the first data set is the old task, the second the new one. All are
+    scaled by the constants of the first, since a network's preprocessing is fixed when it is first trained.
+    """
+
+    scenario: ClassVar[str] = "task"
+    parts: ClassVar[tuple[type[SplitDataSet], ...]]  # what is known of each data set
+    images: Annotated[int, Ge(1)] | None = None  # at most, of each data set, to train on; none: all
+
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        if class_order != "seed":
+            raise UsageError(f"{self.name} has no class order but that of its name: leave --class-order out")
+
+    def prepare(self, data_root: Path | None, seed: int) -> str:
+        fingerprints = [load_dataset(part.source, data_root).fingerprint for part in self.parts]
+        return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
+
+    def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
+        scaling = (*self.parts[0].constants, self.parts[0].divisor)
+        tasks, start = [], 0
+        for index, part in enumerate(self.parts):
+            train, test = train_and_test(load_dataset(part.source, data_root), *scaling)
+            if self.images is not None:
+                drawn = torch.randperm(len(train), generator=stream(seed, "images", index))
+                train = train.subset(drawn[: self.images].sort().values)
+            tasks.append(Task(index, tuple(range(start, start + part.n_classes)), train, test))
+            start += part.n_classes
+        return tasks
+
+
+@cache
+def chain_sequence(name: str) -> type[TaskSequence]:
+    """Make the task sequence `mnist+fashion-mnist`: data sets of clbench.data, each a task, in the order of the name.
+
+    Its default model and budget are those of the first data set, split.
+    """
+    known: dict[str, type[SplitDataSet]] = {split.source: split for split in SPLITS}
+    sources = name.split("+")
+    if len(sources) < 2 or not all(sources):
+        raise UsageError(f"cannot read {name!r}: join names of data sets with '+', as in mnist+fashion-mnist")
+    for source in sources:
+        if source not in known:
+            raise UsageError(f"unknown data set {source!r} in {name!r}{did_you_mean(source, known)}")
+        if sources.count(source) > 1:
+            raise UsageError(f"{name!r} names the data set {source} twice")
+    parts = tuple(known[source] for source in sources)
+    namespace = {
+        "__module__": __name__,
+        "__doc__": f"Whole data sets, each a task: {', then '.join(sources)}.",
+        "name": name,
+        "parts": parts,
+        "model": parts[0].model,
+        "budget": parts[0].budget,
+    }
+    return type(name, (Chain,), namespace)

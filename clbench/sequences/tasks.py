@@ -170,7 +170,12 @@ class TaskSequence:
     budget: ClassVar[Mapping[str, Any]] = {}  # its default training settings
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
-        """Raise UsageError if these settings make no sense together; reads no data."""
+        """Raise UsageError if these settings make no sense together; reads no data.
+
+        By default a class order is refused where `class_order` gives none.
+        """
+        if type(self).class_order is TaskSequence.class_order and not isinstance(class_order, str):
+            raise UsageError(f"{self.name} has no class order of its own to choose: leave --class-order out")
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
         """Make sure that the data are there, and return their SHA-256, after `seed:` if each seed has its own."""

@@ -207,7 +207,12 @@ FILES = {
     "a plug-in that is no Python": ("mine.py", "class Mine(", "--methods ./mine.py:Mine", "SyntaxError"),
     "a plug-in that raises": ("mine.py", "1 / 0", "--methods ./mine.py:Mine", "ZeroDivisionError"),
     "a plug-in without the name": ("mine.py", "x = 1", "--methods ./mine.py:Mine", "Mine"),
-    "a plug-in that is no method": ("mine.py", "class Mine: pass", "--methods ./mine.py:Mine", "Method"),
+    "a plug-in that is no method": (
+        "mine.py",
+        "class Mine: pass",
+        "--methods ./mine.py:Mine",
+        "derive from clbench.method.Learner",
+    ),
     "a plug-in that ends the program": ("mine.py", "raise SystemExit(0)", "--methods ./mine.py:Mine", "SystemExit"),
     "a preset that is no TOML": ("mine.toml", "title = ", "--preset ./mine.toml", "mine.toml"),
     "a preset without rows": ("mine.toml", 'title = "Mine"', "--preset ./mine.toml", "mine.toml"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_store import GOOD
 
 from clbench.errors import ClbenchError, UsageError
-from clbench.experiment.parsing import parse_seeds
+from clbench.experiment.request import parse_seeds
 from clbench.results.store import RunRecord, Store, parse_record
 
 

@@ -17,7 +17,7 @@ from processes import LONG, command, until
 
 import clbench
 from clbench.errors import ClbenchError, UsageError
-from clbench.execution import cluster, remote
+from clbench.execution import cluster
 from clbench.results.store import SAME, Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by Linux's /proc")
@@ -119,7 +119,7 @@ def test_records_are_the_local_ones_though_workers_die(
     results = clbench.run(every, out=tmp_path / "there", **options, **there)
     killer.join()
     assert killed[0] != os.getpid()
-    assert [record.error for record in results.failed] == [remote.DIED]
+    assert [record.error for record in results.failed] == [cluster.DIED]
     assert (tmp_path / "kills").read_text() == "xx"
     records, problems = Store(tmp_path / "there").read()
     assert problems == []
@@ -230,7 +230,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("clbench.execution.dask_cluster.ANSWER", 1)
+    monkeypatch.setattr("clbench.execution.cluster.ANSWER", 1)
     with pytest.raises(UsageError) as caught:
         clbench.run("finetune", seeds=1, backend="dask", scheduler=address, out=tmp_path / "runs", quiet=True)
     assert str(caught.value).startswith(f"no Dask scheduler answers at {address}: ")

@@ -10,9 +10,9 @@ import pytest
 import sklearn.datasets
 from asking import prepared as plan
 
-from clbench.data.sources import load_dataset
-from clbench.execution import remote
-from clbench.execution.remote import run_there
+from clbench.data import load_dataset
+from clbench.execution import cluster
+from clbench.execution.cluster import run_there
 from clbench.results.store import SAME
 
 SLEEPS = """
@@ -33,7 +33,7 @@ def test_a_worker_runs_only_what_was_planned(tmp_path: Path, monkeypatch: pytest
     (job,) = plan("finetune", seeds=1, training={"epochs": 1}, out=tmp_path).jobs
     (mine,) = plan(f"{tmp_path}/mine.py:Sleeps", seeds=1, out=tmp_path).jobs
     assert run_there(job).ok
-    monkeypatch.setattr(remote, "NUMBERS", 99)
+    monkeypatch.setattr(cluster, "NUMBERS", 99)
     assert "computes numbers of version 99, and the sweep is of version 1" in str(run_there(job).error)
     monkeypatch.undo()
     other = dataclasses.replace(job, spec=dataclasses.replace(job.spec, data="0" * 64))
@@ -64,7 +64,7 @@ def test_a_worker_without_the_data_root_has_one_of_its_own(
     (job,) = plan(
         "finetune", sequence="split-mnist", seeds=1, training={"iterations": 1}, data_root=data_root, out=tmp_path
     ).jobs
-    elsewhere = dataclasses.replace(job, data_root=str(tmp_path / "none"))
+    elsewhere = dataclasses.replace(job, data_root=tmp_path / "none")
     monkeypatch.setenv("CLBENCH_DATA_ROOT", str(data_root))
     assert run_there(elsewhere).ok
 

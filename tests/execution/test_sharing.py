@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from asking import prepared
 
-from clbench.execution.sharing import order_jobs
+from clbench.execution.sweep import order_jobs
 
 METHODS = "finetune,lwf,joint,si,scratch"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clbench.errors import UsageError
-from clbench.experiment.machine import check_device
+from clbench.experiment.planning import check_device
 
 
 def test_all_devices_are_used_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clbench.errors import UsageError
-from clbench.experiment.parsing import parse_class_order, parse_names, parse_seeds, parse_settings
+from clbench.experiment.request import parse_class_order, parse_names, parse_seeds, parse_settings
 from clbench.methods.lwf import LwF
 from clbench.models.backbones import MLP
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import joblib
 import pytest
-import torch
 from asking import prepared as plan
 
 from clbench.errors import UsageError
 from clbench.experiment import registry
-from clbench.experiment.points import DEFAULT_LR, resolve_training
+from clbench.experiment.points import resolve_training
 from clbench.experiment.spec import RunSpec
 from clbench.methods.lwf import LwF
 
@@ -69,13 +68,6 @@ def test_optimizers_bring_their_own_rate(tmp_path: Path) -> None:
     own = plan("lwf", seeds=1, optimizer="adam", lr=0.01, out=tmp_path)
     assert own.jobs[0].spec.training["lr"] == 0.01
     assert own.notes == []
-
-
-def test_usual_rates_are_those_of_pytorch() -> None:
-    classes = {name.lower(): cls for name, cls in vars(torch.optim).items()}
-    for name, rate in DEFAULT_LR.items():
-        optimizer = classes[name]([torch.nn.Parameter(torch.zeros(1))])
-        assert optimizer.defaults["lr"] == rate
 
 
 def test_a_budget_is_epochs_or_iterations() -> None:

@@ -17,7 +17,7 @@ def test_options_are_typed_once() -> None:
     assert (request.seeds, request.epochs, request.lr, request.jobs) == ([0, 1], 3, 0.1, 2)
     assert (request.timeout, request.out) == (60.0, Path("here"))
     assert request.training == {"epochs": 3, "lr": 0.1}
-    assert Request(methods=None, jobs=None, preset=None) == Request()
+    assert Request(methods=None, jobs=None, preset=None, threads=None) == Request()
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,12 @@ def test_options_are_typed_once() -> None:
         ({"jobs": 0}, "jobs=0: the value should be greater than or equal to 1"),
         ({"jobs": 1.5}, "jobs=1.5: the value should be a valid integer"),
         ({"threads": True}, "threads=true: a value is needed, not true or false"),
-        ({"threads": None}, "threads=None: the value should be a valid integer"),
         ({"eval_every": 2**31 + 1}, "eval_every="),
         ({"timeout": "soon"}, "timeout=soon: the value should be a valid number"),
         ({"precision": "fp64"}, "precision=fp64: the value should be 'fp32', 'tf32' or 'bf16'"),
         ({"force": "perhaps"}, "force=perhaps: the value should be a valid boolean"),
-        ({"out": ""}, "an empty folder name"),
-        ({"data_root": ""}, "an empty folder name"),
+        ({"out": ""}, "out is empty"),
+        ({"data_root": ""}, "data_root is empty"),
         ({"out": 5}, "out=5: the value is not a valid path"),
         ({"scenario": "taks"}, "unknown scenario 'taks', did you mean task"),
     ],

@@ -17,22 +17,14 @@ from typer.testing import CliRunner
 
 import clbench
 from clbench.cli.app import app
-from clbench.data import datasets as data
+from clbench.data import sources as data
 from clbench.errors import UsageError
 from clbench.experiment import registry
 from clbench.results.frames import Results
 from clbench.results.store import Store
 from clbench.seeding import stream
-from clbench.sequences.tasks import (
-    CIFAR_BUDGET,
-    MNIST_BUDGET,
-    Split,
-    SplitCIFAR100,
-    Task,
-    TaskSequence,
-    chain_sequence,
-    concat,
-)
+from clbench.sequences.splits import CIFAR_BUDGET, MNIST_BUDGET, SplitCIFAR100, chain_sequence
+from clbench.sequences.tasks import Split, Task, TaskSequence, concat
 
 NAME, REVERSED = "mnist+fashion-mnist", "fashion-mnist+mnist"
 MNIST, FASHION, CIFAR10 = (

@@ -14,9 +14,15 @@ from torch import Tensor
 from clbench.data import load_dataset
 from clbench.errors import UsageError
 from clbench.sequences import Split, TaskSequence, train_and_test
-from clbench.sequences.chains import chain_sequence
 from clbench.sequences.permuted_rotated import PermutedMNIST, RotatedMNIST
-from clbench.sequences.splits import SplitCIFAR10, SplitCIFAR100, SplitDigits, SplitFashionMNIST, SplitMNIST
+from clbench.sequences.splits import (
+    SplitCIFAR10,
+    SplitCIFAR100,
+    SplitDigits,
+    SplitFashionMNIST,
+    SplitMNIST,
+    chain_sequence,
+)
 from clbench.sequences.tasks import concat
 
 
