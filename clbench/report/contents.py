@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from clbench.report.commands import commands
-from clbench.report.tables import COMPARED, DASH, Cell, Table, Tables
+from clbench.report.tables import DASH, Cell, Table, Tables
 from clbench.results import names
-from clbench.results.analysis import found_in, line_of
+from clbench.results.analysis import COMPARED, found_in
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison
 from clbench.results.sentences import tasks_in_words
@@ -20,22 +19,8 @@ from clbench.results.wording import count_of, failure_title, percent, signed, sp
 from clbench.version import __version__
 
 
-@dataclass(frozen=True)
-class Section:
-    """What a report says of one comparison."""
-
-    place: tuple[str, str, str]
-    title: str
-    about: str  # tasks and seeds, in sentences
-    training: str  # the settings that all runs share
-    findings: Sequence[str]
-    tables: Sequence[Table]
-    runs: Table
-    commands: Sequence[str]
-
-
 class Contents:
-    """What a report says: an overview, a section per comparison, failures, and what methods are."""
+    """What a report says: an overview, what there is to say of a comparison, failures, and what methods are."""
 
     def __init__(self, results: Results, tables: Tables):
         self.results, self.tables = results, tables
@@ -75,24 +60,18 @@ class Contents:
         headings += ["cannot be told from", "training (s)"]
         return Table("overview", caption, headings, rows) if rows else None
 
-    @cached_property
-    def sections(self) -> list[Section]:
-        return [self._section(comparison) for comparison in self.results.comparisons]
-
     def _answers(self, comparison: Comparison) -> Iterator[list[Cell]]:
         """Yield the overview's rows on a comparison."""
         for metric, question in (("average_accuracy", "highest average accuracy"), ("forgetting", "least forgetting")):
-            first, ties, untested = self.tables.best(comparison, metric)
+            first, ties, untested, line = self.tables.best(comparison, metric)
             if first is None:
                 continue
-            values = list(self.results.by_seed(first, metric).values())
-            line = line_of(self.tables.differences_of(comparison), first, metric)
+            values = self.results.values(first, metric)
             difference = Cell("it is the baseline")
             if line is not None:
                 text = f"to {comparison.titles[line.baseline]}: {spell(found_in(line), line.p_holm)}"
                 difference = Cell(text + (f": {line.verdict}" if line.n > 1 else ""))
             not_told = [group.title for group in ties] + [f"{group.title} (no test)" for group in untested]
-            seconds = float(np.mean([sum((record.seconds or {})["train"]) for record in first.runs]))
             yield [
                 Cell(comparison.title),
                 Cell(question),
@@ -100,26 +79,32 @@ class Contents:
                 Cell(percent(values, interval=self.tables.choices.interval), float(np.mean(values))),
                 difference,
                 Cell(", ".join(not_told) or "none"),
-                Cell(f"{seconds:.2f}", seconds),
+                Cell(f"{first.train_seconds:.2f}", first.train_seconds),
             ]
 
-    def _section(self, comparison: Comparison) -> Section:
+    def of_tasks(self, comparison: Comparison) -> str:
+        """Say what the tasks and seeds of a comparison are."""
         seeds = sorted({seed for group in comparison.finished for seed in group.seeds})
         about = f"Seeds: {', '.join(map(str, seeds))}." if seeds else "No run has finished."
         if len(seeds) == 1:
             about += " One seed: there are no intervals, and differences between methods may be chance."
-        return Section(
-            place=comparison.place,
-            title=comparison.title,
-            about=f"{tasks_in_words(comparison)} {about}".strip(),
-            training=_shared_training(comparison),
-            findings=self.tables.findings(comparison),
-            tables=self.tables.of(comparison),
-            runs=self._runs(comparison),
-            commands=commands(comparison),
-        )
+        return f"{tasks_in_words(comparison)} {about}".strip()
 
-    def _runs(self, comparison: Comparison) -> Table:
+    def of_training(self, comparison: Comparison) -> str:
+        """Say which training settings all finished runs of a comparison share."""
+        first, *others = [group.runs[0].spec["training"] for group in comparison.finished] or [{}]
+        shared = [
+            f"{name}={value}"
+            for name, value in first.items()
+            if value is not None and all(other.get(name) == value for other in others)
+        ]
+        return f"Training: {', '.join(shared)}." if shared else ""
+
+    def commands(self, comparison: Comparison) -> list[str]:
+        """Return the commands that make a comparison's runs again."""
+        return commands(comparison)
+
+    def runs(self, comparison: Comparison) -> Table:
         """Tabulate every run of a comparison."""
         rows = []
         for group in comparison.groups:
@@ -148,14 +133,3 @@ def _distinct(environments: Sequence[Mapping[str, Any]], name: str) -> list[str]
 
 def _percent(value: float) -> Cell:
     return Cell(DASH) if np.isnan(value) else Cell(signed(value, plus=False), value)
-
-
-def _shared_training(comparison: Comparison) -> str:
-    """Say which training settings all finished runs share."""
-    settings = [group.runs[0].spec["training"] for group in comparison.finished]
-    shared = [
-        f"{name}={value}"
-        for name, value in (settings[0] if settings else {}).items()
-        if value is not None and all(other.get(name) == value for other in settings)
-    ]
-    return f"Training: {', '.join(shared)}." if shared else ""

@@ -1,4 +1,4 @@
-"""Results → tables of cells. How a table is written in Markdown, LaTeX, HTML and a terminal stands in `formats`."""
+"""Results → tables of cells. `formats` writes them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.results.analysis import Best, baseline_of, best, differences, gap_recovered
+from clbench.results.analysis import COMPARED, Best, baseline_of, best, differences, gap_recovered
 from clbench.results.frames import METRIC_NAMES, TOTALS, Results
-from clbench.results.groups import PLACE, Comparison, Group
+from clbench.results.groups import Comparison, Group
 from clbench.results.references import BASELINE
 from clbench.results.sentences import findings, unequal_budgets
 from clbench.results.statistics import IntervalKind, Test
@@ -20,7 +19,6 @@ from clbench.results.wording import count_of, of_p, percent, signed
 
 DASH = "–"
 GAP = "gap_recovered"
-COMPARED = ("average_accuracy", "forgetting")  # metrics that are compared with the baseline, and shown in a terminal
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,9 @@ class Tables:
         self.results, self.choices = results, choices or Choices()
         baseline, test, interval = self.choices.baseline, self.choices.test, self.choices.interval
         self.gap = gap_recovered(results)
-        frames = [differences(results, metric, baseline, test, interval) for metric in COMPARED]
-        self.differences = pd.concat([frame for frame in frames if not frame.empty] or frames[:1])
-        self._gap_at, self._differences_at = _by_place(self.gap), _by_place(self.differences)
+        self.differences = differences(results, COMPARED, baseline, test, interval)
         runs = results.runs
-        self._costs = {} if runs.empty else runs.groupby("key")[list(COSTS)].first().to_dict("index")
+        self._runs = runs if runs.empty else runs.set_index("key")
         self.notes = [*self._untested(), *self._doubtful_baselines()]
 
     def _untested(self) -> list[str]:
@@ -123,19 +119,19 @@ class Tables:
         return findings(self.results, comparison, lines, self.choices.test, self.choices.interval)
 
     def best(self, comparison: Comparison, metric: str) -> Best:
-        """Return the best method by a metric, and how sure that is: see `analysis.best`."""
+        """See `analysis.best`."""
         return best(self.results, comparison, metric, self.choices.test, self.differences_of(comparison))
 
     def differences_of(self, comparison: Comparison) -> list[Any]:
         """Return a comparison's rows of `differences`, as named tuples."""
-        return self._differences_at.get(comparison.place, [])
+        return comparison.rows_of(self.differences)
 
     def results_table(self, comparison: Comparison) -> Table:
         """Tabulate metrics over seeds in per cent, and mark the best and ties; with failed runs if there are any."""
         names = list(self.choices.columns)
         if not names:
             names = [name for name in METRIC_NAMES if any(self.results.by_seed(g, name) for g in comparison.finished)]
-            names += [GAP] * bool(self._gap_at.get(comparison.place))
+            names += [GAP] * bool(comparison.rows_of(self.gap))
         marks = (
             "Bold: the best mean, joint training aside; underlined: a paired test cannot tell it from the best (Holm, "
             "5 % level). Lower is better for forgetting and intransigence."
@@ -170,14 +166,14 @@ class Tables:
     def _column(self, comparison: Comparison, name: str) -> list[Cell]:
         """Return a column's cells, one per group."""
         if name == GAP:
-            found = {line.label: line for line in self._gap_at.get(comparison.place, [])}
+            found = {line.label: line for line in comparison.rows_of(self.gap)}
             return [_ratio(found.get(group.label)) for group in comparison.groups]
         if name in COSTS:
             return [self._cost(group, name) for group in comparison.groups]
-        first, ties, _ = self.best(comparison, name)
+        first, ties, *_ = self.best(comparison, name)
         cells = []
         for group in comparison.groups:
-            values = list(self.results.by_seed(group, name).values())
+            values = self.results.values(group, name)
             mark: Any = "best" if group is first else "tie" if any(group is tie for tie in ties) else ""
             text = percent(values, len(group.runs), self.choices.interval)
             cells.append(Cell(text, float(np.mean(values)) if values else None, mark * (len(comparison.finished) > 1)))
@@ -209,25 +205,13 @@ class Tables:
         return Table("costs", "Costs, means per run.", ["method", *map(heading, COSTS)], rows, notes)
 
     def _cost(self, group: Group, name: str) -> Cell:
-        values = [self._costs[record.key][name] for record in group.runs]
-        values = [float(value) for value in values if not pd.isna(value)]
-        if not values:
-            return Cell(DASH)
-        mean = float(np.mean(values))
-        return Cell(COSTS[name][1](mean), mean)
+        values = self._runs.loc[[record.key for record in group.runs], name].dropna() if group.runs else ()
+        return Cell(COSTS[name][1](mean := float(np.mean(values))), mean) if len(values) else Cell(DASH)
 
 
 def heading(name: str) -> str:
     """Return the heading of a metric's or a cost's column."""
     return COSTS[name][0] if name in COSTS else name.replace("_", " ")
-
-
-def _by_place(frame: pd.DataFrame) -> dict[tuple[str, ...], list[Any]]:
-    """Return a data frame's rows as named tuples, by comparison."""
-    rows: dict[tuple[str, ...], list[Any]] = {}
-    for row in frame.itertuples():
-        rows.setdefault(tuple(getattr(row, name) for name in PLACE), []).append(row)
-    return rows
 
 
 def _difference_row(title: str, line: Any) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from clbench.results.statistics import (
 )
 
 LOWER_IS_BETTER = frozenset({"forgetting", "intransigence"})
+COMPARED = ("average_accuracy", "forgetting")  # metrics that a report compares with the baseline
 FEWEST_SEQUENCES = 5  # to rank methods over
 OF_A_PAIR = ("n", "difference", "ci_low", "ci_high", "p", "p_holm", "effect_size", "verdict")
 
@@ -90,30 +92,33 @@ def difference(
 
 def differences(
     results: Results,
-    metric: str = "average_accuracy",
+    metric: str | Sequence[str] = "average_accuracy",
     baseline: str | None = None,
     test: Test = "t",
     interval: IntervalKind = "t",
 ) -> pd.DataFrame:
-    """Compare every method with a baseline, paired by seed: a row per group but the baseline's, as fractions.
+    """Compare every method with a baseline, paired by seed: a row per metric and group, as fractions.
 
     `p_holm` is corrected over the methods of a comparison. `verdict` is better, worse, undecided, or 'no test' of one
     seed. The baseline is fine-tuning by default, or else the first method. Raises UsageError for labels, metrics and
     tests that cannot be used.
     """
-    check_metric(metric)
+    metrics = [metric] if isinstance(metric, str) else metric
+    for name in metrics:
+        check_metric(name)
     check_labels(results, baseline)
     rows: list[tuple] = []
-    for comparison in results.comparisons:
+    for name, comparison in itertools.product(metrics, results.comparisons):
         base = baseline_of(comparison, baseline)
         if base is None:
             continue
         others = [group for group in comparison.finished if group is not base]
-        found = [(group, difference(results, group, base, metric, test, interval)) for group in others]
+        found = [(group, difference(results, group, base, name, test, interval)) for group in others]
         pairs = [(group, one) for group, one in found if one is not None]
         for (group, one), p_holm in zip(pairs, holm([one.p for _, one in pairs]), strict=True):
-            place = (*comparison.place, metric, group.label, base.label)
-            rows.append((*place, *one[:5], p_holm, one.effect_size, verdict_of(one.mean, p_holm, metric)))
+            verdict = verdict_of(one.mean, p_holm, name)
+            row = (*comparison.place, name, group.label, base.label, *one[:5], p_holm, one.effect_size, verdict)
+            rows.append(row)
     return pd.DataFrame(rows, columns=[*PLACE, "metric", "label", "baseline", *OF_A_PAIR])
 
 
@@ -181,11 +186,15 @@ def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
 
 
 class Best(NamedTuple):
-    """The group with the best mean, those that a paired test can't tell from it, and those that there is no test of."""
+    """The group with the best mean, those that a paired test can't tell from it, and those that there is no test of.
+
+    `line` is its row of `differences`, if it has one: found against the baseline.
+    """
 
     group: Group | None
     ties: list[Group]
     untested: list[Group]
+    line: Any
 
 
 def best(results: Results, comparison: Comparison, metric: str, test: Test = "t", lines: Sequence[Any] = ()) -> Best:
@@ -197,7 +206,7 @@ def best(results: Results, comparison: Comparison, metric: str, test: Test = "t"
     groups = [group for group in comparison.finished if results.values(group, metric)]
     groups = [group for group in groups if group.method != UPPER_BOUND] or groups
     if not groups:
-        return Best(None, [], [])
+        return Best(None, [], [], None)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     first = max(groups, key=lambda group: sign * np.mean(results.values(group, metric)))
     others = [group for group in groups if group is not first]
@@ -205,17 +214,12 @@ def best(results: Results, comparison: Comparison, metric: str, test: Test = "t"
     p = [np.nan if one is None else one.p for one in found]
     untested = [group for group, one in zip(others, p, strict=True) if np.isnan(one)]
     ties = [group for group, one in zip(others, holm(p), strict=True) if one >= ALPHA]
-    line = line_of(lines, first, metric)
+    line = next((line for line in lines if line.label == first.label and line.metric == metric), None)
     if line is not None and line.verdict != "no test":
         base = next(group for group in comparison.finished if group.label == line.baseline)
         ties = [group for group in ties if group is not base]
         ties += [base] if line.verdict == "undecided" and base in groups else []
-    return Best(first, ties, untested)
-
-
-def line_of(lines: Sequence[Any], group: Group, metric: str) -> Any:
-    """Return a group's line for a metric among those of a comparison's `differences`, or None."""
-    return next((line for line in lines if line.label == group.label and line.metric == metric), None)
+    return Best(first, ties, untested, line)
 
 
 def found_in(line: Any) -> Paired:

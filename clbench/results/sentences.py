@@ -15,7 +15,6 @@ from clbench.results.analysis import (
     check_metric,
     difference,
     found_in,
-    line_of,
     verdict_of,
 )
 from clbench.results.frames import Results
@@ -71,14 +70,14 @@ def findings(
     winners: list[Group] = []
     base = None
     for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
-        first, ties, untested = best(results, comparison, metric, test, lines)
+        first, ties, untested, line = best(results, comparison, metric, test, lines)
         if first is None:
             continue
         text = f"{what}: {first.title}, {percent(results.values(first, metric), interval=interval)} %"
         bounds = [group for group in comparison.finished if group.method == UPPER_BOUND and group is not first]
         if bounds and (upper := results.values(bounds[0], metric)):
             text += f" ({bounds[0].title}, which sees all data: {percent(upper, interval=interval)} %)"
-        if (line := line_of(lines, first, metric)) is not None:
+        if line is not None:
             base = next(group for group in comparison.finished if group.label == line.baseline)
             there = percent(results.values(base, metric), interval=interval)
             text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
@@ -99,16 +98,11 @@ def findings(
 
 def _price(group: Group, base: Group | None) -> str:
     """Say in a sentence what a run of a method costs, beside one of the baseline."""
-    own = _mean_seconds(group)
-    text = f"A run of {group.title} trains for {own:.3g} s"
-    if base is not None and base is not group and (other := _mean_seconds(base)):
-        ratio = f"{own / other:.2g}"
+    text = f"A run of {group.title} trains for {group.train_seconds:.3g} s"
+    if base is not None and base is not group and base.train_seconds:
+        ratio = f"{group.train_seconds / base.train_seconds:.2g}"
         text += f", {'as long' if ratio == '1' else f'{ratio} times as long'} as one of {base.title}"
     return text + "."
-
-
-def _mean_seconds(group: Group) -> float:
-    return float(np.mean([sum((record.seconds or {})["train"]) for record in group.runs]))
 
 
 def tasks_in_words(comparison: Comparison) -> str:

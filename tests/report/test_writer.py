@@ -11,9 +11,9 @@ from made_up import record, three_methods
 
 from clbench.errors import UsageError
 from clbench.report.contents import Contents
-from clbench.report.documents import markdown_document
 from clbench.report.figures import files
 from clbench.report.figures.kinds import FIGURES
+from clbench.report.formats import markdown
 from clbench.report.tables import Tables
 from clbench.report.writer import write_report
 from clbench.results.frames import METRIC_NAMES, Results
@@ -101,7 +101,7 @@ def test_only_failed_runs_make_a_report_without_figures(tmp_path: Path) -> None:
 
 def test_one_seed_has_no_intervals() -> None:
     results = Results([record("lwf")])
-    text = markdown_document(Contents(results, Tables(results)), {})
+    text = markdown(Contents(results, Tables(results)))
     assert "One seed: there are no intervals" in text
     assert "| LwF | 90.00 | 90.00 | 90.00 | 0.00 |" in text
 

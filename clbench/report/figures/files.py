@@ -27,15 +27,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import joblib
 
 from clbench.errors import UsageError
-from clbench.report.figures.kinds import FIGURES, Source, Subject, places, read
-from clbench.report.figures.style import SETTINGS, WIDTHS, Width
+from clbench.report.figures.kinds import FIGURES, Subject, key_of, places, read
+from clbench.report.figures.style import WIDTHS, Width
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from clbench.results.frames import Results
 
-DPI = 144  # of pixel images
 FORMATS: Mapping[str, Mapping[str, Any]] = {  # options of savefig; no dates, so that the same data gives the same bytes
     "png": {},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -79,7 +78,7 @@ class FigureFolder:
     ):
         check_format(formats, width)
         self.folder, self.width, self.formats = Path(folder), width, tuple(dict.fromkeys(formats))
-        self._figures = list(_planned(Source(results, differences), width))
+        self._figures = list(_planned(results, width, differences))
         self._made = _read_list(self.folder / LIST)
 
     def ready(self) -> Figures:
@@ -154,15 +153,15 @@ def check_format(formats: Sequence[str], width: str | None) -> None:
         raise UsageError(f"no width '{width}': choose one of {', '.join(WIDTHS)}")
 
 
-def _planned(source: Source, width: Width | None) -> Iterator[_Planned]:
+def _planned(results: Results, width: Width | None, differences: pd.DataFrame | None) -> Iterator[_Planned]:
     """Yield every figure that there is data for."""
-    stems = _stems([comparison.place for comparison in source.results.comparisons])
-    for kind, what in FIGURES.items():
-        for place in places(kind, source.results):
-            subject = read(kind, source, place)
+    stems = _stems([comparison.place for comparison in results.comparisons])
+    for kind in FIGURES:
+        for place in places(kind, results):
+            subject = read(kind, results, place, differences)
             if subject is not None:
-                key = (place,) if what.of_scenario else place.place
-                stem = f"{place if what.of_scenario else stems[key]}-{kind}"
+                key = key_of(place)
+                stem = f"{stems.get(key, key[0])}-{kind}"
                 yield _Planned(kind, key, subject, stem, joblib.hash((_code(), kind, subject, width)))
 
 
@@ -195,18 +194,11 @@ def _mapping(count: int) -> Iterator[Callable[..., Iterator[list[bytes]]]]:
 
 def _draw(task: tuple[str, Subject, Width | None, Sequence[str]]) -> list[bytes]:
     """Draw a figure, and return its file in each of the formats."""
-    from matplotlib import rc_context  # here: tables and page are written before the first figure is drawn
-
-    from clbench.report.figures.layouts import lay_out
+    from clbench.report.figures.layouts import DPI, lay_out  # here: tables and page are there before Matplotlib is
 
     kind, subject, width, formats = task
     figure = lay_out(kind, subject, width)
-    figure.set_dpi(DPI)
-    if (engine := figure.get_layout_engine()) is not None:
-        with rc_context(SETTINGS):
-            for _ in range(2):  # axes of another size may have other ticks, and these another width
-                engine.execute(figure)
-        figure.set_layout_engine("none")  # done, for all formats
+    figure.settle()
     contents = []
     for suffix in formats:
         buffer = io.BytesIO()
