@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from clbench.report.commands import commands
 from clbench.report.tables import DASH, Cell, Table, Tables
 from clbench.results import names
 from clbench.results.analysis import COMPARED, found_in
@@ -100,28 +99,20 @@ class Contents:
         ]
         return f"Training: {', '.join(shared)}." if shared else ""
 
-    def commands(self, comparison: Comparison) -> list[str]:
-        """Return the commands that make a comparison's runs again."""
-        return commands(comparison)
-
     def runs(self, comparison: Comparison) -> Table:
         """Tabulate every run of a comparison."""
-        rows = []
-        for group in comparison.groups:
-            for record in [*group.runs, *group.failed]:
-                measures = self.results.by_key(record.key)
-                seconds = float(sum((record.seconds or {}).get("train", ())))
-                rows.append(
-                    [
-                        Cell(group.title),
-                        Cell(str(record.spec["seed"]), float(record.spec["seed"])),
-                        Cell(record.status),
-                        *(_percent(measures.get(name, np.nan)) for name in COMPARED),
-                        Cell(f"{seconds:.2f}", seconds) if record.ok else Cell(DASH),
-                        Cell(str((record.environment or {}).get("device", DASH))),
-                        Cell(record.key),
-                    ]
-                )
+        rows = [
+            [
+                Cell(comparison.titles[run.label]),
+                Cell(str(run.seed), run.seed),
+                Cell(run.status),
+                *(_percent(getattr(run, name)) for name in COMPARED),
+                Cell(DASH) if np.isnan(run.train_seconds) else Cell(f"{run.train_seconds:.2f}", run.train_seconds),
+                Cell(run.processor or DASH),
+                Cell(run.key),
+            ]
+            for run in comparison.rows_of(self.results.runs)
+        ]
         headings = ["method", "seed", "status", "average accuracy (%)", "forgetting (%)", "training (s)"]
         caption = f"All runs of {comparison.title}; per cent, and seconds of training."
         return Table("runs", caption, [*headings, "device", "record"], rows)

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clbench.report.commands import commands
 from clbench.report.contents import Contents
 from clbench.report.tables import Table
 from clbench.results.wording import escape_markdown, markdown_table
@@ -94,6 +95,7 @@ def _template(name: str) -> Template:
     loader = PackageLoader("clbench.report", ".")
     environment = Environment(loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined)
     environment.filters |= {"escaped": escape_markdown, "fenced": _fenced, "as_table": _markdown_table}
+    environment.globals["commands"] = commands
     return environment.get_template(name)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from clbench.errors import UsageError
 from clbench.report.contents import Contents
-from clbench.report.figures.files import FigureFolder, Figures, check_format, write
+from clbench.report.figures.files import FigureFolder, Figures, check_format
 from clbench.report.figures.kinds import FIGURES, Width
 from clbench.report.formats import Picture, latex, markdown, page, table_in_html
 from clbench.report.tables import Tables
 from clbench.results.frames import Results
+from clbench.results.store import write_whole
 from clbench.results.wording import console, rich_table
 
 
@@ -67,7 +68,7 @@ class Report:
                 "summary.tex": latex(self.contents),
                 "methods.bib": self.contents.bibliography,
             }
-            paths = [write(self.folder / name, text.encode()) for name, text in texts.items()]
+            paths = [write_whole(self.folder / name, text.encode()) for name, text in texts.items()]
             self.waiting = bool(self.figures.missing)
             return paths + self._write_texts(self.figures.ready(), self.waiting)
 
@@ -88,7 +89,7 @@ class Report:
             "summary.md": markdown(self.contents, pictures),
             "report.html": page(self.contents, pictures, waiting),
         }
-        return [write(self.folder / name, text.encode()) for name, text in texts.items()]
+        return [write_whole(self.folder / name, text.encode()) for name, text in texts.items()]
 
     def _picture(self, kind: str, name: str) -> Picture:
         path = self.folder / "figures" / name

@@ -97,6 +97,7 @@ class Results:
             "shared_first_task": record.shared_first_task,
             "weights_hash": record.weights_hash,
             "device": record.spec.get("device"),
+            "processor": (record.environment or {}).get("device"),
             "error": record.reason,
         }
 

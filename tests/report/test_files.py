@@ -50,12 +50,12 @@ def test_what_is_up_to_date_is_not_drawn_again(few: list[str], tmp_path: Path) -
     results = Results([*three_methods(), *three_methods(scenario="class")])
     folder = FigureFolder(results, tmp_path, ["svg"])
     assert folder.ready().paths == []
-    assert folder.missing == 4
+    assert len(folder.missing) == 4
     first = folder.draw()
     assert first.links["split-digits", "task", "mlp"]["differences"] == DIFFERENCES
     few.clear()
     again = FigureFolder(Results([*three_methods(), *three_methods(scenario="class")]), tmp_path, ["svg"])
-    assert again.missing == 0
+    assert again.missing == []
     assert again.ready() == again.draw() == first
     assert few == []
 
