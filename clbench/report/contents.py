@@ -10,10 +10,9 @@ import numpy as np
 
 from clbench.report.tables import DASH, Cell, Table, Tables
 from clbench.results import names
-from clbench.results.analysis import COMPARED, found_in
+from clbench.results.analysis import COMPARED, found_in, tasks_in_words
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison
-from clbench.results.sentences import tasks_in_words
 from clbench.results.wording import count_of, failure_title, percent, signed, spell
 from clbench.version import __version__
 

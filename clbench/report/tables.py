@@ -9,11 +9,19 @@ from typing import Any, Literal
 import numpy as np
 
 from clbench.errors import UsageError
-from clbench.results.analysis import COMPARED, Best, baseline_of, best, differences, gap_recovered
+from clbench.results.analysis import (
+    COMPARED,
+    Best,
+    baseline_of,
+    best,
+    differences,
+    findings,
+    gap_recovered,
+    unequal_budgets,
+)
 from clbench.results.frames import METRIC_NAMES, TOTALS, Results
 from clbench.results.groups import Comparison, Group
 from clbench.results.references import BASELINE
-from clbench.results.sentences import findings, unequal_budgets
 from clbench.results.statistics import IntervalKind, Test
 from clbench.results.wording import count_of, of_p, percent, signed
 

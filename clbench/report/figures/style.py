@@ -53,13 +53,11 @@ def _numbers_of_styles(labels: tuple[str, ...]) -> dict[str, int]:
 
 
 def _free(taken: set[int]) -> int:
-    """Return the number of a style unlike those taken: with a new colour and marker, else a new marker, else new."""
+    """Return the number of a style unlike those taken: with a new marker and colour, else a new marker, else new."""
+    markers, colours = ({number % len(these) for number in taken} for these in (MARKERS, COLOURS))
     numbers = [*range(LAST_CHOICE, len(MARKERS) * len(LINES)), *range(LAST_CHOICE)]
-    colours, markers = {number % len(COLOURS) for number in taken}, {number % len(MARKERS) for number in taken}
-    with_marker = [number for number in numbers if number % len(MARKERS) not in markers]
-    with_both = [number for number in with_marker if number % len(COLOURS) not in colours]
-    free = [number for number in numbers if number not in taken]
-    return next(iter([*with_both, *with_marker, *free]), len(taken))
+    free = (number for number in numbers if number not in taken)
+    return min(free, key=lambda n: (n % len(MARKERS) in markers, n % len(COLOURS) in colours), default=len(taken))
 
 
 def plain(label: str) -> str:
