@@ -13,8 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clbench.report.commands import commands
-from clbench.report.contents import Contents
+from clbench.report.contents import Contents, commands
 from clbench.report.tables import Table
 from clbench.results.wording import escape_markdown, markdown_table
 

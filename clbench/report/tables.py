@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from clbench.errors import UsageError
 from clbench.results.analysis import (
@@ -36,6 +37,11 @@ class Cell:
     text: str
     value: float | None = None
     mark: Literal["", "best", "tie"] = ""
+
+
+def number(value: float | None, write: Callable[[float], str] = "{:.0f}".format) -> Cell:
+    """Return a cell that is sorted by a number; a dash where it is None or NaN."""
+    return Cell(DASH) if value is None or np.isnan(value) else Cell(write(value).replace("-", "−"), float(value))
 
 
 @dataclass(frozen=True)
@@ -95,13 +101,11 @@ class Tables:
 
     def _untested(self) -> list[str]:
         """Say how many differences are too few for Wilcoxon's test."""
-        untested = self.differences[(self.differences["verdict"] == "no test") & (self.differences["n"] > 1)]
-        if self.choices.test != "wilcoxon" or untested.empty:
-            return []
-        return [
-            f"{count_of(len(untested), 'difference')} without a test: Wilcoxon's signed-rank test cannot reach "
-            "p < 0.05 with fewer than six seeds that differ"
-        ]
+        count = int(((self.differences["verdict"] == "no test") & (self.differences["n"] > 1)).sum())
+        reason = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six seeds that differ"
+        return [f"{count_of(count, 'difference')} without a test: {reason}"] * (
+            self.choices.test == "wilcoxon" and count > 0
+        )
 
     def _doubtful_baselines(self) -> list[str]:
         """Say where the baseline is one of several variants of fine-tuning, and nobody chose it."""
@@ -155,10 +159,10 @@ class Tables:
         self, comparison: Comparison, names: Sequence[str], methods: Sequence[str], notes: Sequence[str] = ()
     ) -> Table:
         columns = [[Cell(method) for method in methods], *(self._column(comparison, name) for name in names)]
-        columns.append([_count(len(group.runs)) for group in comparison.groups])
+        columns.append([number(len(group.runs)) for group in comparison.groups])
         headings = ["method", *map(heading, names), "seeds"]
         if any(group.failed for group in comparison.groups):
-            columns.append([_count(len(group.failed)) for group in comparison.groups])
+            columns.append([number(len(group.failed)) for group in comparison.groups])
             headings.append("failed")
         return Table("results", self._results_caption(comparison), headings, list(zip(*columns, strict=True)), notes)
 
@@ -213,8 +217,8 @@ class Tables:
         return Table("costs", "Costs, means per run.", ["method", *map(heading, COSTS)], rows, notes)
 
     def _cost(self, group: Group, name: str) -> Cell:
-        values = self._runs.loc[[record.key for record in group.runs], name].dropna() if group.runs else ()
-        return Cell(COSTS[name][1](mean := float(np.mean(values))), mean) if len(values) else Cell(DASH)
+        costs = self._runs.loc[[record.key for record in group.runs], name] if group.runs else pd.Series(dtype=float)
+        return number(costs.dropna().astype(float).mean(), COSTS[name][1])
 
 
 def heading(name: str) -> str:
@@ -223,41 +227,29 @@ def heading(name: str) -> str:
 
 
 def _difference_row(title: str, line: Any) -> list[Cell]:
-    defined = np.isfinite(line.effect_size)
     return [
         Cell(title),
         Cell(heading(line.metric)),
-        Cell(signed(line.difference), line.difference),
+        number(line.difference, signed),
         Cell(f"{signed(line.ci_low)} to {signed(line.ci_high)}" if line.n > 1 else DASH, line.ci_low),
         Cell(of_p(line.p).removeprefix("= "), line.p),
         Cell(of_p(line.p_holm).removeprefix("= "), line.p_holm),
-        Cell(f"{line.effect_size:.2f}".replace("-", "−"), line.effect_size) if defined else Cell(DASH),
+        number(line.effect_size, "{:.2f}".format),
         Cell(str(line.verdict)),
-        _count(line.n),
+        number(line.n),
     ]
 
 
-def _count(number: int) -> Cell:
-    return Cell(str(number), float(number))
-
-
 def _ratio(line: Any) -> Cell:
-    if line is None:
-        return Cell(DASH)
-    if np.isnan(line.gap_recovered):
-        return Cell("undefined")
-    mean, low, high = (
-        f"{round(100 * value) + 0:d}".replace("-", "−") for value in (line.gap_recovered, line.ci_low, line.ci_high)
-    )
-    return Cell(f"{mean} [{low}, {high}]", float(line.gap_recovered))
+    if line is None or np.isnan(line.gap_recovered):
+        return Cell(DASH if line is None else "undefined")
+    mean, low, high = (round(100 * value) for value in (line.gap_recovered, line.ci_low, line.ci_high))
+    return Cell(f"{mean} [{low}, {high}]".replace("-", "−"), float(line.gap_recovered))
 
 
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+def _bytes(count: float) -> str:
+    power = min(int(np.log10(max(count, 1)) / 3), 3)
+    return f"{count:.0f} B" if power == 0 else f"{count / 1000**power:.1f} {'kMG'[power - 1]}B"
 
 
 COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {  # columns of Results.runs: heading, and how it is written

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from clbench.cli.app import app
 from clbench.errors import UsageError
 from clbench.experiment import presets
-from clbench.report.commands import commands
-from clbench.report.contents import Contents
+from clbench.report.contents import Contents, commands
 from clbench.report.formats import page
 from clbench.report.tables import Choices, Tables
 from clbench.results.frames import Results
