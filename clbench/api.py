@@ -87,10 +87,10 @@ def compare(
     Raises UsageError for labels, metrics, tests and intervals that there are not.
     """
     from clbench.report.tables import Choices
-    from clbench.results import sentences
+    from clbench.results import analysis
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
-    return sentences.compare(results, a, b, metric, choices.test, choices.interval)
+    return analysis.compare(results, a, b, metric, choices.test, choices.interval)
 
 
 def load(folder: str | Path = "results/runs") -> PlottedResults:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from clbench.experiment import presets
 from clbench.results.frames import Results
-from clbench.results.markdown import markdown_table
+from clbench.results.wording import markdown_table
 from clbench.results.metrics import average_accuracy
 from clbench.results.record import SAME, RunRecord
 from clbench.results.store import SET, Store, pack

@@ -43,7 +43,7 @@ def run(
 def verify(request: Request, quiet: Quiet = False) -> None:
     """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
     from clbench.execution.sweep import prepare
-    from clbench.report.writer import console
+    from clbench.results.wording import console
     from clbench.verification.comparison import compare
     from clbench.verification.tables import print_verification, write
 

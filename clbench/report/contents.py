@@ -1,41 +1,26 @@
-"""Results → what a report says, section by section, whatever it is written in."""
+"""Results → what a report says, whatever it is written in, and the commands that make its runs again."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from clbench.report.commands import commands
-from clbench.report.tables import COMPARED, DASH, Cell, Table, Tables
+from clbench.report.tables import DASH, Cell, Table, Tables, number
 from clbench.results import names
-from clbench.results.analysis import found_in, line_of
+from clbench.results.analysis import COMPARED, found_in, tasks_in_words
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison
-from clbench.results.sentences import tasks_in_words
 from clbench.results.wording import count_of, failure_title, percent, signed, spell
 from clbench.version import __version__
 
 
-@dataclass(frozen=True)
-class Section:
-    """What a report says of one comparison."""
-
-    place: tuple[str, str, str]
-    title: str
-    about: str  # tasks and seeds, in sentences
-    training: str  # the settings that all runs share
-    findings: Sequence[str]
-    tables: Sequence[Table]
-    runs: Table
-    commands: Sequence[str]
-
-
 class Contents:
-    """What a report says: an overview, a section per comparison, failures, and what methods are."""
+    """What a report says: an overview, what there is to say of a comparison, failures, and what methods are."""
 
     def __init__(self, results: Results, tables: Tables):
         self.results, self.tables = results, tables
@@ -75,24 +60,18 @@ class Contents:
         headings += ["cannot be told from", "training (s)"]
         return Table("overview", caption, headings, rows) if rows else None
 
-    @cached_property
-    def sections(self) -> list[Section]:
-        return [self._section(comparison) for comparison in self.results.comparisons]
-
     def _answers(self, comparison: Comparison) -> Iterator[list[Cell]]:
         """Yield the overview's rows on a comparison."""
         for metric, question in (("average_accuracy", "highest average accuracy"), ("forgetting", "least forgetting")):
-            first, ties, untested = self.tables.best(comparison, metric)
+            first, ties, untested, line = self.tables.best(comparison, metric)
             if first is None:
                 continue
-            values = list(self.results.by_seed(first, metric).values())
-            line = line_of(self.tables.differences_of(comparison), first, metric)
+            values = self.results.values(first, metric)
             difference = Cell("it is the baseline")
             if line is not None:
                 text = f"to {comparison.titles[line.baseline]}: {spell(found_in(line), line.p_holm)}"
                 difference = Cell(text + (f": {line.verdict}" if line.n > 1 else ""))
             not_told = [group.title for group in ties] + [f"{group.title} (no test)" for group in untested]
-            seconds = float(np.mean([sum((record.seconds or {})["train"]) for record in first.runs]))
             yield [
                 Cell(comparison.title),
                 Cell(question),
@@ -100,43 +79,41 @@ class Contents:
                 Cell(percent(values, interval=self.tables.choices.interval), float(np.mean(values))),
                 difference,
                 Cell(", ".join(not_told) or "none"),
-                Cell(f"{seconds:.2f}", seconds),
+                number(first.train_seconds, "{:.2f}".format),
             ]
 
-    def _section(self, comparison: Comparison) -> Section:
+    def of_tasks(self, comparison: Comparison) -> str:
+        """Say what the tasks and seeds of a comparison are."""
         seeds = sorted({seed for group in comparison.finished for seed in group.seeds})
         about = f"Seeds: {', '.join(map(str, seeds))}." if seeds else "No run has finished."
         if len(seeds) == 1:
             about += " One seed: there are no intervals, and differences between methods may be chance."
-        return Section(
-            place=comparison.place,
-            title=comparison.title,
-            about=f"{tasks_in_words(comparison)} {about}".strip(),
-            training=_shared_training(comparison),
-            findings=self.tables.findings(comparison),
-            tables=self.tables.of(comparison),
-            runs=self._runs(comparison),
-            commands=commands(comparison),
-        )
+        return f"{tasks_in_words(comparison)} {about}".strip()
 
-    def _runs(self, comparison: Comparison) -> Table:
+    def of_training(self, comparison: Comparison) -> str:
+        """Say which training settings all finished runs of a comparison share."""
+        first, *others = [group.runs[0].spec["training"] for group in comparison.finished] or [{}]
+        shared = [
+            f"{name}={value}"
+            for name, value in first.items()
+            if value is not None and all(other.get(name) == value for other in others)
+        ]
+        return f"Training: {', '.join(shared)}." if shared else ""
+
+    def runs(self, comparison: Comparison) -> Table:
         """Tabulate every run of a comparison."""
-        rows = []
-        for group in comparison.groups:
-            for record in [*group.runs, *group.failed]:
-                measures = self.results.by_key(record.key)
-                seconds = float(sum((record.seconds or {}).get("train", ())))
-                rows.append(
-                    [
-                        Cell(group.title),
-                        Cell(str(record.spec["seed"]), float(record.spec["seed"])),
-                        Cell(record.status),
-                        *(_percent(measures.get(name, np.nan)) for name in COMPARED),
-                        Cell(f"{seconds:.2f}", seconds) if record.ok else Cell(DASH),
-                        Cell(str((record.environment or {}).get("device", DASH))),
-                        Cell(record.key),
-                    ]
-                )
+        rows = [
+            [
+                Cell(comparison.titles[run.label]),
+                number(run.seed),
+                Cell(run.status),
+                *(number(getattr(run, name), partial(signed, plus=False)) for name in COMPARED),
+                number(run.train_seconds, "{:.2f}".format),
+                Cell(run.processor or DASH),
+                Cell(run.key),
+            ]
+            for run in comparison.rows_of(self.results.runs)
+        ]
         headings = ["method", "seed", "status", "average accuracy (%)", "forgetting (%)", "training (s)"]
         caption = f"All runs of {comparison.title}; per cent, and seconds of training."
         return Table("runs", caption, [*headings, "device", "record"], rows)
@@ -146,16 +123,49 @@ def _distinct(environments: Sequence[Mapping[str, Any]], name: str) -> list[str]
     return sorted({str(one[name]) for one in environments if one.get(name)})
 
 
-def _percent(value: float) -> Cell:
-    return Cell(DASH) if np.isnan(value) else Cell(signed(value, plus=False), value)
+def commands(comparison: Comparison) -> list[str]:
+    """Return the commands that make a comparison's runs, failed ones included: one for all runs with equal settings."""
+    alike: dict[str, tuple[dict[str, None], dict[int, None]]] = {}  # by settings: methods and seeds, each once
+    for group in comparison.groups:
+        for record in [*group.runs, *group.failed]:
+            first, name, last = _options(record.spec)
+            names, seeds = alike.setdefault(json.dumps([first, last]), ({}, {}))
+            names[name] = seeds[record.spec["seed"]] = None
+    lines = []
+    for options, (names, seeds) in alike.items():
+        first, last = json.loads(options)
+        lines.append(shlex.join(["clbench", "run", *first, ",".join(names), "--seeds", _seeds(list(seeds)), *last]))
+    return lines
 
 
-def _shared_training(comparison: Comparison) -> str:
-    """Say which training settings all finished runs share."""
-    settings = [group.runs[0].spec["training"] for group in comparison.finished]
-    shared = [
-        f"{name}={value}"
-        for name, value in (settings[0] if settings else {}).items()
-        if value is not None and all(other.get(name) == value for other in settings)
-    ]
-    return f"Training: {', '.join(shared)}." if shared else ""
+def _options(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
+    """Return a run's options: those before its method's or row's name, the name, and those after the seeds."""
+    preset = spec.get("preset")
+    order = None if spec["class_order_rule"] == "seed" else spec["class_order_rule"]
+    if preset:
+        settings = {name: value for name, value in preset["overridden"].items() if "." in name}
+        order = order if "class_order" in preset["overridden"] else None
+        first, name = ["--preset", preset["name"], "--rows"], preset["row"]
+    else:
+        settings = {f"training.{name}": value for name, value in spec["training"].items() if value is not None}
+        first, name = ["--methods"], spec["label"]
+    last = ["--sequence", spec["sequence_label"], "--scenario", spec["scenario"], "--model", spec["model_label"]]
+    if order is not None:
+        last += ["--class-order", order if order == "fixed" else ",".join(map(str, spec["class_order"]))]
+    for setting, value in settings.items():
+        last += ["--set", f"{setting}={str(value).lower() if isinstance(value, bool) else value}"]
+    if spec.get("eval_every"):
+        last += ["--eval-every", str(spec["eval_every"])]
+    if spec.get("precision", "fp32") != "fp32":
+        last += ["--precision", spec["precision"]]
+    if spec.get("threads", 1) != 1:
+        last += ["--threads", str(spec["threads"])]
+    return first, name, [*last, "--device", spec["device"]]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Write seeds as the command line takes them: a range where they are one, else a list."""
+    ordered = sorted(seeds)
+    if ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]}-{ordered[-1]}"
+    return ",".join(map(str, ordered))

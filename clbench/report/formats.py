@@ -1,111 +1,28 @@
-"""Tables of cells → Markdown, LaTeX, HTML and the terminal."""
+"""What a report says → a page in HTML, a Markdown file, LaTeX for a paper, and tables for the terminal and a notebook.
+
+The page, which needs no other file and no network, and the Markdown are templates: `page.html` and `summary.md`.
+"""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clbench.report.tables import Cell, Table
-from clbench.results.markdown import escape_markdown, markdown_table
+from clbench.report.contents import Contents, commands
+from clbench.report.tables import Table
+from clbench.results.wording import escape_markdown, markdown_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table as RichTable
+    from jinja2 import Template
 
 # What stands around a marked cell. GitHub shows <ins> underlined, and not <u>.
 MARKDOWN: Mapping[str, str] = {"": "{}", "best": "**{}**", "tie": "<ins>{}</ins>"}
 LATEX: Mapping[str, str] = {"": "%s", "best": r"\textbf{%s}", "tie": r"\underline{%s}"}
-HTML: Mapping[str, str] = {"": "{}", "best": "<strong>{}</strong>", "tie": "<u>{}</u>"}
-TEXT_CLASS = ' class="text"'
-
-
-def markdown(table: Table) -> list[str]:
-    """Return the lines of a table in Markdown: caption, cells and notes."""
-    rows = [list(map(escape_markdown, table.headings))]
-    rows += [[MARKDOWN[cell.mark].format(escape_markdown(cell.text)) for cell in row] for row in table.rows]
-    texts = [heading for heading, is_text in zip(rows[0], table.is_text, strict=True) if is_text]
-    notes = [f"- {escape_markdown(note)}" for note in table.notes]
-    return [escape_markdown(table.caption), "", *markdown_table(rows, texts), "", *notes]
-
-
-def latex(table: Table, title: str) -> list[str]:
-    """Return the lines of a table in LaTeX, with booktabs and graphicx; as wide as the page at most."""
-    caption = escape_latex(" ".join([f"{title}.", table.caption, *table.notes]))
-    return [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{caption}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('l' if is_text else 'r' for is_text in table.is_text)}}}",
-        r"\toprule",
-        _latex_row(map(escape_latex, table.headings)),
-        r"\midrule",
-        *(_latex_row(LATEX[cell.mark] % escape_latex(cell.text) for cell in row) for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\end{table}",
-        "",
-    ]
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return rf"{' & '.join(cells)} \\"
-
-
-def as_html(table: Table, caption: str | None = None) -> str:
-    """Return a table in HTML. A cell's `data-value` is the number that it is sorted by."""
-    head = "".join(
-        f'<th scope="col"{TEXT_CLASS * is_text}>{html.escape(heading)}</th>'
-        for heading, is_text in zip(table.headings, table.is_text, strict=True)
-    )
-    rows = []
-    for row in table.rows:
-        cells = "".join(_html_cell(cell, is_text) for cell, is_text in zip(row[1:], table.is_text[1:], strict=True))
-        rows.append(f'<tr><th scope="row">{html.escape(row[0].text)}</th>{cells}</tr>')
-    caption = html.escape(caption or table.name)
-    body = "\n".join(rows)
-    return f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
-
-
-def _html_cell(cell: Cell, is_text: bool) -> str:
-    kind = TEXT_CLASS * is_text
-    if cell.value is not None and cell.value == cell.value:  # not NaN
-        kind += f' data-value="{cell.value:.9g}"'
-    return f"<td{kind}>{HTML[cell.mark].format(html.escape(cell.text))}</td>"
-
-
-def rich_table(table: Table, title: str) -> RichTable:
-    """Return a table for a terminal; long names are folded."""
-    from rich import box  # here, so that records are read and pages written without it
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(
-        title=Text(title),
-        caption=Text(table.caption),
-        box=box.SIMPLE,
-        title_justify="left",
-        caption_justify="left",
-    )
-    shown.add_column(table.headings[0], overflow="fold")
-    for heading in table.headings[1:]:
-        shown.add_column(heading, justify="right", no_wrap=len(heading) < 12)
-    for row in table.rows:
-        shown.add_row(*(Text(cell.text) for cell in row))
-    return shown
-
-
-def console() -> Console:
-    """Return standard output for tables: nothing is folded in a pipe or a file."""
-    from rich.console import Console  # as above
-
-    output = Console(highlight=False)
-    if not output.is_terminal and output.width < 200:
-        output.width = 200
-    return output
-
-
 _LATEX = {character: rf"\{character}" for character in "{}$&#%_"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -120,6 +37,89 @@ _LATEX = {character: rf"\{character}" for character in "{}$&#%_"} | {
     "]": "{]}",
     "*": "{*}",
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a report: its name in the folder of figures, what it shows, and a PNG or SVG file for the page."""
+
+    name: str
+    title: str
+    path: Path | None = None
+    wide: bool = False  # whether it takes the page's whole width
+
+    @property
+    def source(self) -> str:
+        assert self.path is not None
+        kind = {".png": "png", ".svg": "svg+xml"}[self.path.suffix]
+        return f"data:image/{kind};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+
+
+Pictures = Mapping[tuple[str, ...], Sequence[Picture]]  # by place: a comparison's, or a scenario's alone
+
+
+def page(contents: Contents, pictures: Pictures | None = None, waiting: bool = False) -> str:
+    """Return the page. `waiting`: more figures are to come."""
+    return _template("page.html").render(contents=contents, pictures=pictures or {}, waiting=waiting)
+
+
+def table_in_html(table: Table, caption: str) -> str:
+    """Return a table in HTML."""
+    return str(_template("table.html").module.table(table, caption))  # type: ignore[attr-defined]
+
+
+def markdown(contents: Contents, pictures: Pictures | None = None) -> str:
+    """Return `summary.md`."""
+    text = _template("summary.md").render(contents=contents, pictures=pictures or {})
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    rows = [list(map(escape_markdown, table.headings))]
+    rows += [[MARKDOWN[cell.mark].format(escape_markdown(cell.text)) for cell in row] for row in table.rows]
+    return "\n".join(markdown_table(rows, [rows[0][i] for i, is_text in enumerate(table.is_text) if is_text]))
+
+
+def _fenced(lines: Sequence[str]) -> str:
+    """Show lines as they are, behind a fence that none of them can close."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence, *(" ".join(line.splitlines()) for line in lines), fence])
+
+
+@cache
+def _template(name: str) -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape  # not for a terminal's tables
+
+    loader = PackageLoader("clbench.report", ".")
+    environment = Environment(loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined)
+    environment.filters |= {"escaped": escape_markdown, "fenced": _fenced, "as_table": _markdown_table}
+    environment.globals["commands"] = commands
+    return environment.get_template(name)
+
+
+def latex(contents: Contents) -> str:
+    """Return `summary.tex`: the tables for a paper, as wide as its page at most."""
+    lines = [r"% needs \usepackage{booktabs,graphicx}; methods.bib has the papers of the methods", ""]
+    for comparison in contents.results.comparisons:
+        for table in contents.tables.of(comparison):
+            caption = escape_latex(" ".join([f"{comparison.title}.", table.caption, *table.notes]))
+            lines += [
+                rf"\begin{{table}}\centering\caption{{{caption}}}",
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                rf"\begin{{tabular}}{{{''.join('l' if is_text else 'r' for is_text in table.is_text)}}}",
+                r"\toprule",
+                _latex_row(map(escape_latex, table.headings)),
+                r"\midrule",
+                *(_latex_row(LATEX[cell.mark] % escape_latex(cell.text) for cell in row) for row in table.rows),
+                r"\bottomrule\end{tabular}}\end{table}",
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
 
 
 def escape_latex(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Results → tables of cells. How a table is written in Markdown, LaTeX, HTML and a terminal stands in `formats`."""
+"""Results → tables of cells. `formats` writes them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.results.analysis import Best, baseline_of, best, differences, gap_recovered
+from clbench.results.analysis import (
+    COMPARED,
+    Best,
+    baseline_of,
+    best,
+    differences,
+    findings,
+    gap_recovered,
+    unequal_budgets,
+)
 from clbench.results.frames import METRIC_NAMES, TOTALS, Results
-from clbench.results.groups import PLACE, Comparison, Group
+from clbench.results.groups import Comparison, Group
 from clbench.results.references import BASELINE
-from clbench.results.sentences import findings, unequal_budgets
 from clbench.results.statistics import IntervalKind, Test
 from clbench.results.wording import count_of, of_p, percent, signed
 
 DASH = "–"
 GAP = "gap_recovered"
-COMPARED = ("average_accuracy", "forgetting")  # metrics that are compared with the baseline, and shown in a terminal
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,11 @@ class Cell:
     text: str
     value: float | None = None
     mark: Literal["", "best", "tie"] = ""
+
+
+def number(value: float | None, write: Callable[[float], str] = "{:.0f}".format) -> Cell:
+    """Return a cell that is sorted by a number; a dash where it is None or NaN."""
+    return Cell(DASH) if value is None or np.isnan(value) else Cell(write(value).replace("-", "−"), float(value))
 
 
 @dataclass(frozen=True)
@@ -82,22 +94,18 @@ class Tables:
         self.results, self.choices = results, choices or Choices()
         baseline, test, interval = self.choices.baseline, self.choices.test, self.choices.interval
         self.gap = gap_recovered(results)
-        frames = [differences(results, metric, baseline, test, interval) for metric in COMPARED]
-        self.differences = pd.concat([frame for frame in frames if not frame.empty] or frames[:1])
-        self._gap_at, self._differences_at = _by_place(self.gap), _by_place(self.differences)
+        self.differences = differences(results, COMPARED, baseline, test, interval)
         runs = results.runs
-        self._costs = {} if runs.empty else runs.groupby("key")[list(COSTS)].first().to_dict("index")
+        self._runs = runs if runs.empty else runs.set_index("key")
         self.notes = [*self._untested(), *self._doubtful_baselines()]
 
     def _untested(self) -> list[str]:
         """Say how many differences are too few for Wilcoxon's test."""
-        untested = self.differences[(self.differences["verdict"] == "no test") & (self.differences["n"] > 1)]
-        if self.choices.test != "wilcoxon" or untested.empty:
-            return []
-        return [
-            f"{count_of(len(untested), 'difference')} without a test: Wilcoxon's signed-rank test cannot reach "
-            "p < 0.05 with fewer than six seeds that differ"
-        ]
+        count = int(((self.differences["verdict"] == "no test") & (self.differences["n"] > 1)).sum())
+        reason = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six seeds that differ"
+        return [f"{count_of(count, 'difference')} without a test: {reason}"] * (
+            self.choices.test == "wilcoxon" and count > 0
+        )
 
     def _doubtful_baselines(self) -> list[str]:
         """Say where the baseline is one of several variants of fine-tuning, and nobody chose it."""
@@ -123,19 +131,19 @@ class Tables:
         return findings(self.results, comparison, lines, self.choices.test, self.choices.interval)
 
     def best(self, comparison: Comparison, metric: str) -> Best:
-        """Return the best method by a metric, and how sure that is: see `analysis.best`."""
+        """See `analysis.best`."""
         return best(self.results, comparison, metric, self.choices.test, self.differences_of(comparison))
 
     def differences_of(self, comparison: Comparison) -> list[Any]:
         """Return a comparison's rows of `differences`, as named tuples."""
-        return self._differences_at.get(comparison.place, [])
+        return comparison.rows_of(self.differences)
 
     def results_table(self, comparison: Comparison) -> Table:
         """Tabulate metrics over seeds in per cent, and mark the best and ties; with failed runs if there are any."""
         names = list(self.choices.columns)
         if not names:
             names = [name for name in METRIC_NAMES if any(self.results.by_seed(g, name) for g in comparison.finished)]
-            names += [GAP] * bool(self._gap_at.get(comparison.place))
+            names += [GAP] * bool(comparison.rows_of(self.gap))
         marks = (
             "Bold: the best mean, joint training aside; underlined: a paired test cannot tell it from the best (Holm, "
             "5 % level). Lower is better for forgetting and intransigence."
@@ -151,10 +159,10 @@ class Tables:
         self, comparison: Comparison, names: Sequence[str], methods: Sequence[str], notes: Sequence[str] = ()
     ) -> Table:
         columns = [[Cell(method) for method in methods], *(self._column(comparison, name) for name in names)]
-        columns.append([_count(len(group.runs)) for group in comparison.groups])
+        columns.append([number(len(group.runs)) for group in comparison.groups])
         headings = ["method", *map(heading, names), "seeds"]
         if any(group.failed for group in comparison.groups):
-            columns.append([_count(len(group.failed)) for group in comparison.groups])
+            columns.append([number(len(group.failed)) for group in comparison.groups])
             headings.append("failed")
         return Table("results", self._results_caption(comparison), headings, list(zip(*columns, strict=True)), notes)
 
@@ -170,14 +178,14 @@ class Tables:
     def _column(self, comparison: Comparison, name: str) -> list[Cell]:
         """Return a column's cells, one per group."""
         if name == GAP:
-            found = {line.label: line for line in self._gap_at.get(comparison.place, [])}
+            found = {line.label: line for line in comparison.rows_of(self.gap)}
             return [_ratio(found.get(group.label)) for group in comparison.groups]
         if name in COSTS:
             return [self._cost(group, name) for group in comparison.groups]
-        first, ties, _ = self.best(comparison, name)
+        first, ties, *_ = self.best(comparison, name)
         cells = []
         for group in comparison.groups:
-            values = list(self.results.by_seed(group, name).values())
+            values = self.results.values(group, name)
             mark: Any = "best" if group is first else "tie" if any(group is tie for tie in ties) else ""
             text = percent(values, len(group.runs), self.choices.interval)
             cells.append(Cell(text, float(np.mean(values)) if values else None, mark * (len(comparison.finished) > 1)))
@@ -209,12 +217,8 @@ class Tables:
         return Table("costs", "Costs, means per run.", ["method", *map(heading, COSTS)], rows, notes)
 
     def _cost(self, group: Group, name: str) -> Cell:
-        values = [self._costs[record.key][name] for record in group.runs]
-        values = [float(value) for value in values if not pd.isna(value)]
-        if not values:
-            return Cell(DASH)
-        mean = float(np.mean(values))
-        return Cell(COSTS[name][1](mean), mean)
+        costs = self._runs.loc[[record.key for record in group.runs], name] if group.runs else pd.Series(dtype=float)
+        return number(costs.dropna().astype(float).mean(), COSTS[name][1])
 
 
 def heading(name: str) -> str:
@@ -222,50 +226,30 @@ def heading(name: str) -> str:
     return COSTS[name][0] if name in COSTS else name.replace("_", " ")
 
 
-def _by_place(frame: pd.DataFrame) -> dict[tuple[str, ...], list[Any]]:
-    """Return a data frame's rows as named tuples, by comparison."""
-    rows: dict[tuple[str, ...], list[Any]] = {}
-    for row in frame.itertuples():
-        rows.setdefault(tuple(getattr(row, name) for name in PLACE), []).append(row)
-    return rows
-
-
 def _difference_row(title: str, line: Any) -> list[Cell]:
-    defined = np.isfinite(line.effect_size)
     return [
         Cell(title),
         Cell(heading(line.metric)),
-        Cell(signed(line.difference), line.difference),
+        number(line.difference, signed),
         Cell(f"{signed(line.ci_low)} to {signed(line.ci_high)}" if line.n > 1 else DASH, line.ci_low),
         Cell(of_p(line.p).removeprefix("= "), line.p),
         Cell(of_p(line.p_holm).removeprefix("= "), line.p_holm),
-        Cell(f"{line.effect_size:.2f}".replace("-", "−"), line.effect_size) if defined else Cell(DASH),
+        number(line.effect_size, "{:.2f}".format),
         Cell(str(line.verdict)),
-        _count(line.n),
+        number(line.n),
     ]
 
 
-def _count(number: int) -> Cell:
-    return Cell(str(number), float(number))
-
-
 def _ratio(line: Any) -> Cell:
-    if line is None:
-        return Cell(DASH)
-    if np.isnan(line.gap_recovered):
-        return Cell("undefined")
-    mean, low, high = (
-        f"{round(100 * value) + 0:d}".replace("-", "−") for value in (line.gap_recovered, line.ci_low, line.ci_high)
-    )
-    return Cell(f"{mean} [{low}, {high}]", float(line.gap_recovered))
+    if line is None or np.isnan(line.gap_recovered):
+        return Cell(DASH if line is None else "undefined")
+    mean, low, high = (round(100 * value) for value in (line.gap_recovered, line.ci_low, line.ci_high))
+    return Cell(f"{mean} [{low}, {high}]".replace("-", "−"), float(line.gap_recovered))
 
 
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+def _bytes(count: float) -> str:
+    power = min(int(np.log10(max(count, 1)) / 3), 3)
+    return f"{count:.0f} B" if power == 0 else f"{count / 1000**power:.1f} {'kMG'[power - 1]}B"
 
 
 COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {  # columns of Results.runs: heading, and how it is written

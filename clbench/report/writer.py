@@ -10,20 +10,21 @@ from pathlib import Path
 
 from clbench.errors import UsageError
 from clbench.report.contents import Contents
-from clbench.report.documents import latex_document, markdown_document
-from clbench.report.figures.files import FigureFolder, Figures, check_format, write
+from clbench.report.figures.files import FigureFolder, Figures, check_format
 from clbench.report.figures.kinds import FIGURES, Width
-from clbench.report.formats import as_html, console, rich_table
-from clbench.report.page import Picture, render
+from clbench.report.formats import Picture, latex, markdown, page, table_in_html
 from clbench.report.tables import Tables
 from clbench.results.frames import Results
+from clbench.results.store import write_whole
+from clbench.results.wording import console, rich_table
 
 
 def print_tables(results: Results, tables: Tables | None = None) -> None:
     """Print a table per comparison to standard output."""
     tables, output = tables or Tables(results), console()
     for comparison in results.comparisons:
-        output.print(rich_table(tables.terminal_table(comparison), comparison.title))
+        table = tables.terminal_table(comparison)
+        output.print(rich_table(comparison.title, table.texts, caption=table.caption))
 
 
 def html_tables(results: Results) -> str:
@@ -31,7 +32,7 @@ def html_tables(results: Results) -> str:
     tables, parts = Tables(results), []
     for comparison in results.comparisons:
         table = tables.results_table(comparison)
-        parts.append(as_html(table, f"{comparison.title}. {table.caption}"))
+        parts.append(table_in_html(table, f"{comparison.title}. {table.caption}"))
     notes = "".join(f"<li>{html.escape(line)}</li>" for line in [*results.warnings, *results.problems])
     return "".join(parts) + (f"<ul>{notes}</ul>" if notes else "")
 
@@ -64,10 +65,10 @@ class Report:
                 "runs.csv": results.runs.to_csv(index=False),
                 "differences.csv": tables.differences.to_csv(index=False),
                 "gap_recovered.csv": tables.gap.to_csv(index=False),
-                "summary.tex": latex_document(self.contents),
+                "summary.tex": latex(self.contents),
                 "methods.bib": self.contents.bibliography,
             }
-            paths = [write(self.folder / name, text.encode()) for name, text in texts.items()]
+            paths = [write_whole(self.folder / name, text.encode()) for name, text in texts.items()]
             self.waiting = bool(self.figures.missing)
             return paths + self._write_texts(self.figures.ready(), self.waiting)
 
@@ -81,25 +82,19 @@ class Report:
 
     def _write_texts(self, figures: Figures, waiting: bool = False) -> list[Path]:
         """Write the page and the Markdown with the figures that there are; `waiting`: more are to come."""
-        page = render(self.contents, self._pictures(figures), waiting)
-        texts = {"summary.md": markdown_document(self.contents, figures.links), "report.html": page}
-        return [write(self.folder / name, text.encode()) for name, text in texts.items()]
-
-    def _pictures(self, figures: Figures) -> dict[tuple[str, ...], list[Picture]]:
-        suffix = next((f".{name}" for name in ("png", "svg") if name in self.formats), None)  # that a page can show
-        if suffix is None:
-            return {}
-        return {
-            place: [
-                Picture(
-                    (self.folder / "figures" / name).with_suffix(suffix),
-                    f"{FIGURES[kind].title}: {', '.join(place)}",
-                    (self.width or FIGURES[kind].width) == "page",
-                )
-                for kind, name in links.items()
-            ]
-            for place, links in figures.links.items()
+        pictures = {
+            place: [self._picture(kind, name) for kind, name in links.items()] for place, links in figures.links.items()
         }
+        texts = {
+            "summary.md": markdown(self.contents, pictures),
+            "report.html": page(self.contents, pictures, waiting),
+        }
+        return [write_whole(self.folder / name, text.encode()) for name, text in texts.items()]
+
+    def _picture(self, kind: str, name: str) -> Picture:
+        path = self.folder / "figures" / name
+        shown = next((path.with_suffix(f".{one}") for one in ("png", "svg") if one in self.formats), None)
+        return Picture(name, FIGURES[kind].title, shown, (self.width or FIGURES[kind].width) == "page")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

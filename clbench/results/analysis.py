@@ -1,7 +1,11 @@
-"""What results say of methods against each other, paired by seed: methods share a seed's weights and batches."""
+"""What results say of methods against each other, in numbers and in sentences.
+
+Methods are paired by seed: they share a seed's weights and batches.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,8 +27,10 @@ from clbench.results.statistics import (
     paired,
     ratio_of_means,
 )
+from clbench.results.wording import percent, spell
 
 LOWER_IS_BETTER = frozenset({"forgetting", "intransigence"})
+COMPARED = ("average_accuracy", "forgetting")  # metrics that a report compares with the baseline
 FEWEST_SEQUENCES = 5  # to rank methods over
 OF_A_PAIR = ("n", "difference", "ci_low", "ci_high", "p", "p_holm", "effect_size", "verdict")
 
@@ -90,30 +96,33 @@ def difference(
 
 def differences(
     results: Results,
-    metric: str = "average_accuracy",
+    metric: str | Sequence[str] = "average_accuracy",
     baseline: str | None = None,
     test: Test = "t",
     interval: IntervalKind = "t",
 ) -> pd.DataFrame:
-    """Compare every method with a baseline, paired by seed: a row per group but the baseline's, as fractions.
+    """Compare every method with a baseline, paired by seed: a row per metric and group, as fractions.
 
     `p_holm` is corrected over the methods of a comparison. `verdict` is better, worse, undecided, or 'no test' of one
     seed. The baseline is fine-tuning by default, or else the first method. Raises UsageError for labels, metrics and
     tests that cannot be used.
     """
-    check_metric(metric)
+    metrics = [metric] if isinstance(metric, str) else metric
+    for name in metrics:
+        check_metric(name)
     check_labels(results, baseline)
     rows: list[tuple] = []
-    for comparison in results.comparisons:
+    for name, comparison in itertools.product(metrics, results.comparisons):
         base = baseline_of(comparison, baseline)
         if base is None:
             continue
         others = [group for group in comparison.finished if group is not base]
-        found = [(group, difference(results, group, base, metric, test, interval)) for group in others]
+        found = [(group, difference(results, group, base, name, test, interval)) for group in others]
         pairs = [(group, one) for group, one in found if one is not None]
         for (group, one), p_holm in zip(pairs, holm([one.p for _, one in pairs]), strict=True):
-            place = (*comparison.place, metric, group.label, base.label)
-            rows.append((*place, *one[:5], p_holm, one.effect_size, verdict_of(one.mean, p_holm, metric)))
+            verdict = verdict_of(one.mean, p_holm, name)
+            row = (*comparison.place, name, group.label, base.label, *one[:5], p_holm, one.effect_size, verdict)
+            rows.append(row)
     return pd.DataFrame(rows, columns=[*PLACE, "metric", "label", "baseline", *OF_A_PAIR])
 
 
@@ -181,11 +190,15 @@ def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
 
 
 class Best(NamedTuple):
-    """The group with the best mean, those that a paired test can't tell from it, and those that there is no test of."""
+    """The group with the best mean, those that a paired test can't tell from it, and those that there is no test of.
+
+    `line` is its row of `differences`, if it has one: found against the baseline.
+    """
 
     group: Group | None
     ties: list[Group]
     untested: list[Group]
+    line: Any
 
 
 def best(results: Results, comparison: Comparison, metric: str, test: Test = "t", lines: Sequence[Any] = ()) -> Best:
@@ -197,7 +210,7 @@ def best(results: Results, comparison: Comparison, metric: str, test: Test = "t"
     groups = [group for group in comparison.finished if results.values(group, metric)]
     groups = [group for group in groups if group.method != UPPER_BOUND] or groups
     if not groups:
-        return Best(None, [], [])
+        return Best(None, [], [], None)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     first = max(groups, key=lambda group: sign * np.mean(results.values(group, metric)))
     others = [group for group in groups if group is not first]
@@ -205,19 +218,127 @@ def best(results: Results, comparison: Comparison, metric: str, test: Test = "t"
     p = [np.nan if one is None else one.p for one in found]
     untested = [group for group, one in zip(others, p, strict=True) if np.isnan(one)]
     ties = [group for group, one in zip(others, holm(p), strict=True) if one >= ALPHA]
-    line = line_of(lines, first, metric)
+    line = next((line for line in lines if line.label == first.label and line.metric == metric), None)
     if line is not None and line.verdict != "no test":
         base = next(group for group in comparison.finished if group.label == line.baseline)
         ties = [group for group in ties if group is not base]
         ties += [base] if line.verdict == "undecided" and base in groups else []
-    return Best(first, ties, untested)
-
-
-def line_of(lines: Sequence[Any], group: Group, metric: str) -> Any:
-    """Return a group's line for a metric among those of a comparison's `differences`, or None."""
-    return next((line for line in lines if line.label == group.label and line.metric == metric), None)
+    return Best(first, ties, untested, line)
 
 
 def found_in(line: Any) -> Paired:
     """Return what was found of a pair from its line of `differences`."""
     return Paired(line.n, line.difference, line.ci_low, line.ci_high, line.p, line.effect_size)
+
+
+# In sentences
+
+
+def compare(
+    results: Results, a: str, b: str, metric: str = "average_accuracy", test: Test = "t", interval: IntervalKind = "t"
+) -> list[str]:
+    """Say in a line per comparison that has both whether a is better than b; p by Holm over the lines.
+
+    Raises UsageError for labels and metrics that there are not, and where no comparison has both over the same seeds.
+    """
+    check_metric(metric)
+    check_labels(results, a, b)
+    if a == b:
+        raise UsageError(f"{a} is compared with itself: name two methods")
+    found = []
+    for place in results.comparisons:
+        one, other = baseline_of(place, a), baseline_of(place, b)
+        if one is not None and other is not None and one is not other:
+            pairs = difference(results, one, other, metric, test, interval)
+            if pairs is not None:
+                found.append((place, one, other, pairs))
+    if not found:
+        raise UsageError(
+            f"{a} and {b} have no finished runs of the same seeds, with {metric} defined, in any comparison"
+        )
+    if test == "wilcoxon" and all(np.isnan(pairs.p) for *_, pairs in found):
+        place, one, other, _ = found[0]
+        ours, theirs = results.by_seed(one, metric), results.by_seed(other, metric)
+        paired([ours[seed] - theirs[seed] for seed in ours if seed in theirs], test)  # raises, and says why
+    words = {"better": "is better than", "worse": "is worse than", "undecided": "can't be told from"}
+    lines = []
+    for (place, one, other, pairs), p in zip(found, holm([pairs.p for *_, pairs in found]), strict=True):
+        relation = words.get(verdict_of(pairs.mean, p, metric), "has no test against")
+        line = f"{place.title}: {one.label} {relation} {other.label} in {metric.replace('_', ' ')}: "
+        lines.append(line + spell(pairs, p if len(found) > 1 else None))
+    return lines
+
+
+def findings(
+    results: Results, comparison: Comparison, lines: Sequence[Any], test: Test = "t", interval: IntervalKind = "t"
+) -> list[str]:
+    """Say in sentences which methods are best, how sure that is, and what it cost.
+
+    `lines` are the rows of this comparison's `differences` to the baseline, as named tuples.
+    """
+    sentences: list[str] = []
+    winners: list[Group] = []
+    base = None
+    for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
+        first, ties, untested, line = best(results, comparison, metric, test, lines)
+        if first is None:
+            continue
+        text = f"{what}: {first.title}, {percent(results.values(first, metric), interval=interval)} %"
+        bounds = [group for group in comparison.finished if group.method == UPPER_BOUND and group is not first]
+        if bounds and (upper := results.values(bounds[0], metric)):
+            text += f" ({bounds[0].title}, which sees all data: {percent(upper, interval=interval)} %)"
+        if line is not None:
+            base = next(group for group in comparison.finished if group.label == line.baseline)
+            there = percent(results.values(base, metric), interval=interval)
+            text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
+            text += f": {line.verdict}" if line.n > 1 else ""
+        sure = []
+        if ties:
+            names = ", ".join(group.title for group in ties)
+            sure.append(f"A paired test cannot tell {first.title} from {names}, which does not make them equal")
+        if untested:
+            sure.append(f"There is no test against {', '.join(group.title for group in untested)}")
+        if not sure and len(comparison.finished) > 1 + len(bounds):
+            sure.append(f"A paired test tells {first.title} from every other method")
+        sentences.append(". ".join([text, *sure]) + ".")
+        if first not in winners:
+            winners.append(first)
+    return sentences + [_price(group, base) for group in winners]
+
+
+def _price(group: Group, base: Group | None) -> str:
+    """Say in a sentence what a run of a method costs, beside one of the baseline."""
+    text = f"A run of {group.title} trains for {group.train_seconds:.3g} s"
+    if base is not None and base is not group and base.train_seconds:
+        ratio = f"{group.train_seconds / base.train_seconds:.2g}"
+        text += f", {'as long' if ratio == '1' else f'{ratio} times as long'} as one of {base.title}"
+    return text + "."
+
+
+def tasks_in_words(comparison: Comparison) -> str:
+    """Say of a built-in split sequence how many tasks and classes it has, and what guessing scores; of others, ''.
+
+    Guessing is among the classes of the image's task, or of all tasks in the class scenario.
+    """
+    record = next((record for group in comparison.finished for record in group.runs), None)
+    if record is None or record.spec["code"].get("sequence") or not record.spec["sequence"].startswith("split-"):
+        return ""
+    classes, tasks = len(record.spec["class_order"]), len(record.updates or ())
+    guess = 100 / (classes if comparison.scenario == "class" else classes / tasks)
+    return f"{tasks} tasks of {classes // tasks} classes; guessing is right in {guess:.3g} %."
+
+
+def unequal_budgets(comparison: Comparison, tolerance: float = 0.05) -> list[str]:
+    """Say which methods took more or fewer updates or images than most: their accuracy has another price."""
+    ratios: dict[str, list[str]] = {}
+    for name in ("updates", "images"):
+        means = {
+            group.title: float(np.mean([sum(getattr(record, name)) for record in group.runs]))
+            for group in comparison.finished
+        }
+        values = list(means.values())
+        usual = max(values, key=lambda value: (values.count(value), -value), default=0.0)
+        for title, mean in means.items():
+            if usual and abs(mean / usual - 1) > tolerance:
+                ratios.setdefault(title, []).append(f"{mean / usual:.2f} times the {name}")
+    return [f"{title} took {' and '.join(parts)} of most methods" for title, parts in ratios.items()]

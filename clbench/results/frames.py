@@ -97,22 +97,16 @@ class Results:
             "shared_first_task": record.shared_first_task,
             "weights_hash": record.weights_hash,
             "device": record.spec.get("device"),
+            "processor": (record.environment or {}).get("device"),
             "error": record.reason,
         }
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A row per finished run and metric defined for it: its names, its seed, the metric and its value."""
-        return pd.DataFrame(
-            [
-                (*comparison.place, group.method, group.label, record.spec["seed"], name, value)
-                for comparison, group in self.groups
-                for record in group.runs
-                for name, value in self._measures[record.key].items()
-                if not np.isnan(value)
-            ],
-            columns=[*PLACE, "method", "label", "seed", "metric", "value"],
-        )
+        names = [*PLACE, "method", "label", "seed"]
+        rows = self.runs.melt(names, METRIC_NAMES, "metric", ignore_index=False)
+        return rows.dropna(subset="value").sort_index(kind="stable").reset_index(drop=True)
 
     def summary(self, interval: IntervalKind = "t") -> pd.DataFrame:
         """Return a row per group and metric: n, mean, std and 95 % interval over seeds (NaN where n = 1)."""
@@ -180,10 +174,6 @@ class Results:
     def values(self, group: Group, metric: str) -> list[float]:
         """Return the metric's values over the seeds for which it is defined."""
         return list(self.by_seed(group, metric).values())
-
-    def by_key(self, key: str) -> dict[str, float]:
-        """Return a run's metrics by the key of its record, NaN where undefined; none of a failed run."""
-        return self._measures[key]
 
 
 def _total(costs: Mapping[str, Any] | None, name: str) -> float | None:

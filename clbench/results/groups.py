@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from clbench.results import metrics, names
 from clbench.results.metrics import Array, View
@@ -47,6 +48,11 @@ class Group:
     @property
     def seeds(self) -> list[int]:
         return [record.spec["seed"] for record in self.runs]
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of training a run, mean over seeds."""
+        return float(np.mean([sum((record.seconds or {})["train"]) for record in self.runs]))
 
     def accuracy(self, view: View) -> Array:
         """Return the accuracy matrices, NaN where not measured: [seeds, T+1, T]."""
@@ -104,6 +110,10 @@ class Comparison:
     @property
     def finished(self) -> list[Group]:
         return [group for group in self.groups if group.runs]
+
+    def rows_of(self, frame: pd.DataFrame) -> list[Any]:
+        """Return the rows of a data frame on several comparisons that are of this one, as named tuples."""
+        return list(frame[(frame[list(PLACE)] == list(self.place)).all(axis=1)].itertuples())
 
     def accuracy(self) -> dict[str, Array]:
         """Return each label's matrices in the scenario's primary view: [seeds, T+1, T]."""

@@ -27,6 +27,11 @@ class Interval(NamedTuple):
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
+    @property
+    def half(self) -> NDArray[np.float64] | None:
+        """Half of what a symmetric interval spans, None where n = 1."""
+        return None if self.n == 1 else self.high - self.mean
+
 
 class Paired(NamedTuple):
     """The mean of n paired differences, its 95 % interval, the two-sided p value of a test that it is 0, and its size.

@@ -32,7 +32,7 @@ class Store:
 
     def write(self, record: RunRecord) -> Path:
         """Write one record atomically and return its path."""
-        return _write(self._path(record.key), record_text(record).encode())
+        return write_whole(self._path(record.key), record_text(record).encode())
 
     def read(self) -> tuple[dict[str, RunRecord], list[str]]:
         """Return the good records by key, and a line for each damaged one."""
@@ -77,8 +77,7 @@ class Store:
         except FileNotFoundError:
             return
         except (OSError, ClbenchError):
-            names = (path.with_name(f"{path.name}.damaged{f'-{n}' if n else ''}") for n in itertools.count())
-            path.rename(next(name for name in names if not name.exists()))
+            path.rename(unused(path.parent, f"{path.name}.damaged-"))
 
     def paths(self) -> Iterator[Path]:
         """Yield the files that hold records: the set, then those of single records by name."""
@@ -118,7 +117,7 @@ def is_set(path: Path) -> bool:
 def write_set(path: Path, records: Iterable[RunRecord]) -> None:
     """Write records as a set in one file, atomically; the same records give the same bytes."""
     lines = [record_text(record) for record in sorted(records, key=lambda record: record.key)]
-    _write(path, gzip.compress("".join(lines).encode(), mtime=0))
+    write_whole(path, gzip.compress("".join(lines).encode(), mtime=0))
 
 
 def pack(folder: Path) -> None:
@@ -181,8 +180,8 @@ def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
             yield f"{path.name}, line {number}", line
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file so that it is there whole or not at all."""
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file so that it is there whole or not at all, and return its path."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -194,3 +193,9 @@ def _write(path: Path, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def unused(folder: Path, before: str, after: str = "") -> Path:
+    """Return a path in a folder that is not there yet: a number, from 1, between the two parts of its name."""
+    paths = (folder / f"{before}{number}{after}" for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())

@@ -1,12 +1,18 @@
-"""How numbers and runs are written in tables and sentences."""
+"""How numbers, runs and tables are written for people: in sentences, in Markdown and in a terminal."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from clbench.results.record import RunRecord
 from clbench.results.statistics import IntervalKind, Paired, mean_interval
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
 
 
 def percent(values: Sequence[float], runs: int | None = None, interval: IntervalKind = "t") -> str:
@@ -58,3 +64,48 @@ def failure_title(record: RunRecord) -> str:
     spec = record.spec
     where = f"{spec['label']}, {spec['sequence_label']}, {spec['scenario']}, {spec['model_label']}, seed {spec['seed']}"
     return f"{where}: {record.reason}"
+
+
+def escape_markdown(text: str) -> str:
+    """Make any text plain in Markdown, on one line; a bracket or sign that means nothing there stays as it is."""
+    one_line = " ".join(text.split())
+    one_line = re.sub(r"&(?=[#\w])", "&amp;", one_line)
+    one_line = re.sub(r"<(?=[\w/!?])", "&lt;", one_line)
+    return re.sub(r"([\\`*_\[|#~$]|^>)", r"\\\1", one_line)
+
+
+def markdown_table(rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> list[str]:
+    """Return the lines of a table, headings first, cells as they are.
+
+    The first column is text, as are those under the headings `texts`; all others are numbers.
+    """
+    rule = ["---", *("---" if heading in texts else "---:" for heading in rows[0][1:])]
+    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+
+
+def rich_table(title: str, rows: Sequence[Sequence[str]], texts: Sequence[str] = (), caption: str = "") -> RichTable:
+    """Return a table for a terminal, headings first; long names are folded. `texts` as in `markdown_table`."""
+    from rich import box  # here, so that records are read and pages written without it
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(title=Text(title), caption=Text(caption), box=box.SIMPLE)
+    table.title_justify = table.caption_justify = "left"
+    for column, heading in enumerate(rows[0]):
+        if column == 0 or heading in texts:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=len(heading) < 12)
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def console() -> Console:
+    """Return standard output for tables: nothing is folded in a pipe or a file."""
+    from rich.console import Console  # as above
+
+    output = Console(highlight=False)
+    if not output.is_terminal and output.width < 200:
+        output.width = 200
+    return output

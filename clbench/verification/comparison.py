@@ -17,7 +17,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from clbench.experiment.presets import Preset, Published, Row
-from clbench.results.metrics import average_accuracy
 from clbench.results.record import RunRecord
 from clbench.results.statistics import LEVEL, POWER, holm, paired
 
@@ -91,30 +90,28 @@ class Verification:
 
 def compare(preset: Preset, records: Sequence[RunRecord]) -> Verification:
     """Compare records of a preset's runs with what was published; records of other runs are left aside."""
+    made = [record for record in records if (record.spec.get("preset") or {}).get("name") == preset.name]
     groups: dict[Key, list[RunRecord]] = {}
     overridden: dict[str, None] = {}
-    for record in records:
-        origin = record.spec.get("preset") or {}
-        if origin.get("name") == preset.name:
-            groups.setdefault((origin["row"], record.spec["scenario"]), []).append(record)
-            overridden |= dict.fromkeys(f"{name} = {value}" for name, value in origin["overridden"].items())
-    frame = pd.DataFrame(
-        [
-            _line(preset, row, scenario, groups[row.label, scenario])
-            for row, scenario in itertools.product(preset.rows, preset.scenarios)
-            if (row.label, scenario) in groups
-        ]
-    )
-    if preset.published is not None and len(frame):
-        _judge(frame, preset)
+    for record in made:
+        asked = record.spec["preset"]
+        groups.setdefault((asked["row"], record.spec["scenario"]), []).append(record)
+        overridden |= dict.fromkeys(f"{name} = {value}" for name, value in asked["overridden"].items())
+    cells = itertools.product(preset.rows, preset.scenarios)
+    lines = [
+        _line(preset, row, where, groups[row.label, where]) for row, where in cells if (row.label, where) in groups
+    ]
+    frame = pd.DataFrame(lines)
+    if preset.published is not None and lines:
+        _judge(frame, preset, preset.published.kinds)
     claims = pd.DataFrame(_claims(preset, groups))
     if len(claims):
         claims["p_holm"] = holm(claims["p"].tolist())
         claims["verdict"] = [_claim_verdict(line) for _, line in claims.iterrows()]
-    made = [record for records in groups.values() for record in records]
-    commits = sorted({str(commit) for record in made if (commit := (record.environment or {}).get("commit"))})
+    commits = {str(commit) for record in made if (commit := (record.environment or {}).get("commit"))}
+    short = [" ".join([commit[:12], *commit.split()[1:]]) for commit in sorted(commits)]
     sequence = made[0].spec["sequence_label"] if made else ""
-    return Verification(preset, frame, claims, sequence, [_short(commit) for commit in commits], list(overridden))
+    return Verification(preset, frame, claims, sequence, short, list(overridden))
 
 
 def n_tests(preset: Preset) -> int:
@@ -125,25 +122,15 @@ def n_tests(preset: Preset) -> int:
 def _claims(preset: Preset, groups: Mapping[Key, Sequence[RunRecord]]) -> Iterator[dict[str, object]]:
     """Compare the rows of each claim seed by seed."""
     for claim, scenario in itertools.product(preset.claims, preset.scenarios):
-        values: list[dict[int, float]] = []
-        for label in (claim.better, claim.worse):
-            finished = [record for record in groups.get((label, scenario), ()) if record.ok]
-            values.append({record.spec["seed"]: _old_and_new(record)[claim.on] for record in finished})
-        both = sorted(values[0].keys() & values[1].keys())
-        if both:
-            result = paired([values[0][seed] - values[1][seed] for seed in both])
+        better, worse = (
+            {record.spec["seed"]: _parts(record)[claim.on] for record in groups.get((row, scenario), ()) if record.ok}
+            for row in (claim.better, claim.worse)
+        )
+        if both := sorted(better.keys() & worse.keys()):
             name = f"{claim.better} {'>' if claim.strictly else '≥'} {claim.worse}"
-            yield {
-                "claim": name,
-                "on": claim.on,
-                "scenario": scenario,
-                "strictly": claim.strictly,
-                "n": len(both),
-                "difference": result.mean,
-                "low": result.low,
-                "high": result.high,
-                "p": result.p,
-            }
+            n, difference, low, high, p, _ = paired([better[seed] - worse[seed] for seed in both])
+            line = {"claim": name, "on": claim.on, "scenario": scenario, "strictly": claim.strictly, "n": n}
+            yield line | {"difference": difference, "low": low, "high": high, "p": p}
 
 
 def _claim_verdict(line: pd.Series) -> str:
@@ -155,24 +142,20 @@ def _claim_verdict(line: pd.Series) -> str:
     return "undecided" if line["strictly"] else "not contradicted"
 
 
-def _old_and_new(record: RunRecord) -> dict[str, float]:
-    accuracies = 100 * record.matrix()[-1]
-    return {"old": float(accuracies[:-1].mean()) if len(accuracies) > 1 else np.nan, "new": float(accuracies[-1])}
-
-
-def _short(commit: str) -> str:
-    return " ".join([commit[:12], *commit.split()[1:]])
+def _parts(record: RunRecord) -> dict[str, float]:
+    """Return the final accuracy in per cent: the mean over all tasks, over all but the last, and of the last."""
+    final = 100 * record.matrix()[-1]
+    return {"mean": final.mean(), "old": final[:-1].mean() if len(final) > 1 else np.nan, "new": final[-1]}
 
 
 def _line(preset: Preset, row: Row, scenario: str, runs: Sequence[RunRecord]) -> dict[str, object]:
-    finished = [record for record in runs if record.ok]
-    n, values = len(finished), [100 * average_accuracy(record.matrix()) for record in finished]
-    old, new = ([_old_and_new(record)[name] for record in finished] for name in ("old", "new"))
+    """Return a row's line of the frame, without what depends on the other rows."""
+    values = pd.DataFrame([_parts(record) for record in runs if record.ok], columns=["mean", "old", "new"])
+    n = len(values)
     line: dict[str, object] = {"row": row.label, "control_of": row.control_of, "scenario": scenario}
     line |= {"n": n, "failed": len(runs) - n}
-    for name, sd, numbers in (("mean", "sd", values), ("old", "old_sd", old), ("new", "new_sd", new)):
-        line[name] = np.mean(numbers) if n else np.nan
-        line[sd] = np.std(numbers, ddof=1) if n > 1 else np.nan
+    for name, sd in (("mean", "sd"), ("old", "old_sd"), ("new", "new_sd")):
+        line[name], line[sd] = values[name].mean(skipna=False), values[name].std(skipna=False)
     line |= {"published": np.nan, "published_error": np.nan, "verdict": "no published number"}
     published: Published | None = preset.published
     if published is None or scenario not in row.published:
@@ -181,27 +164,25 @@ def _line(preset: Preset, row: Row, scenario: str, runs: Sequence[RunRecord]) ->
     line |= {"error": published.error, "published_n": published.n, "source": published.source}
     if n < 2:
         return line | {"verdict": "too few runs"}
-    line["difference"] = float(np.mean(values)) - mean
     for kind in published.kinds:
         rounding = 0.5 * 10.0**-published.decimals
-        result = welch(values, mean, error, kind, published.n, published.ddof, rounding)
-        line |= {f"{name}_{kind}": value for name, value in result._asdict().items() if name != "difference"}
+        result = welch(values["mean"], mean, error, kind, published.n, published.ddof, rounding)._asdict()
+        line["difference"] = result.pop("difference")
+        line |= {f"{name}_{kind}": value for name, value in result.items()}
     return line
 
 
-def _judge(frame: pd.DataFrame, preset: Preset) -> None:
+def _judge(frame: pd.DataFrame, preset: Preset, kinds: Sequence[str]) -> None:
     """Add p values after Holm's correction, rows and controls apart, and the verdicts."""
-    assert preset.published is not None
-    for kind in preset.published.kinds:
+    control = frame["control_of"] != ""
+    for kind in kinds:
         for name in ("low", "high", "smallest", "p", "p_holm"):
             frame[f"{name}_{kind}"] = frame.get(f"{name}_{kind}", np.nan)
-        for of_controls in (False, True):
-            family = (frame["control_of"] != "") == of_controls
+        for family in (~control, control):
             frame.loc[family, f"p_holm_{kind}"] = holm(frame.loc[family, f"p_{kind}"].tolist(), n_tests(preset))
-    adjusted = frame[f"p_holm_{preset.published.kinds[0]}"]
-    wrong, right = adjusted < 1 - LEVEL, adjusted >= 1 - LEVEL
-    control = frame["control_of"] != ""
-    frame.loc[wrong, "verdict"] = "DISAGREES"
-    frame.loc[right, "verdict"] = "agrees"
-    frame.loc[wrong & control, "verdict"] = "moved out, as it should"
-    frame.loc[right & control, "verdict"] = "cannot tell"
+    adjusted = frame[f"p_holm_{kinds[0]}"]
+    for found, verdict, of_control in (
+        (adjusted < 1 - LEVEL, "DISAGREES", "moved out, as it should"),
+        (adjusted >= 1 - LEVEL, "agrees", "cannot tell"),
+    ):
+        frame.loc[found, "verdict"] = np.where(control[found], of_control, verdict)

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from clbench.results.markdown import escape_markdown, markdown_table
 from clbench.results.statistics import LEVEL
+from clbench.results.wording import escape_markdown, markdown_table, rich_table
 from clbench.verification.comparison import Verification, n_tests
 
 CLAIMS = (
@@ -124,19 +122,10 @@ def write(found: Verification, folder: Path) -> list[Path]:
 
 def print_verification(found: Verification, output: Console) -> None:
     """Print the tables to a Rich console."""
-    output.print(_rich_table(found.preset.title, results_table(found)))
+    output.print(rich_table(found.preset.title, results_table(found), TEXTS))
     output.print(Text("\n".join(legend(found))))
     if len(found.claims):
-        output.print(_rich_table("\n" + CLAIMS, claims_table(found)))
-
-
-def _rich_table(title: str, rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=Text(title), box=box.SIMPLE, title_justify="left")
-    for heading in rows[0]:
-        table.add_column(heading, justify="left" if heading in TEXTS else "right")
-    for cells in rows[1:]:
-        table.add_row(*map(Text, cells))
-    return table
+        output.print(rich_table("\n" + CLAIMS, claims_table(found), TEXTS))
 
 
 def _interval(line: pd.Series, kind: str) -> str:

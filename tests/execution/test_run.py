@@ -14,7 +14,7 @@ import clbench
 from clbench.execution.run import run_one
 from clbench.models import ExpandingHeadModel
 from clbench.models.backbones import MLP
-from clbench.report.commands import commands
+from clbench.report.contents import commands
 from clbench.results.store import RunRecord, Store
 from clbench.training.run import weights_hash
 

@@ -15,18 +15,17 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from clbench.report.contents import Contents
-from clbench.report.documents import latex_document, markdown_document
-from clbench.report.formats import rich_table
+from clbench.report.formats import latex, markdown
 from clbench.report.tables import Tables
 from clbench.report.writer import print_tables
 from clbench.results.frames import Results
-from clbench.results.markdown import escape_markdown, markdown_table
+from clbench.results.wording import escape_markdown, markdown_table, rich_table
 
 
 def test_text_from_records_is_plain_in_markdown_and_latex() -> None:
     results = Results([record(HOSTILE), record("lwf"), record(HOSTILE, 1, error=f"| {HOSTILE}\nmore")])
     contents = Contents(results, Tables(results))
-    html = MarkdownIt().enable("table").render(markdown_document(contents, {}))
+    html = MarkdownIt().enable("table").render(markdown(contents))
     assert "<script" not in html
     assert "<a " not in html
     assert "<em>" not in html
@@ -37,13 +36,13 @@ def test_text_from_records_is_plain_in_markdown_and_latex() -> None:
     columns = {row.count("<td") for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL) if "alert(1)" in row}
     assert columns == {1 + 5 + 2, 1 + 9}  # metrics defined, seeds, failed; costs
 
-    latex = latex_document(contents)
-    row = next(line for line in latex.splitlines() if line.startswith("a"))
+    tex = latex(contents)
+    row = next(line for line in tex.splitlines() if line.startswith("a"))
     assert row.startswith(
         r"a\textbar{}b\_c{*}\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}\$x\$ "
         r"\textbackslash{}input\{/etc/passwd\} {[}d{]}(e) \#1 100\% \textasciitilde{}\textasciicircum{}\&\{`f` & "
     )
-    assert r"\input" not in latex
+    assert r"\input" not in tex
 
 
 def has_tex() -> bool:
@@ -55,7 +54,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     by_label = {"finetune": FINETUNE, "lwf@weight=2": LWF, "joint": JOINT}
     rows = [record(label, seed, R) for label, matrices in by_label.items() for seed, R in enumerate(matrices)]
     results = Results([*rows, record(HOSTILE), record("[b", 1), record("*", 1)])
-    body = latex_document(Contents(results, Tables(results)))
+    body = latex(Contents(results, Tables(results)))
     head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
     (tmp_path / "paper.tex").write_text(f"{head}\n{body}\n\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
@@ -67,8 +66,9 @@ def test_latex_compiles(tmp_path: Path) -> None:
 
 def test_terminal_table_fits_eighty_columns() -> None:
     results = Results([*three_methods(), record("lwf@temperature=4@weight=2@scope=joined@scale_t2=true")])
+    table = Tables(results).terminal_table(results.comparisons[0])
     out = io.StringIO()
-    Console(file=out, width=80).print(rich_table(Tables(results).terminal_table(results.comparisons[0]), "title"))
+    Console(file=out, width=80).print(rich_table("title", table.texts, caption=table.caption))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any(re.search(r"finetune +77\.50 ± 31\.77 +30\.00 ± 127\.06 +2", line) for line in lines)

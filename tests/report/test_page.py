@@ -11,7 +11,7 @@ import pytest
 from made_up import HOSTILE, record, three_methods
 
 from clbench.report.contents import Contents
-from clbench.report.page import render
+from clbench.report.formats import page
 from clbench.report.tables import Tables
 from clbench.report.writer import Report, html_tables
 from clbench.results.frames import Results
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 
 def page_of(results: Results) -> str:
-    return render(Contents(results, Tables(results)))
+    return page(Contents(results, Tables(results)))
 
 
 def test_page_is_self_contained_and_says_what_was_run(written: Written) -> None:

@@ -13,16 +13,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from clbench.report.figures import plots
-from clbench.report.figures.single import draw
+from clbench.report.plotted import PlottedResults
 from clbench.results.analysis import Ranks
-from clbench.results.frames import Results
 from clbench.results.groups import Curves
 
 
 @cache
 def three(kind: str) -> Figure:
     """Draw a figure of three methods, once for all tests that look at it."""
-    drawn = draw(kind, Results(three_methods()))
+    drawn = PlottedResults(three_methods()).figure(kind)
     drawn.draw_without_rendering()
     return drawn
 
@@ -44,9 +43,9 @@ def ends(bar: Any, axis: int) -> tuple[float, float]:
 
 def test_matrix_shows_means() -> None:
     drawn = three("accuracy-matrix")
-    panels = {axes.get_title(): axes for axes in drawn.axes if axes.images}
+    panels = {axes.get_title(): axes for axes in drawn.axes if axes.get_title()}
     assert set(panels) == {"Fine-tuning", "Joint training", "LwF"}
-    cells = panels["Fine-tuning"].images[0].get_array()
+    cells = panels["Fine-tuning"].collections[0].get_array()
     assert cells is not None
     np.testing.assert_allclose(np.ma.filled(cells, np.nan), [[95, np.nan], [65, 90]])
     assert [text.get_text() for text in panels["Fine-tuning"].texts] == ["95.0", "65.0", "90.0"]
@@ -113,8 +112,8 @@ def test_stability_beyond_a_hundred_is_in_sight() -> None:
 def test_accuracy_against_seconds_and_memory() -> None:
     cheap = [record("lwf", seed, LWF[seed], peak_memory_bytes=20_000_000 + seed * 2_000_000) for seed in (0, 1)]
     dear = {"seconds": {"train": [20.0, 30.0], "evaluate": [1.0] * 3}, "peak_memory_bytes": 50_000_000}
-    results = Results([*cheap, *(record("joint", seed, JOINT[seed], **dear) for seed in (0, 1))])
-    seconds, memory = draw("accuracy-cost", results).axes
+    results = PlottedResults([*cheap, *(record("joint", seed, JOINT[seed], **dear) for seed in (0, 1))])
+    seconds, memory = results.figure("accuracy-cost").axes
     assert centres(seconds) == {"Joint training": pytest.approx((50, 100)), "LwF": pytest.approx((2.5, 87.5))}
     assert centres(memory)["LwF"] == pytest.approx((21, 87.5))
     assert "MB" in memory.get_xlabel()
@@ -185,7 +184,7 @@ def test_bars_within_bars_are_not_drawn() -> None:
 
 def test_ranks_of_results() -> None:
     records = [one for i in range(5) for one in three_methods(sequence_label=f"sequence-{i}")]
-    (axes,) = (drawn := draw("ranks", Results(records))).axes
+    (axes,) = (drawn := PlottedResults(records).figure("ranks")).axes
     places = {str(line.get_label()): line.get_xdata()[0] for line in axes.lines}
     assert (places["Joint training"], places["LwF"], places["Fine-tuning"]) == (1, 2, 3)
     assert "5 task sequences" in drawn.get_suptitle()
@@ -197,7 +196,7 @@ def test_within_task_curves_show_the_gap() -> None:
         if one.spec["label"] == "finetune":  # takes three times as many updates
             one.curves[:] = [{**task, "updates": [3 * n for n in task["updates"]]} for task in one.curves or ()]
             one.updates[:] = [300, 300]
-    panels = {axes.get_title(): axes for axes in draw("within-task-curves", Results(records)).axes}
+    panels = {axes.get_title(): axes for axes in PlottedResults(records).figure("within-task-curves").axes}
     assert {title: axes.get_xlim()[1] for title, axes in panels.items()} == {"Fine-tuning": 600, "LwF": 200}
     axes = panels["LwF"]
     np.testing.assert_allclose(lines(axes)["task 1"], [50, 90, 40, 85])

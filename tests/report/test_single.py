@@ -8,8 +8,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from clbench.errors import UsageError
-from clbench.report.figures.single import Plots, draw
-from clbench.results.frames import Results
+from clbench.report.plotted import PlottedResults
 from clbench.results.record import RunRecord
 
 
@@ -19,7 +18,7 @@ def on_sequences(count: int) -> list[RunRecord]:
 
 def test_drawing_leaves_no_global_state() -> None:
     before = dict(mpl.rcParams)
-    plot = Plots(Results(three_methods()))
+    plot = PlottedResults(three_methods()).plot
     for shown in (plot.average_accuracy(), plot.accuracy_matrix(), plot.forgetting().figure):  # as a notebook does
         assert shown._repr_png_().startswith(b"\x89PNG")
     assert pyplot.get_fignums() == []
@@ -27,7 +26,7 @@ def test_drawing_leaves_no_global_state() -> None:
 
 
 def test_plot_draws_into_axes_of_the_caller() -> None:
-    plot = Plots(Results(on_sequences(5)))
+    plot = PlottedResults(on_sequences(5)).plot
     for method in ("average_accuracy", "forgetting", "stability_plasticity"):
         axes = Figure().subplots()
         assert getattr(plot, method)(axes, sequence="sequence-0") is axes
@@ -37,7 +36,7 @@ def test_plot_draws_into_axes_of_the_caller() -> None:
 
 
 def test_plot_returns_a_panel_per_method_task_or_metric() -> None:
-    plot = Plots(Results(within_tasks()))
+    plot = PlottedResults(within_tasks()).plot
     assert [axes.get_title() for axes in plot.accuracy_matrix()] == ["Fine-tuning", "LwF"]
     assert [axes.get_title() for axes in plot.accuracy_by_task()] == ["task 1", "task 2"]
     assert [axes.get_title() for axes in plot.within_task_curves()] == ["Fine-tuning", "LwF"]
@@ -46,13 +45,13 @@ def test_plot_returns_a_panel_per_method_task_or_metric() -> None:
 
 
 def test_figure_refuses_what_it_cannot_choose() -> None:
-    results = Results([record("lwf"), record("lwf", scenario="class")])
+    results = PlottedResults([record("lwf"), record("lwf", scenario="class")])
     with pytest.raises(UsageError, match=r"2 comparisons fit: .*class scenario.*task scenario"):
-        draw("accuracy-matrix", results)
+        results.figure("accuracy-matrix")
     with pytest.raises(UsageError, match=r"no figure 'pie': choose one of accuracy-matrix"):
-        draw("pie", results)
+        results.figure("pie")
     with pytest.raises(UsageError, match=r"no width 'wide': choose one of column, page"):
-        draw("accuracy-matrix", results, scenario="task", width="wide")  # type: ignore[arg-type]
+        results.figure("accuracy-matrix", scenario="task", width="wide")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -67,4 +66,4 @@ def test_figure_refuses_what_it_cannot_choose() -> None:
 )
 def test_figures_without_their_data_say_what_they_need(kind: str, records: list[RunRecord]) -> None:
     with pytest.raises(UsageError, match=f"no figure '{kind}' of these records: it needs"):
-        draw(kind, Results(records))
+        PlottedResults(records).figure(kind)

@@ -4,10 +4,9 @@ import pytest
 from made_up import record
 from matplotlib.colors import to_rgba
 
-from clbench.report.figures.single import draw
 from clbench.report.figures.style import COLOURS, plain, styles_of, wrap
+from clbench.report.plotted import PlottedResults
 from clbench.results import names
-from clbench.results.frames import Results
 
 
 def test_every_built_in_method_has_a_style_of_its_own_in_every_report() -> None:
@@ -35,14 +34,14 @@ def test_sixty_methods_differ_in_grey_and_more_are_drawn() -> None:
 
 
 def test_methods_look_alike_in_all_figures_and_unlike_each_other() -> None:
-    results = Results([*(record(f"method{i}") for i in range(12)), record("method5", scenario="class")])
-    (axes,) = draw("average-accuracy", results, scenario="task").axes
+    results = PlottedResults([*(record(f"method{i}") for i in range(12)), record("method5", scenario="class")])
+    (axes,) = results.figure("average-accuracy", scenario="task").axes
     looks = {line.get_label(): (line.get_color(), str(line.get_marker()), line.get_linestyle()) for line in axes.lines}
     assert len(looks) == len(set(looks.values())) == len({marker for _, marker, _ in looks.values()}) == 12
-    (alone,) = draw("average-accuracy", results, scenario="class").axes
+    (alone,) = results.figure("average-accuracy", scenario="class").axes
     (line,) = alone.lines
     assert (line.get_color(), str(line.get_marker()), line.get_linestyle()) == looks["method5"]
-    (points,) = draw("stability-plasticity", results, scenario="class").axes
+    (points,) = results.figure("stability-plasticity", scenario="class").axes
     assert to_rgba(points.containers[0][0].get_color()) == to_rgba(looks["method5"][0])
 
 

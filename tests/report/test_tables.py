@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 from clbench.cli.app import app
 from clbench.errors import UsageError
 from clbench.experiment import presets
-from clbench.report.commands import commands
-from clbench.report.contents import Contents
-from clbench.report.page import render
+from clbench.report.contents import Contents, commands
+from clbench.report.formats import page
 from clbench.report.tables import Choices, Tables
 from clbench.results.frames import Results
 from clbench.results.store import Store
@@ -116,4 +115,4 @@ def test_a_gap_that_may_be_none_is_undefined() -> None:
 
 def test_what_has_no_test_is_said_on_the_page() -> None:
     results = Results([*ending_at("finetune", FINETUNE[:3]), *ending_at("lwf", LWF)[3:]])
-    assert "Fine-tuning (no test)" in render(Contents(results, Tables(results)))
+    assert "Fine-tuning (no test)" in page(Contents(results, Tables(results)))

@@ -141,7 +141,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from([field.name for field in dataclasses.fields(RunRecord)]), json_values)
 def test_any_entry_is_a_record_or_a_reason(name: str, value: object) -> None:
     try:
@@ -151,7 +151,7 @@ def test_any_entry_is_a_record_or_a_reason(name: str, value: object) -> None:
     assert getattr(whole, name) == value
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_file_is_a_record_or_a_reason(data: bytes) -> None:
     with pytest.raises(ClbenchError):

@@ -180,7 +180,9 @@ worse = "fine-tuning"
 def command(folder: Path, published: float, *options: str) -> Any:
     path = folder / "mine.toml"
     path.write_text(MINE.replace("PUBLISHED", str(published)))
-    return CliRunner().invoke(app, ["verify", str(path), "--seeds", "3", "--out", str(folder / "runs"), *options])
+    return CliRunner().invoke(
+        app, ["verify", str(path), "--seeds", "3", "--jobs", "1", "--out", str(folder / "runs"), *options]
+    )
 
 
 def test_too_few_runs_are_said_in_the_table() -> None:

@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import multiprocessing
-import os
 import re
 import sys
 import threading
@@ -25,17 +24,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
+from pydantic import TypeAdapter, ValidationError
 
 from clbench.errors import UsageError
-from clbench.report.figures.kinds import FIGURES, Source, Subject, places, read
-from clbench.report.figures.style import SETTINGS, WIDTHS, Width
+from clbench.report.figures.kinds import FIGURES, Subject, key_of, places, read
+from clbench.report.figures.style import WIDTHS, Width
+from clbench.results.store import unused, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from clbench.results.frames import Results
 
-DPI = 144  # of pixel images
 FORMATS: Mapping[str, Mapping[str, Any]] = {  # options of savefig; no dates, so that the same data gives the same bytes
     "png": {},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -54,12 +54,12 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Planned:
-    """A figure that there is data for: the names of its files, and a hash of all that it depends on."""
+    """A figure that there is data for: its files, and a hash of all that it depends on."""
 
     kind: str
     place: Place
     subject: Subject
-    stem: str
+    paths: Sequence[Path]
     fingerprint: str
 
 
@@ -79,25 +79,40 @@ class FigureFolder:
     ):
         check_format(formats, width)
         self.folder, self.width, self.formats = Path(folder), width, tuple(dict.fromkeys(formats))
-        self._figures = list(_planned(Source(results, differences), width))
+        self._figures = list(self._planned(results, differences))
         self._made = _read_list(self.folder / LIST)
+
+    def _planned(self, results: Results, differences: pd.DataFrame | None) -> Iterator[_Planned]:
+        """Yield every figure that there is data for."""
+        stems = _stems([comparison.place for comparison in results.comparisons])
+        for kind in FIGURES:
+            for place in places(kind, results):
+                subject = read(kind, results, place, differences)
+                if subject is not None:
+                    key = key_of(place)
+                    name = f"{stems.get(key, key[0])}-{kind}"
+                    paths = [self.folder / f"{name}.{suffix}" for suffix in self.formats]
+                    yield _Planned(kind, key, subject, paths, joblib.hash((_code(), kind, subject, self.width)))
+
+    @property
+    def missing(self) -> list[_Planned]:
+        """The figures that are to be drawn."""
+        return [
+            figure
+            for figure in self._figures
+            if any(self._made.get(path.name, ("",))[0] != figure.fingerprint for path in figure.paths)
+            or not all(map(self._is_ours, figure.paths))
+        ]
 
     def ready(self) -> Figures:
         """Return what is up to date, without drawing."""
-        paths: list[Path] = []
-        links: dict[Place, dict[str, str]] = {}
+        missing, found = self.missing, Figures([], {})
         for figure in self._figures:
-            if self._is_ready(figure):
-                files = self._paths(figure)
-                shown = [path for path in files if path.suffix in (".png", ".svg")] or files
-                links.setdefault(figure.place, {})[figure.kind] = shown[0].name
-                paths += files
-        return Figures(paths, links)
-
-    @property
-    def missing(self) -> int:
-        """How many figures are to be drawn."""
-        return sum(not self._is_ready(figure) for figure in self._figures)
+            if figure not in missing:
+                shown = [path for path in figure.paths if path.suffix in (".png", ".svg")] or figure.paths
+                found.links.setdefault(figure.place, {})[figure.kind] = shown[0].name
+                found.paths.extend(figure.paths)
+        return found
 
     def draw(self) -> Figures:
         """Draw what is not up to date, and return all.
@@ -105,45 +120,31 @@ class FigureFolder:
         Files of an earlier report that are no longer made are removed unless someone has changed them; a file of
         someone else's in the place of a figure is renamed.
         """
-        self._remove_old()
-        missing = [figure for figure in self._figures if not self._is_ready(figure)]
-        tasks = [(figure.kind, figure.subject, self.width, self.formats) for figure in missing]
-        with _mapping(len(tasks)) as each:
-            for figure, contents in zip(missing, each(_draw, tasks), strict=True):
-                for path, content in zip(self._paths(figure), contents, strict=True):
-                    if path.exists() and not self._is_ours(path):
-                        _set_aside(path)
-                    write(path, content)
-                    self._made[path.name] = {"figure": figure.fingerprint, "file": _hash(content)}
-                self._write_list()
-        return self.ready()
-
-    def _paths(self, figure: _Planned) -> list[Path]:
-        return [self.folder / f"{figure.stem}.{suffix}" for suffix in self.formats]
-
-    def _is_ready(self, figure: _Planned) -> bool:
-        return all(
-            self._made.get(path.name, {}).get("figure") == figure.fingerprint and self._is_ours(path)
-            for path in self._paths(figure)
-        )
-
-    def _is_ours(self, path: Path) -> bool:
-        """Whether a file is there as it was written."""
-        return path.is_file() and self._made.get(path.name, {}).get("file") == _hash(path.read_bytes())
-
-    def _remove_old(self) -> None:
-        """Remove our files that are no longer made, but none that was changed since."""
-        kept = {path.name for figure in self._figures for path in self._paths(figure)}
-        old = [name for name in self._made if name not in kept]
-        for name in old:
+        wanted = {path.name for figure in self._figures for path in figure.paths}
+        for name in self._made.keys() - wanted:
             if Path(name).name == name and self._is_ours(self.folder / name):
                 (self.folder / name).unlink()
             del self._made[name]
-        if old:
-            self._write_list()
+        missing = self.missing
+        tasks = [(figure.kind, figure.subject, self.width, self.formats) for figure in missing]
+        with _mapping(len(tasks)) as each:
+            for figure, contents in zip(missing, each(_draw, tasks), strict=True):
+                for path, content in zip(figure.paths, contents, strict=True):
+                    if path.exists() and not self._is_ours(path):
+                        path.rename(unused(self.folder, f"{path.stem}.kept-", path.suffix))
+                    write_whole(path, content)
+                    self._made[path.name] = figure.fingerprint, _hash(content)
+                self._write_list()
+        self._write_list()
+        return self.ready()
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether a file is there as it was written."""
+        return path.is_file() and self._made.get(path.name, ("", ""))[1] == _hash(path.read_bytes())
 
     def _write_list(self) -> None:
-        write(self.folder / LIST, json.dumps(self._made, indent=0, sort_keys=True).encode())
+        if self._made or (self.folder / LIST).exists():
+            write_whole(self.folder / LIST, json.dumps(self._made, indent=0, sort_keys=True).encode())
 
 
 def check_format(formats: Sequence[str], width: str | None) -> None:
@@ -152,18 +153,6 @@ def check_format(formats: Sequence[str], width: str | None) -> None:
         raise UsageError(f"no format '{unknown[0]}': choose from {', '.join(FORMATS)}")
     if width not in (None, *WIDTHS):
         raise UsageError(f"no width '{width}': choose one of {', '.join(WIDTHS)}")
-
-
-def _planned(source: Source, width: Width | None) -> Iterator[_Planned]:
-    """Yield every figure that there is data for."""
-    stems = _stems([comparison.place for comparison in source.results.comparisons])
-    for kind, what in FIGURES.items():
-        for place in places(kind, source.results):
-            subject = read(kind, source, place)
-            if subject is not None:
-                key = (place,) if what.of_scenario else place.place
-                stem = f"{place if what.of_scenario else stems[key]}-{kind}"
-                yield _Planned(kind, key, subject, stem, joblib.hash((_code(), kind, subject, width)))
 
 
 def _stems(keys: Sequence[Place]) -> dict[Place, str]:
@@ -195,18 +184,11 @@ def _mapping(count: int) -> Iterator[Callable[..., Iterator[list[bytes]]]]:
 
 def _draw(task: tuple[str, Subject, Width | None, Sequence[str]]) -> list[bytes]:
     """Draw a figure, and return its file in each of the formats."""
-    from matplotlib import rc_context  # here: tables and page are written before the first figure is drawn
-
-    from clbench.report.figures.layouts import lay_out
+    from clbench.report.figures.layouts import DPI, lay_out  # here: tables and page are there before Matplotlib is
 
     kind, subject, width, formats = task
     figure = lay_out(kind, subject, width)
-    figure.set_dpi(DPI)
-    if (engine := figure.get_layout_engine()) is not None:
-        with rc_context(SETTINGS):
-            for _ in range(2):  # axes of another size may have other ticks, and these another width
-                engine.execute(figure)
-        figure.set_layout_engine("none")  # done, for all formats
+    figure.settle()
     contents = []
     for suffix in formats:
         buffer = io.BytesIO()
@@ -217,35 +199,18 @@ def _draw(task: tuple[str, Subject, Width | None, Sequence[str]]) -> list[bytes]
 
 @cache
 def _code() -> str:
-    """Return a hash of the code that draws, and of Matplotlib's version."""
+    """Return a hash of the code that draws, here and in the libraries."""
     parts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return _hash(b"".join([*parts, version("matplotlib").encode()]))
+    return _hash(b"".join([*parts, version("matplotlib").encode(), version("seaborn").encode()]))
 
 
-def _read_list(path: Path) -> dict[str, dict[str, str]]:
-    """Return what is ours in a folder; nothing where the list is damaged."""
+def _read_list(path: Path) -> dict[str, tuple[str, str]]:
+    """Return what is ours in a folder, by name the figure's hash and the file's; nothing where the list is damaged."""
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-        return {name: {"figure": str(entry["figure"]), "file": str(entry["file"])} for name, entry in made.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return TypeAdapter(dict[str, tuple[str, str]]).validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return {}
-
-
-def _set_aside(path: Path) -> None:
-    numbered = (path.with_name(f"{path.stem}.kept-{n}{path.suffix}") for n in itertools.count(1))
-    path.rename(next(kept for kept in numbered if not kept.exists()))
 
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,11 @@ import pandas as pd
 from clbench.errors import UsageError
 from clbench.report.figures.style import Styles, Width, styles_of
 from clbench.results import analysis, metrics
-from clbench.results.analysis import FEWEST_SEQUENCES, Ranks
+from clbench.results.analysis import COMPARED, FEWEST_SEQUENCES, Ranks
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Curves, Group
 from clbench.results.metrics import Array
 from clbench.results.wording import count_of, of_p
-
-SHOWN_DIFFERENCES = ("average_accuracy", "forgetting")
 
 
 @dataclass(frozen=True)
@@ -41,45 +38,24 @@ class Subject:
 class Kind:
     """A kind of figure: what it shows, what it needs, and how its data is read.
 
-    `read` returns None where the data is not there. A kind `of_scenario` has a figure per scenario, any other one per
-    comparison.
+    `read` takes results, a place and the differences to show (default: to fine-tuning), and returns None where the
+    data is not there. A place is a scenario's name for a kind `of_scenario`, a comparison for any other.
     """
 
     title: str
     note: str
     needs: str
-    read: Callable[[Source, Any], Any]
+    read: Callable[[Results, Any, pd.DataFrame | None], Any]
     width: Width = "page"  # by default
     of_scenario: bool = False
 
 
-class Source:
-    """Results, and what is worked out of them once for all figures.
-
-    `differences` are those to show, as `analysis.differences` makes them (default: its own, to its own baseline).
-    """
-
-    def __init__(self, results: Results, differences: pd.DataFrame | None = None):
-        self.results = results
-        if differences is not None:
-            self.differences = differences
-
-    @cached_property
-    def differences(self) -> pd.DataFrame:
-        return pd.concat([analysis.differences(self.results, metric) for metric in SHOWN_DIFFERENCES])
-
-    @cached_property
-    def ranks(self) -> dict[str, Ranks]:
-        """By scenario, where it has task sequences enough."""
-        return {ranks.scenario: ranks for ranks in analysis.ranks(self.results)}
-
-
-def _matrices(source: Source, comparison: Comparison) -> Mapping[str, Array] | None:
+def _matrices(results: Results, comparison: Comparison, _: Any) -> Mapping[str, Array] | None:
     """Return each label's accuracy matrices: [seeds, T+1, T]."""
     return comparison.accuracy() or None
 
 
-def _costs(source: Source, comparison: Comparison) -> dict[str, dict[str, Array]] | None:
+def _costs(results: Results, comparison: Comparison, _: Any) -> dict[str, dict[str, Array]] | None:
     """Return each label's training seconds and accuracy, and peak memory and accuracy: [seeds, 2]; those recorded."""
     costs: dict[str, dict[str, Array]] = {"seconds": {}, "bytes": {}}
     view = metrics.primary_view(comparison.scenario)
@@ -96,19 +72,18 @@ def _costs(source: Source, comparison: Comparison) -> dict[str, dict[str, Array]
     return {name: points for name, points in costs.items() if points} or None
 
 
-def _differences(source: Source, comparison: Comparison) -> list[pd.DataFrame] | None:
+def _differences(results: Results, comparison: Comparison, frame: pd.DataFrame | None) -> list[pd.DataFrame] | None:
     """Return the differences to the baseline, a frame per metric, those that are defined."""
-    frame = source.differences
-    here = (frame[["sequence", "scenario", "model"]] == list(comparison.place)).all(axis=1)
-    shown = frame[here & frame["difference"].notna()]
-    return [shown[shown["metric"] == metric] for metric in dict.fromkeys(shown["metric"])] or None
+    frame = analysis.differences(results, COMPARED) if frame is None else frame
+    rows = pd.DataFrame(comparison.rows_of(frame), columns=["Index", *frame.columns]).dropna(subset="difference")
+    return [part for _, part in rows.groupby("metric", sort=False)] or None
 
 
-def _ranks(source: Source, scenario: str) -> Ranks | None:
-    return source.ranks.get(scenario)
+def _ranks(results: Results, scenario: str, _: Any = None) -> Ranks | None:
+    return next((ranks for ranks in analysis.ranks(results) if ranks.scenario == scenario), None)
 
 
-def _within_tasks(source: Source, comparison: Comparison) -> dict[str, Curves] | None:
+def _within_tasks(results: Results, comparison: Comparison, _: Any) -> dict[str, Curves] | None:
     view = metrics.primary_view(comparison.scenario)
     found = {group.label: group.curves(view) for group in comparison.finished}
     return {label: curves for label, curves in found.items() if curves is not None} or None
@@ -156,15 +131,20 @@ def places(kind: str, results: Results) -> list[Any]:
     return list(dict.fromkeys(c.scenario for c in finished)) if FIGURES[kind].of_scenario else finished
 
 
-def read(kind: str, source: Source, place: Any) -> Subject | None:
-    """Return what the figure of a comparison, or a scenario, is drawn from; None if the data is not there."""
-    what, results = FIGURES[kind], source.results
-    data = what.read(source, place)
+def key_of(place: Any) -> tuple[str, ...]:
+    """Return a place's names: sequence, scenario and model of a comparison; or a scenario alone."""
+    return (place,) if isinstance(place, str) else place.place
+
+
+def read(kind: str, results: Results, place: Any, differences: pd.DataFrame | None = None) -> Subject | None:
+    """Return what the figure of a place is drawn from; None if the data is not there."""
+    what = FIGURES[kind]
+    data = what.read(results, place, differences)
     if data is None:
         return None
     if what.of_scenario:
         p = "" if np.isnan(data.p) else f"; Friedman's p {of_p(data.p)}"
-        title = f"{data.scenario} scenario, {count_of(data.sequences, 'task sequence')}"
+        title = f"{place} scenario, {count_of(data.sequences, 'task sequence')}"
         groups = [group for c in results.comparisons if c.scenario == place for group in c.groups]
         return Subject(title, what.note + p, _styles_in(results, groups), data)
     seeds = {group.label: len(group.runs) for group in place.finished}
@@ -187,18 +167,16 @@ def find(
     """Return what a figure is drawn from. Raises UsageError unless exactly one comparison fits and has the data."""
     if kind not in FIGURES:
         raise UsageError(f"no figure '{kind}': choose one of {', '.join(FIGURES)}")
-    what = FIGURES[kind]
+    what, choices = FIGURES[kind], places(kind, results)
     wanted = (scenario,) if what.of_scenario else (sequence, scenario, model)
-    choices = {(place,) if what.of_scenario else place.place: place for place in places(kind, results)}
-    fitting = [name for name in choices if all(w in (None, have) for w, have in zip(wanted, name, strict=True))]
-    source = Source(results)
-    subjects = [subject for name in fitting if (subject := read(kind, source, choices[name])) is not None]
-    if what.of_scenario and len(subjects) == 1:  # of the one scenario that has enough
-        return subjects[0]
+    fitting = [p for p in choices if all(w in (None, have) for w, have in zip(wanted, key_of(p), strict=True))]
+    if what.of_scenario:  # the one that has enough
+        fitting = [scenario for scenario in fitting if _ranks(results, scenario)] or fitting
     if len(fitting) != 1:
-        listed = "; ".join(name[0] if what.of_scenario else choices[name].title for name in fitting or choices)
+        listed = "; ".join(p if what.of_scenario else p.title for p in fitting or choices)
         fit = "scenarios fit: name" if what.of_scenario else "comparisons fit: name sequence, scenario and model of"
         raise UsageError(f"{len(fitting)} {fit} one of: {listed or 'nothing'}")
-    if not subjects:
+    subject = read(kind, results, fitting[0])
+    if subject is None:
         raise UsageError(f"no figure '{kind}' of these records: it needs {what.needs}")
-    return subjects[0]
+    return subject

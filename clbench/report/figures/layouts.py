@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import seaborn
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -18,13 +19,32 @@ from matplotlib.ticker import MaxNLocator
 from clbench.report.figures import plots
 from clbench.report.figures.kinds import FIGURES, Subject
 from clbench.report.figures.plots import POINTS
-from clbench.report.figures.style import SETTINGS, WIDTHS, Width, characters, plain, wrap, wrapped
+from clbench.report.figures.style import WIDTHS, Width, characters, plain, wrap, wrapped
 from clbench.results.wording import count_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 TALLEST = 9.3  # inches: what a page has for a figure
+DPI = 144  # of pixel images
+SETTINGS: Any = {  # of Matplotlib: seaborn's for papers, text of 7 to 8 points, and what is our own
+    **seaborn.axes_style("ticks"),
+    **seaborn.plotting_context("paper", font_scale=0.82),
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.h_pad": 0.04,
+    "figure.constrained_layout.w_pad": 0.04,
+    "figure.constrained_layout.wspace": 0.03,
+    "figure.titlesize": "medium",
+    "font.sans-serif": ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"],  # one width, for SVG elsewhere
+    "grid.color": "0.92",
+    "hatch.linewidth": 0.6,
+    "legend.columnspacing": 1.2,
+    "legend.frameon": False,
+    "legend.handlelength": 2.8,  # so that a pattern of dashes shows
+    "pdf.fonttype": 42,  # text stays text, in a font that publishers accept
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "clbench",  # the same names in every file
+    "text.usetex": False,
+}
 
 
 class ShownAxes(Axes):
@@ -44,17 +64,25 @@ class ShownFigure(Figure):
         with rc_context(SETTINGS):
             super().savefig(fname, **kwargs)
 
+    def settle(self) -> None:
+        """Lay everything out for good, so that saving in several formats does not do it again."""
+        engine: Any = self.get_layout_engine()
+        with rc_context(SETTINGS):
+            for _ in range(2):  # axes of another size may have other ticks, and these another width
+                engine.execute(self)
+            self.set_layout_engine(None)
+
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=144)
+        self.savefig(buffer, format="png", dpi=DPI)
         return buffer.getvalue()
 
 
-def lay_out(kind: str, subject: Subject, width: Width | None = None) -> Figure:
+def lay_out(kind: str, subject: Subject, width: Width | None = None) -> ShownFigure:
     """Lay a figure out, with its heading; its text has 7 to 8 points whatever the width."""
     what = FIGURES[kind]
     with rc_context(SETTINGS):
-        figure = ShownFigure(layout="constrained")
+        figure = ShownFigure(layout="constrained", dpi=DPI)
         figure.set_figwidth(WIDTHS[width or what.width])
         LAYOUTS[kind](figure, subject)
         fitting = characters(figure.get_figwidth() - 0.1)
@@ -70,59 +98,48 @@ def lay_out(kind: str, subject: Subject, width: Width | None = None) -> Figure:
 def _lay_out_matrices(figure: Figure, subject: Subject) -> None:
     means = {label: R.mean(axis=0) for label, R in subject.data.items()}
     tasks = max(R.shape[1] for R in means.values())
-    columns, rows, height, numbers = _grid_of_matrices(len(means), tasks, figure.get_figwidth() - 0.55)
+    room = figure.get_figwidth() - 0.55
+    for numbers in (tasks <= plots.ANNOTATED_TASKS, False):
+        columns, rows = _grid(len(means), room / (max(1.15, 0.22 * tasks + 0.3) if numbers else 1.4))
+        height = max(0.9, 0.19 * tasks) if numbers else 1.1
+        if tasks <= 6 or rows * (height + 0.5) <= TALLEST:
+            break
     figure.set_figwidth(min(figure.get_figwidth(), max(WIDTHS["column"], 0.55 + columns * max(2.2, 0.4 * tasks))))
     width = characters((figure.get_figwidth() - 0.9) / columns - 0.1)
     titles = {label: wrap(subject.titles[label], width) for label in means}
     if len({subject.seeds[label] for label in means}) > 1:
         titles = {label: f"{title}\n{count_of(subject.seeds[label], 'seed')}" for label, title in titles.items()}
-    lines = max(title.count("\n") for title in titles.values())
-    figure.set_figheight(0.45 + rows * (height + 0.32 + 0.13 * lines))
+    figure.set_figheight(0.45 + rows * (height + 0.32 + 0.13 * max(title.count("\n") for title in titles.values())))
     lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
     low = min(np.floor(10 * lowest) / 10, 0.9)
-    alike = len({bool(np.isnan(R[0]).all()) for R in means.values()}) == 1  # all with a row before task 1, or none
-    panels = _panels(figure, len(means), columns, rows)
-    for number, (axes, label) in enumerate(zip(panels, means, strict=True)):
+    panels = _panels(figure, len(means), columns)
+    for axes, label in zip(panels, means, strict=True):
         plots.draw_matrix(means[label], axes, low, numbers).set_title(titles[label])
-        _name_outer_axes(axes, number, len(means), columns)
-        axes.tick_params(labelleft=number % columns == 0 or not alike, labelbottom=number + columns >= len(means))
+    alike = len({bool(np.isnan(R[0]).all()) for R in means.values()}) == 1  # all with a row before task 1, or none
+    _name_outer(panels, columns, x=True, y=alike)
     colours = ScalarMappable(Normalize(100 * low, 100), "cividis")
     shape: Any = {"aspect": 18 * min(rows, 3), "shrink": min(1, 3 / rows), "pad": 0.02}
     figure.colorbar(colours, ax=figure.axes, label="accuracy (%)", **shape).outline.set_visible(False)
 
 
-def _grid_of_matrices(count: int, tasks: int, width: float) -> tuple[int, int, float, bool]:
-    """Return columns, rows, a panel's height in inches, and whether the cells have room for their numbers."""
-    if tasks <= plots.ANNOTATED_TASKS:
-        height = max(0.9, 0.19 * tasks)
-        columns, rows = _grid(count, width / max(1.15, 0.22 * tasks + 0.3))
-        if tasks <= 6 or rows * (height + 0.5) <= TALLEST:
-            return columns, rows, height, True
-        return *_grid(count, width / 1.3), 1.0, False
-    return *_grid(count, width / 1.5), 1.1, False
-
-
 def _lay_out_tasks(figure: Figure, subject: Subject) -> None:
-    matrices = subject.data
-    tasks = max(R.shape[2] for R in matrices.values())
+    tasks = max(R.shape[2] for R in subject.data.values())
     columns = max(1, min(5, tasks, int(figure.get_figwidth() / 1.1)))
-    rows = -(-tasks // columns)
     if tasks == 1:
         figure.set_figwidth(WIDTHS["column"])
-    figure.set_figheight((1.35 if columns > 2 else 1.7) * rows + 0.3)
-    panels = _panels(figure, tasks, columns, rows, sharex=True, sharey=True)
+    figure.set_figheight((1.35 if columns > 2 else 1.7) * -(-tasks // columns) + 0.3)
+    panels = _panels(figure, tasks, columns, sharex=True, sharey=True)
     for number, axes in enumerate(panels):
-        curves = {label: R[:, :, number] for label, R in matrices.items()}
+        curves = {label: R[:, :, number] for label, R in subject.data.items()}
         plots.draw_curves(curves, axes, subject.styles).set_title(f"task {number + 1}")
         axes.axvline(number + 1, color="0.4", linestyle=":", linewidth=1.2, zorder=1.8)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         axes.set(xlabel="tasks learnt", ylabel="accuracy (%)")
-        _name_outer_axes(axes, number, tasks, columns)
-        axes.tick_params(labelbottom=number + columns >= tasks)
+    _name_outer(panels, columns, x=True)
     plots.keep_per_cent(panels[0])
-    before = any(not np.isnan(R[:, 0]).all() for R in matrices.values())
+    before = any(not np.isnan(R[:, 0]).all() for R in subject.data.values())
     panels[0].set_xlim(-0.3 if before else 0.7, tasks + 0.3)
-    _add_legend(figure, subject, matrices)
+    _add_legend(figure, subject, subject.data)
 
 
 def _lay_out_average(figure: Figure, subject: Subject) -> None:
@@ -132,20 +149,18 @@ def _lay_out_average(figure: Figure, subject: Subject) -> None:
 
 
 def _lay_out_forgetting(figure: Figure, subject: Subject) -> None:
-    matrices = subject.data
-    tasks = max(R.shape[2] for R in matrices.values())
-    fitting = max(1, int((figure.get_figwidth() - 0.6) / (0.055 * len(matrices) + 0.03)))  # tasks in a row
+    tasks = max(R.shape[2] for R in subject.data.values())
+    fitting = max(1, int((figure.get_figwidth() - 0.6) / (0.055 * len(subject.data) + 0.03)))  # tasks in a row
     rows = -(-tasks // fitting)
     in_row = -(-tasks // rows)
     figure.set_figheight(2.3 if rows == 1 else rows * max(0.9, min(1.5, (TALLEST - 2) / rows)) + 0.3)
-    panels = _panels(figure, rows, 1, rows, sharey=True)
+    panels = _panels(figure, rows, 1, sharey=True)
     for row, axes in enumerate(panels):
-        plots.draw_forgetting(matrices, axes, subject.styles)
+        plots.draw_forgetting(subject.data, axes, subject.styles)
         if rows > 1:
             axes.set_xlim(row * in_row + 0.5, (row + 1) * in_row + 0.5)
-            axes.set(ylabel="forgetting", xlabel="task" if row == rows - 1 else "")
-    if rows > 1:
-        panels[0].set_ylabel(f"forgetting\n({POINTS})")
+            axes.set_ylabel("forgetting" if row else f"forgetting\n({POINTS})")
+    _name_outer(panels, 1)
     _add_legend(figure, subject, _name_undefined(figure, panels[-1], subject), lines=False)
 
 
@@ -161,45 +176,38 @@ def _lay_out_cost(figure: Figure, subject: Subject) -> None:
     if count == 1:
         figure.set_figwidth(WIDTHS["column"])
     figure.set_figheight(2.4 if columns == count else 2.0 * count)
-    panels = _panels(figure, count, columns, count // columns, sharey=True)
-    for number, (axes, (name, points)) in enumerate(zip(panels, subject.data.items(), strict=True)):
+    panels = _panels(figure, count, columns, sharey=True)
+    for axes, (name, points) in zip(panels, subject.data.items(), strict=True):
+        heading = "training time of a run (s)"
         if name == "bytes":
             unit, size = ("GB", 1e9) if max(p[:, 0].max() for p in points.values()) >= 1e9 else ("MB", 1e6)
             points = {label: p / [size, 1] for label, p in points.items()}
-        plots.draw_cost(points, axes, subject.styles)
-        axes.set_xlabel(f"peak memory of a run ({unit})" if name == "bytes" else "training time of a run (s)")
-        if number % columns:
-            axes.set_ylabel("")
-    drawn = [label for label in subject.styles if any(label in points for points in subject.data.values())]
-    _add_legend(figure, subject, drawn, lines=False)
+            heading = f"peak memory of a run ({unit})"
+        plots.draw_cost(points, axes, subject.styles).set_xlabel(heading)
+    if columns > 1:
+        _name_outer(panels, columns)
+    _add_legend(figure, subject, {label for points in subject.data.values() for label in points}, lines=False)
 
 
 def _lay_out_differences(figure: Figure, subject: Subject) -> None:
-    beside = figure.get_figwidth() > 5
     frames = subject.data
+    beside = figure.get_figwidth() > 5
     columns = len(frames) if beside else 1
     together = beside and len({tuple(frame["label"]) for frame in frames}) == 1  # panels share their names
     styles = wrapped(subject.styles, 34 if beside else 22)
-    names = [str(styles[label]["label"]) for frame in frames for label in frame["label"]]
-    names_width = 0.25 + 0.06 * max(len(line) for name in names for line in name.splitlines())  # inches
-    panel_width = (figure.get_figwidth() - names_width * (1 if together else columns)) / columns - 0.15
-    texts = [_texts_of_differences(frame, subject, characters(panel_width)) for frame in frames]
-    lines = max(name.count("\n") + 1 for name in names)
-    around = 0.5 + 0.13 * max(title.count("\n") + under.count("\n") for title, under in texts)
+    lines = max(str(styles[label]["label"]).count("\n") + 1 for frame in frames for label in frame["label"])
+    width = 36 if together else 16 if columns > 1 else 26  # characters beside names of that width
+    around = 0.0
+    panels = _panels(figure, len(frames), columns, sharey=together)
+    for axes, frame in zip(panels, frames, strict=True):
+        metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
+        better = "lower" if metric == "forgetting" else "higher"
+        title = wrap(f"{metric.replace('_', ' ')} ({better} is better)", width)
+        under = wrap(f"difference to {subject.titles.get(baseline, baseline).strip()} ({POINTS})", width)
+        around = max(around, 0.6 + 0.13 * (title.count("\n") + under.count("\n")))
+        plots.draw_differences(frame, axes, styles).set(title=title, xlabel=under)
     height = around + max(0.19, 0.13 * lines) * (max(len(frame) for frame in frames) + 0.5)
     figure.set_figheight(height * len(frames) / columns)
-    panels = _panels(figure, len(frames), columns, len(frames) // columns, sharey=together)
-    for axes, frame, (title, under) in zip(panels, frames, texts, strict=True):
-        plots.draw_differences(frame, axes, styles).set(title=title, xlabel=under)
-
-
-def _texts_of_differences(frame: pd.DataFrame, subject: Subject, width: int) -> tuple[str, str]:
-    """Return what stands above and below a panel."""
-    metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
-    better = "lower" if metric == "forgetting" else "higher"
-    title = f"{metric.replace('_', ' ')} ({better} is better)"
-    name = subject.titles.get(baseline, baseline).strip()
-    return wrap(title, width), wrap(f"difference to {name} ({POINTS})", width)
 
 
 def _lay_out_ranks(figure: Figure, subject: Subject) -> None:
@@ -219,17 +227,15 @@ def _lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
     figure.set_figheight(0.25 + (1.3 if many else 1.6) * rows)
     alike = len({round(curves.updates[-1]) for curves in every.values()}) == 1  # joint training takes more
     width = characters(figure.get_figwidth() / columns - 0.3)
-    panels = _panels(figure, len(every), columns, rows, sharex=alike, sharey=True)
-    for number, (axes, (label, curves)) in enumerate(zip(panels, every.items(), strict=True)):
+    panels = _panels(figure, len(every), columns, sharex=alike, sharey=True)
+    for axes, (label, curves) in zip(panels, every.items(), strict=True):
         axes.xaxis.set_major_locator(MaxNLocator(3 if many else 4, steps=plots.STEPS))
         plots.draw_within_tasks(curves, axes).set_title(wrap(subject.titles[label], width))
-        _name_outer_axes(axes, number, len(every), columns)
-        axes.tick_params(labelbottom=not alike or number + columns >= len(every))
+    _name_outer(panels, columns, x=alike)
     tasks = max(curves.accuracy.shape[2] for curves in every.values())
     colours = plots.task_colours(tasks)
     if tasks <= 10:
-        handles = [Line2D([], [], color=colour, label=f"task {task + 1}") for task, colour in enumerate(colours)]
-        _place_legend(figure, handles)
+        _place_legend(figure, [Line2D([], [], color=colour, label=f"task {n}") for n, colour in enumerate(colours, 1)])
     else:
         norm = BoundaryNorm(np.arange(tasks + 1) + 0.5, tasks)
         bar: Any = {"label": "task", "ticks": [1, *range(5, tasks + 1, 5)], "pad": 0.02, "aspect": 30}
@@ -258,22 +264,26 @@ def _grid(count: int, fitting: float) -> tuple[int, int]:
     return -(-count // rows), rows
 
 
-def _panels(
-    figure: Figure, count: int, columns: int, rows: int, sharex: bool = False, sharey: bool = False
-) -> list[Axes]:
+def _panels(figure: Figure, count: int, columns: int, **shared: Any) -> list[Axes]:
     """Return so many panels, row by row."""
-    panels = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat
+    panels = list(figure.subplots(-(-count // columns), columns, squeeze=False, **shared).flat)
     for axes in panels[count:]:
         axes.remove()
-    return list(panels[:count])
+    return panels[:count]
 
 
-def _name_outer_axes(axes: Axes, number: int, count: int, columns: int) -> None:
-    """Leave the axes' names to the panels at the left and those with none below."""
-    if number % columns:
-        axes.set_ylabel("")
-    if number + columns < count:
-        axes.set_xlabel("")
+def _name_outer(panels: Sequence[Axes], columns: int, x: bool = False, y: bool = False) -> None:
+    """Leave the axes' names, and their numbers along x and y, to the panels at the left and those with none below."""
+    for number, axes in enumerate(panels):
+        lowest, at_left = number + columns >= len(panels), number % columns == 0
+        if not lowest:
+            axes.set_xlabel("")
+        if not at_left:
+            axes.set_ylabel("")
+        if x:
+            axes.tick_params(labelbottom=lowest)
+        if y:
+            axes.tick_params(labelleft=at_left)
 
 
 def _add_legend(figure: Figure, subject: Subject, labels: Iterable[str], lines: bool = True) -> None:
@@ -286,17 +296,13 @@ def _add_legend(figure: Figure, subject: Subject, labels: Iterable[str], lines: 
 
 def _place_legend(figure: Figure, handles: list[Line2D]) -> None:
     """Put a legend below the axes, in as many columns as fit, and make room for it."""
-    if not handles:
-        return
-    lines = [str(handle.get_label()).splitlines() for handle in handles]
-    width, height = figure.get_size_inches()
     for columns in range(len(handles), 0, -1):
-        parts = np.array_split(np.arange(len(handles)), columns)  # as Matplotlib fills them
-        if sum(0.48 + 0.058 * max(len(line) for i in part for line in lines[i]) for part in parts) <= width:
-            break
-    deepest = max(sum(0.08 + 0.11 * len(lines[i]) for i in part) for part in parts)
-    figure.set_size_inches(width, height + 0.05 + 0.85 * deepest)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        box = legend.get_window_extent()
+        if box.width <= figure.bbox.width or columns == 1:
+            figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+            return
+        legend.remove()
 
 
 def _name_undefined(figure: Figure, axes: Axes, subject: Subject) -> list[str]:
@@ -304,9 +310,8 @@ def _name_undefined(figure: Figure, axes: Axes, subject: Subject) -> list[str]:
     drawn = axes.get_legend_handles_labels()[1]
     missing = [label for label in subject.data if subject.titles[label] not in drawn]
     if missing:
-        width = characters(figure.get_figwidth() - 0.6)
         text = f"not defined for {', '.join(subject.titles[label].strip() for label in missing)}"
-        axes.set_xlabel(f"{axes.get_xlabel()}\n{wrap(text, width)}")
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{wrap(text, characters(figure.get_figwidth() - 0.6))}")
     if not drawn:
         axes.set(xticks=[], yticks=[])
     return [label for label in subject.data if label not in missing]

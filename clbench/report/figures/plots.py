@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import seaborn
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -20,8 +22,6 @@ from clbench.results.metrics import Array
 from clbench.results.statistics import ALPHA, mean_interval
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from clbench.results.analysis import Ranks
     from clbench.results.groups import Curves
 
@@ -37,34 +37,19 @@ def draw_matrix(R: Array, axes: Axes, low: float = 0.0, numbers: bool | None = N
 
     Row 0 is left out if it is empty. `numbers` says whether the cells have theirs (default: up to 12 tasks).
     """
+    tasks = R.shape[1]
+    few = tasks <= ANNOTATED_TASKS
     first = 1 if np.isnan(R[0]).all() else 0
-    cells = 100 * R[first:]
-    tasks = cells.shape[1]
+    cells = pd.DataFrame(100 * R[first:], ["before", *range(1, tasks + 1)][first:], range(1, tasks + 1))
     axes.grid(False)
     axes.patch.set(facecolor="white", edgecolor="0.85", hatch="////")
-    axes.spines[:].set_visible(False)
-    image: Any = {"aspect": "auto", "interpolation": "none"}
-    axes.imshow(np.ma.masked_invalid(cells), cmap="cividis", vmin=100 * low, vmax=100, **image)
-    step = 1 if tasks <= ANNOTATED_TASKS else 5
-    rows = ["before" if i == 0 else str(i) for i in range(first, tasks + 1)]
-    shown = [row for row, name in enumerate(rows) if name == "before" or int(name) % step == 0]
-    axes.set_yticks(shown, [rows[row] for row in shown])
-    axes.set_xticks(range(step - 1, tasks, step), [str(j) for j in range(step, tasks + 1, step)])
-    axes.tick_params(length=0)
+    colours: Any = {"vmin": 100 * low, "vmax": 100, "cmap": "cividis", "cbar": False}
+    text: Any = {"annot": few if numbers is None else numbers, "fmt": ".1f" if tasks <= 4 else ".0f"}
+    ticks: Any = dict.fromkeys(("xticklabels", "yticklabels"), 1 if few else 5)
+    seaborn.heatmap(cells, ax=axes, annot_kws={"size": 7}, **colours, **text, **ticks)
+    axes.tick_params(length=0, rotation=0)
     axes.set(xlabel="accuracy on task", ylabel="after task")
-    if tasks <= ANNOTATED_TASKS if numbers is None else numbers:
-        _write_numbers(cells, axes, bright=100 * low + 60 * (1 - low))
     return axes
-
-
-def _write_numbers(cells: Array, axes: Axes, bright: float) -> None:
-    """Write each cell's value into it, black where the colour is bright."""
-    decimals = 1 if cells.shape[1] <= 4 else 0
-    for row, column in zip(*np.nonzero(~np.isnan(cells)), strict=True):
-        value = cells[row, column]
-        text = f"{value:.{decimals}f}" if value < 100 else "100"
-        cell = axes.text(column, row, text, ha="center", va="center", size=7)
-        cell.set(color="white" if value < bright else "black", in_layout=False)
 
 
 def draw_curves(curves: Mapping[str, Array], axes: Axes, styles: Styles | None = None) -> Axes:
@@ -115,8 +100,7 @@ def draw_forgetting(matrices: Matrices, axes: Axes, styles: Styles | None = None
         if np.isnan(interval.mean).all():
             continue
         x = 1 + np.arange(by_task.shape[1]) + 0.8 * ((number + 0.5) / len(matrices) - 0.5)
-        half = None if interval.n == 1 else interval.high - interval.mean
-        axes.errorbar(x, interval.mean, half, markersize=3.5, elinewidth=1, **_point(style))
+        axes.errorbar(x, interval.mean, interval.half, markersize=3.5, elinewidth=1, **_point(style))
     axes.set_xticks(range(1, tasks + 1), [*map(str, range(1, tasks)), "mean"])
     axes.set_xlim(0.5, tasks + 0.5)
     axes.grid(False, axis="x")
@@ -139,12 +123,12 @@ def draw_stability(matrices: Matrices, axes: Axes, styles: Styles | None = None)
         interval = mean_interval(100 * points)
         if np.isnan(interval.mean).any():
             continue
-        x_half, y_half = (None, None) if interval.n == 1 else interval.high - interval.mean
         faint: Any = {"color": style["color"], "marker": style["marker"], "alpha": 0.35, "linewidths": 0}
         axes.scatter(100 * points[:, 0], 100 * points[:, 1], s=8, **faint)
         x, y = interval.mean
         seen += [x - 5, x + 5, y - 5, y + 5]
-        axes.errorbar(x, y, y_half, x_half, markersize=5, elinewidth=1, **_point(style))
+        halves = (None, None) if interval.half is None else interval.half
+        axes.errorbar(x, y, halves[1], halves[0], markersize=5, elinewidth=1, **_point(style))
     for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
         low, high = max(limits[0], min(seen)), min(limits[1], max(seen))
         middle, half = (low + high) / 2, max((high - low) / 2, 2.5)  # small noise must not fill it
@@ -189,8 +173,7 @@ def draw_cost(points: Mapping[str, Array], axes: Axes, styles: Styles | None = N
         axes.set_xscale("log")
         low, high = min(costs) / 1.3, max(costs) * 1.3
         axes.set_xlim(low, high)
-        digits = (1,) if high > 300 * low else (1, 3) if high > 50 * low else (1, 2, 5)
-        axes.xaxis.set_major_locator(LogLocator(10, digits))
+        axes.xaxis.set_major_locator(LogLocator(10, (1,) if high > 300 * low else (1, 3)))
         axes.xaxis.set_minor_locator(NullLocator())
     elif costs:
         axes.set_xlim(left=0, right=1.08 * max(costs) or 1)

@@ -1,4 +1,4 @@
-"""How figures look: Matplotlib's settings, a colour, marker and line for each method, and text that fits."""
+"""How figures look: a colour, marker and line for each method, and text that fits. Needs no Matplotlib."""
 
 from __future__ import annotations
 
@@ -19,48 +19,6 @@ COLOURS = (
 MARKERS: tuple[Any, ...] = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", (4, 1, 0), "d", "p", "h", (3, 1, 0))
 LINES = ("-", "--", "-.", ":")  # with a marker each: 60 pairs before one comes again, so that grey will do
 LAST_CHOICE = 5  # the first so many styles belong to the core methods, and are given to others last
-
-SETTINGS: Any = {  # Matplotlib's rcParams; its stubs want literal names
-    "axes.axisbelow": True,
-    "axes.edgecolor": "0.15",
-    "axes.grid": True,
-    "axes.labelcolor": "0.15",
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 8,
-    "figure.constrained_layout.h_pad": 0.04,
-    "figure.constrained_layout.w_pad": 0.04,
-    "figure.constrained_layout.wspace": 0.03,
-    "figure.titlesize": 8,
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"],  # one width, for SVG elsewhere
-    "font.size": 8,
-    "grid.color": "0.92",
-    "grid.linestyle": "-",
-    "grid.linewidth": 0.7,
-    "hatch.linewidth": 0.6,
-    "legend.columnspacing": 1.2,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "legend.handlelength": 2.8,  # so that a pattern of dashes shows
-    "lines.solid_capstyle": "round",
-    "pdf.fonttype": 42,  # text stays text, in a font that publishers accept
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "clbench",  # the same names in every file
-    "text.color": "0.15",
-    "text.usetex": False,
-    "xtick.color": "0.15",
-    "xtick.labelsize": 7,
-    "xtick.major.size": 3,
-    "xtick.major.width": 0.8,
-    "ytick.color": "0.15",
-    "ytick.labelsize": 7,
-    "ytick.major.size": 3,
-    "ytick.major.width": 0.8,
-}
 
 
 def styles_of(labels: Sequence[str], titles: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -95,13 +53,11 @@ def _numbers_of_styles(labels: tuple[str, ...]) -> dict[str, int]:
 
 
 def _free(taken: set[int]) -> int:
-    """Return the number of a style unlike those taken: with a new colour and marker, else a new marker, else new."""
+    """Return the number of a style unlike those taken: with a new marker and colour, else a new marker, else new."""
+    markers, colours = ({number % len(these) for number in taken} for these in (MARKERS, COLOURS))
     numbers = [*range(LAST_CHOICE, len(MARKERS) * len(LINES)), *range(LAST_CHOICE)]
-    colours, markers = {number % len(COLOURS) for number in taken}, {number % len(MARKERS) for number in taken}
-    with_marker = [number for number in numbers if number % len(MARKERS) not in markers]
-    with_both = [number for number in with_marker if number % len(COLOURS) not in colours]
-    free = [number for number in numbers if number not in taken]
-    return next(iter([*with_both, *with_marker, *free]), len(taken))
+    free = (number for number in numbers if number not in taken)
+    return min(free, key=lambda n: (n % len(MARKERS) in markers, n % len(COLOURS) in colours), default=len(taken))
 
 
 def plain(label: str) -> str:
