@@ -27,6 +27,8 @@ class Contents:
         self.title = "Continual learning: " + ", ".join(dict.fromkeys(place.sequence for place in results.comparisons))
         self.warnings = [*results.warnings, *results.problems, *tables.notes]
         self.failures = [(failure_title(record), record.error or "") for record in results.failed]
+        self.tables_of = {comparison.place: tables.of(comparison) for comparison in results.comparisons}
+        self.findings_of = {comparison.place: tables.findings(comparison) for comparison in results.comparisons}
         methods = [group.method for place in results.comparisons for group in place.groups]
         self.methods = names.explanations(methods)
         self.bibliography = names.bibliography(methods)

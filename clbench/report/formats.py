@@ -5,15 +5,13 @@ The page, which needs no other file and no network, and the Markdown are templat
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clbench.report.contents import Contents, commands
+from clbench.report.figures.files import Picture
 from clbench.report.tables import Table
 from clbench.results.wording import escape_markdown, markdown_table
 
@@ -39,28 +37,9 @@ _LATEX = {character: rf"\{character}" for character in "{}$&#%_"} | {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure of a report: its name in the folder of figures, what it shows, and a PNG or SVG file for the page."""
-
-    name: str
-    title: str
-    path: Path | None = None
-    wide: bool = False  # whether it takes the page's whole width
-
-    @property
-    def source(self) -> str:
-        assert self.path is not None
-        kind = {".png": "png", ".svg": "svg+xml"}[self.path.suffix]
-        return f"data:image/{kind};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
-
-
-Pictures = Mapping[tuple[str, ...], Sequence[Picture]]  # by place: a comparison's, or a scenario's alone
-
-
-def page(contents: Contents, pictures: Pictures | None = None, waiting: bool = False) -> str:
+def page(contents: Contents, pictures: Sequence[Picture] = (), waiting: bool = False) -> str:
     """Return the page. `waiting`: more figures are to come."""
-    return _template("page.html").render(contents=contents, pictures=pictures or {}, waiting=waiting)
+    return _template("page.html").render(contents=contents, pictures=pictures, waiting=waiting)
 
 
 def table_in_html(table: Table, caption: str) -> str:
@@ -68,9 +47,9 @@ def table_in_html(table: Table, caption: str) -> str:
     return str(_template("table.html").module.table(table, caption))  # type: ignore[attr-defined]
 
 
-def markdown(contents: Contents, pictures: Pictures | None = None) -> str:
+def markdown(contents: Contents, pictures: Sequence[Picture] = ()) -> str:
     """Return `summary.md`."""
-    text = _template("summary.md").render(contents=contents, pictures=pictures or {})
+    text = _template("summary.md").render(contents=contents, pictures=pictures)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -102,7 +81,7 @@ def latex(contents: Contents) -> str:
     """Return `summary.tex`: the tables for a paper, as wide as its page at most."""
     lines = [r"% needs \usepackage{booktabs,graphicx}; methods.bib has the papers of the methods", ""]
     for comparison in contents.results.comparisons:
-        for table in contents.tables.of(comparison):
+        for table in contents.tables_of[comparison.place]:
             caption = escape_latex(" ".join([f"{comparison.title}.", table.caption, *table.notes]))
             lines += [
                 rf"\begin{{table}}\centering\caption{{{caption}}}",

@@ -103,9 +103,8 @@ class Tables:
         """Say how many differences are too few for Wilcoxon's test."""
         count = int(((self.differences["verdict"] == "no test") & (self.differences["n"] > 1)).sum())
         reason = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six seeds that differ"
-        return [f"{count_of(count, 'difference')} without a test: {reason}"] * (
-            self.choices.test == "wilcoxon" and count > 0
-        )
+        note = f"{count_of(count, 'difference')} without a test: {reason}"
+        return [note] if count and self.choices.test == "wilcoxon" else []
 
     def _doubtful_baselines(self) -> list[str]:
         """Say where the baseline is one of several variants of fine-tuning, and nobody chose it."""

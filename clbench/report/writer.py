@@ -10,9 +10,9 @@ from pathlib import Path
 
 from clbench.errors import UsageError
 from clbench.report.contents import Contents
-from clbench.report.figures.files import FigureFolder, Figures, check_format
-from clbench.report.figures.kinds import FIGURES, Width
-from clbench.report.formats import Picture, latex, markdown, page, table_in_html
+from clbench.report.figures.files import FigureFolder, Picture, check_format
+from clbench.report.figures.style import Width
+from clbench.report.formats import latex, markdown, page, table_in_html
 from clbench.report.tables import Tables
 from clbench.results.frames import Results
 from clbench.results.store import write_whole
@@ -78,23 +78,15 @@ class Report:
             drawn = self.figures.draw()
             if self.waiting:
                 self._write_texts(drawn)
-            return drawn.paths
+            return [path for picture in drawn for path in picture.paths]
 
-    def _write_texts(self, figures: Figures, waiting: bool = False) -> list[Path]:
+    def _write_texts(self, pictures: Sequence[Picture], waiting: bool = False) -> list[Path]:
         """Write the page and the Markdown with the figures that there are; `waiting`: more are to come."""
-        pictures = {
-            place: [self._picture(kind, name) for kind, name in links.items()] for place, links in figures.links.items()
-        }
         texts = {
             "summary.md": markdown(self.contents, pictures),
             "report.html": page(self.contents, pictures, waiting),
         }
         return [write_whole(self.folder / name, text.encode()) for name, text in texts.items()]
-
-    def _picture(self, kind: str, name: str) -> Picture:
-        path = self.folder / "figures" / name
-        shown = next((path.with_suffix(f".{one}") for one in ("png", "svg") if one in self.formats), None)
-        return Picture(name, FIGURES[kind].title, shown, (self.width or FIGURES[kind].width) == "page")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

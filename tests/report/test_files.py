@@ -31,8 +31,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def written(results: Results, folder: Path, **options: Any) -> dict[str, bytes]:
     folder.mkdir(exist_ok=True)
-    paths = FigureFolder(results, folder, **{"formats": ["svg"], **options}).draw().paths
-    return {path.name: path.read_bytes() for path in paths}
+    drawn = FigureFolder(results, folder, **{"formats": ["svg"], **options}).draw()
+    return {path.name: path.read_bytes() for figure in drawn for path in figure.paths}
 
 
 def test_files_are_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,19 +49,20 @@ def test_files_are_the_same_every_time(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_is_up_to_date_is_not_drawn_again(few: list[str], tmp_path: Path) -> None:
     results = Results([*three_methods(), *three_methods(scenario="class")])
     folder = FigureFolder(results, tmp_path, ["svg"])
-    assert folder.ready().paths == []
+    assert folder.ready() == []
     assert len(folder.missing) == 4
-    first = folder.draw()
-    assert first.links["split-digits", "task", "mlp"]["differences"] == DIFFERENCES
+    first = [figure.paths for figure in folder.draw()]
+    assert [tmp_path / DIFFERENCES] in first
     few.clear()
     again = FigureFolder(Results([*three_methods(), *three_methods(scenario="class")]), tmp_path, ["svg"])
     assert again.missing == []
-    assert again.ready() == again.draw() == first
+    assert again.ready() == again.draw()
+    assert [figure.paths for figure in again.ready()] == first
     assert few == []
 
     changed = FigureFolder(Results([*three_methods(), *three_methods(scenario="class")[:-1]]), tmp_path, ["svg"])
-    assert set(changed.ready().links) == {("split-digits", "task", "mlp")}  # the other's are out of date
-    assert changed.draw().links == first.links
+    assert {figure.place for figure in changed.ready()} == {("split-digits", "task", "mlp")}  # not the other's
+    assert [figure.paths for figure in changed.draw()] == first
     assert sorted(few) == ["average-accuracy", "differences"]
 
 
@@ -124,8 +125,8 @@ def test_drawing_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             folder.draw()
     again = FigureFolder(Results(three_methods()), tmp_path, ["svg"])
-    assert len(again.ready().paths) == 1
-    assert len(again.draw().paths) == 2
+    assert len(again.ready()) == 1
+    assert len(again.draw()) == 2
     assert not list(tmp_path.glob("*.kept-*"))
 
 
@@ -146,9 +147,9 @@ def test_files_are_laid_out_for_the_ticks_that_they_show(tmp_path: Path, monkeyp
             R = np.where(np.tri(6, 5, -1), end, np.nan)
             R[np.arange(1, 6), np.arange(5)] = 1.0
             runs.append(record(label, seed, [[N if x != x else x for x in row] for row in R.tolist()]))
-    paths = FigureFolder(Results(runs), tmp_path, ["png"]).draw().paths
-    assert len(paths) == 3
-    for path in paths:
+    drawn = FigureFolder(Results(runs), tmp_path, ["png"]).draw()
+    assert len(drawn) == 3
+    for path in (path for figure in drawn for path in figure.paths):
         pixels = image.imread(path)
         for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
             assert (edge[..., :3] == 1).all(), path.name
@@ -158,5 +159,6 @@ def test_files_are_laid_out_for_the_ticks_that_they_show(tmp_path: Path, monkeyp
 def test_names_that_look_alike_in_files_are_numbered(tmp_path: Path) -> None:
     models = ("m", "m!", "m-2", "M", HOSTILE)
     drawn = FigureFolder(Results([record("lwf", model_label=model) for model in models]), tmp_path, ["svg"]).draw()
-    assert len({path.name.lower() for path in drawn.paths}) == len(drawn.paths) == len(drawn.links) == len(models)
-    assert all(path.parent == tmp_path for path in drawn.paths)
+    paths = [path for figure in drawn for path in figure.paths]
+    assert len({path.name.lower() for path in paths}) == len({figure.place for figure in drawn}) == len(models)
+    assert all(path.parent == tmp_path for path in paths)

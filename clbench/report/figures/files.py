@@ -6,6 +6,7 @@ of the file.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import joblib
 from pydantic import TypeAdapter, ValidationError
@@ -45,15 +46,8 @@ LIST = ".made-by-clbench"
 Place = tuple[str, ...]  # sequence, scenario and model of a comparison; or a scenario
 
 
-class Figures(NamedTuple):
-    """Files of figures: all paths, and by place and kind the name of the file that a page or a document shows."""
-
-    paths: list[Path]
-    links: dict[Place, dict[str, str]]
-
-
 @dataclass(frozen=True, eq=False)
-class _Planned:
+class Picture:
     """A figure that there is data for: its files, and a hash of all that it depends on."""
 
     kind: str
@@ -61,6 +55,23 @@ class _Planned:
     subject: Subject
     paths: Sequence[Path]
     fingerprint: str
+    wide: bool  # whether it takes a page's whole width
+
+    @property
+    def title(self) -> str:
+        return FIGURES[self.kind].title
+
+    @property
+    def shown(self) -> Path | None:
+        """The file that a page can show, if there is one."""
+        return next((path for path in self.paths if path.suffix in (".png", ".svg")), None)
+
+    @property
+    def source(self) -> str:
+        """What stands in a page for that file."""
+        assert self.shown is not None
+        kind = {".png": "png", ".svg": "svg+xml"}[self.shown.suffix]
+        return f"data:image/{kind};base64,{base64.b64encode(self.shown.read_bytes()).decode()}"
 
 
 class FigureFolder:
@@ -82,7 +93,7 @@ class FigureFolder:
         self._figures = list(self._planned(results, differences))
         self._made = _read_list(self.folder / LIST)
 
-    def _planned(self, results: Results, differences: pd.DataFrame | None) -> Iterator[_Planned]:
+    def _planned(self, results: Results, differences: pd.DataFrame | None) -> Iterator[Picture]:
         """Yield every figure that there is data for."""
         stems = _stems([comparison.place for comparison in results.comparisons])
         for kind in FIGURES:
@@ -92,10 +103,12 @@ class FigureFolder:
                     key = key_of(place)
                     name = f"{stems.get(key, key[0])}-{kind}"
                     paths = [self.folder / f"{name}.{suffix}" for suffix in self.formats]
-                    yield _Planned(kind, key, subject, paths, joblib.hash((_code(), kind, subject, self.width)))
+                    fingerprint = joblib.hash((_code(), kind, subject, self.width))
+                    wide = (self.width or FIGURES[kind].width) == "page"
+                    yield Picture(kind, key, subject, paths, fingerprint, wide)
 
     @property
-    def missing(self) -> list[_Planned]:
+    def missing(self) -> list[Picture]:
         """The figures that are to be drawn."""
         return [
             figure
@@ -104,17 +117,12 @@ class FigureFolder:
             or not all(map(self._is_ours, figure.paths))
         ]
 
-    def ready(self) -> Figures:
+    def ready(self) -> list[Picture]:
         """Return what is up to date, without drawing."""
-        missing, found = self.missing, Figures([], {})
-        for figure in self._figures:
-            if figure not in missing:
-                shown = [path for path in figure.paths if path.suffix in (".png", ".svg")] or figure.paths
-                found.links.setdefault(figure.place, {})[figure.kind] = shown[0].name
-                found.paths.extend(figure.paths)
-        return found
+        missing = self.missing
+        return [figure for figure in self._figures if figure not in missing]
 
-    def draw(self) -> Figures:
+    def draw(self) -> list[Picture]:
         """Draw what is not up to date, and return all.
 
         Files of an earlier report that are no longer made are removed unless someone has changed them; a file of
