@@ -10,7 +10,7 @@ import pytest
 import sklearn.datasets
 from asking import prepared as plan
 
-from clbench.data import load_dataset
+from clbench.data.sources import load_dataset
 from clbench.execution import cluster
 from clbench.execution.cluster import run_there
 from clbench.results.store import SAME
