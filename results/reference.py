@@ -20,10 +20,10 @@ import pandas as pd
 
 from clbench.experiment import presets
 from clbench.results.frames import Results
-from clbench.results.wording import markdown_table
 from clbench.results.metrics import average_accuracy
 from clbench.results.record import SAME, RunRecord
 from clbench.results.store import SET, Store, pack
+from clbench.results.wording import markdown_table
 from clbench.verification import comparison, tables
 
 FOLDER = Path(__file__).parent / "reference"
