@@ -71,7 +71,9 @@ def _template(name: str) -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape  # not for a terminal's tables
 
     loader = PackageLoader("clbench.report", ".")
-    environment = Environment(loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined)
+    environment = Environment(
+        loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
+    )
     environment.filters |= {"escaped": escape_markdown, "fenced": _fenced, "as_table": _markdown_table}
     environment.globals["commands"] = commands
     return environment.get_template(name)
