@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clbench.errors import DivergedError
 from clbench.experiment import registry
-from clbench.method import SCENARIOS, Learner, Method, Run, Scenario, Training, shares_first_task
+from clbench.method import SCENARIOS, Learner, Memory, Method, Run, Scenario, Training, shares_first_task
 from clbench.models.backbones import Backbone
 from clbench.sequences.tasks import Split, Task
 from clbench.training.run import Outcome, run_sequence, weights_hash
@@ -102,6 +102,8 @@ class _Check:
         assert any(cell is not None for cell in last), "nothing was measured after the last task"
         self.check_questions()
         if not self.cls.memory:
+            memories = [name for name, value in vars(watched).items() if isinstance(value, Memory)]
+            assert not memories, f"it keeps a Memory, `{memories[0]}`, without declaring `memory = True`"
             self.check_earlier_data(first)
         self.check_resume(first)
         if isinstance(watched, Method):

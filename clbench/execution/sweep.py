@@ -26,7 +26,6 @@ from clbench.experiment.planning import Planned, plan
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
-from clbench.training.optimizer import load_torch_optim
 
 PREFIX = "clbench-sweep-"  # of temporary folders
 Records = Generator[RunRecord | None, None, None]  # None once, as soon as the workers have been started
@@ -77,8 +76,6 @@ class Sweep(Planned):
         fork = fork and sys.platform == "linux"
         fork = fork and all(job.device == "cpu" and not job.spec.code for job in self.missing)
         self._prepare_folder()
-        if fork:
-            load_torch_optim()  # once, and not in each worker
         with temporary_folder() as folder:
             jobs = order_jobs(self.missing, self.workers, folder)
             first_tasks = {job.spec.key: job.first_task for job in jobs}

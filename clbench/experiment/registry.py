@@ -51,7 +51,16 @@ def builtin(kind: Kind) -> dict[str, type]:
         for thing in vars(module).values()
         if inspect.isclass(thing) and issubclass(thing, base) and thing.__module__ == module.__name__
     ]
-    return {vars(cls)["name"]: cls for cls in classes if "name" in vars(cls)}
+    found: dict[str, type] = {}
+    for cls in classes:
+        if "name" in vars(cls):
+            other = found.setdefault(vars(cls)["name"], cls)
+            if other is not cls:
+                where = f"{other.__module__} and {cls.__module__}"
+                raise UsageError(
+                    f"the {kind} {vars(cls)['name']!r} is defined twice: by {where}; give one another name"
+                )
+    return found
 
 
 @cache

@@ -14,6 +14,7 @@ from clbench.method import Batch, Costs, Gradients, Method, Phase, Step, in_chun
 from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.training.batches import Batches, Plateau
+from clbench.training.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from clbench.training.trainer import Trainer
@@ -56,7 +57,7 @@ class TaskTraining:
         trainer: Trainer,
         task: Task,
         parameters: dict[str, nn.Parameter],
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         lr: float,
         costs: Costs,
     ):
@@ -141,7 +142,7 @@ class TaskTraining:
         task_ids = owners[rows].to(self.setting.device)
         rows = rows.to(self.setting.device)
         lr = self.lr * phase.lr_factor / self.rate_divisor
-        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.lr = lr
         parts = zip(*(each.split(lengths) for each in (rows, columns[rows], task_ids)), present, strict=True)
         for number, (index, y, ids, there) in enumerate(parts, done_of[0]):
             batch = Batch(split.batch(index, augmentation), y, ids, there, index, split)
@@ -169,8 +170,6 @@ class TaskTraining:
                 elif parameter.requires_grad and (untouched == "zero" or name in reached):
                     parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()
-        for parameter in self.parameters.values():
-            parameter.grad = None
         self.method.after_step(step)
         assert self.loss is not None, f"{type(self.method).__name__}.gradients asks for the gradient of no loss"
         return self.loss

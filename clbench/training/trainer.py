@@ -16,7 +16,7 @@ from clbench.seeding import seed_default
 from clbench.sequences.tasks import Split, Task
 from clbench.training.evaluation import CurveRecorder, Evaluator, Stopwatch
 from clbench.training.loop import TaskTraining
-from clbench.training.optimizer import State, load_optimizer_state, make_optimizer, optimizer_state
+from clbench.training.optimizer import Optimizer, State
 from clbench.training.snapshots import SnapshotFile
 
 
@@ -143,8 +143,8 @@ class Trainer:
         lr = training.lr * (training.later_lr_factor if task.index > 0 else 1)
         own = {f"method.{name}": parameter for name, parameter in self.method.parameters().items()}
         parameters = {**dict(network.named_parameters()), **own}
-        optimizer = make_optimizer(training, parameters, lr)
-        load_optimizer_state(optimizer, parameters, self.kept_optimizer)
+        optimizer = Optimizer(training, parameters, lr)
+        optimizer.load_state(self.kept_optimizer)
         if training.warmup_epochs and task.index > 0:
             newest = list(network.newest.parameters())
             phases = [Phase(name="warm-up", tasks=[task], trainable=newest, epochs=training.warmup_epochs), *phases]
@@ -154,7 +154,7 @@ class Trainer:
             network.eval()
             self.method.finish_phase(phase)
         work.finish()
-        self.kept_optimizer = optimizer_state(optimizer, parameters) if training.keep_optimizer else {}
+        self.kept_optimizer = optimizer.state() if training.keep_optimizer else {}
 
     # Snapshots
 

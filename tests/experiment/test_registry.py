@@ -164,3 +164,13 @@ def test_a_method_that_refuses_its_settings(tmp_path: Path) -> None:
         registry.configure("half", registry.find("method", f"{path}:Half"), {})
     with pytest.raises(UsageError, match="is a file: name the method in it too"):
         registry.find("method", str(path))
+
+
+def test_a_name_that_two_built_in_classes_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.builtin.cache_clear()
+    monkeypatch.setattr(LwF, "name", "finetune")
+    try:
+        with pytest.raises(UsageError, match=r"'finetune' is defined twice: by clbench.methods.finetune and .*lwf"):
+            registry.builtin("method")
+    finally:
+        registry.builtin.cache_clear()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clbench.experiment import registry
-from clbench.method import SCENARIOS, Learner, Method, Phase, Run, Scenario, Step, Training
+from clbench.method import SCENARIOS, Learner, Memory, Method, Phase, Run, Scenario, Step, Training
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
 from clbench.methods.lwf import LwF
@@ -349,3 +349,15 @@ class SetsWeightsInTheEnd(Method):
 
 def test_weights_may_be_set_in_the_end_of_a_task() -> None:
     check_method(SetsWeightsInTheEnd, models=["mlp"], scenarios=["class"])
+
+
+def test_a_memory_must_be_declared() -> None:
+    class Undeclared(Method):
+        name = "undeclared"
+
+        def begin(self, run: Run) -> None:
+            super().begin(run)
+            self.kept = Memory(4, run.stream("memory"))
+
+    with pytest.raises(AssertionError, match="keeps a Memory, `kept`, without declaring"):
+        check_method(Undeclared, models=["mlp"], scenarios=["class"])

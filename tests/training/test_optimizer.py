@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from clbench.method import Training
-from clbench.training.optimizer import OPTIMIZERS, load_optimizer_state, make_optimizer, optimizer_state
+from clbench.training.optimizer import OPTIMIZERS, Optimizer
 
 
 @pytest.mark.parametrize(
@@ -28,16 +28,17 @@ def test_a_parameter_moves_as_if_it_were_alone(settings: dict[str, Any]) -> None
     training = Training(lr=0.1, **settings)
     named = dict(zip(names, ours, strict=True))
     known = dict(list(named.items())[:2])
-    optimizer = make_optimizer(training, known, 0.1)
+    optimizer = Optimizer(training, known, 0.1)
     options = {name: value for name, value in settings.items() if name != "optimizer"}
     others = [OPTIMIZERS[training.optimizer]([parameter], lr=0.1, **options) for parameter in theirs]
     for step in range(12):
         if step in (4, 9):  # the head has grown; the run goes on from a checkpoint
-            state, known = optimizer_state(optimizer, known), named
-            optimizer = make_optimizer(training, known, 0.1)
-            load_optimizer_state(optimizer, known, state)
+            state, known = optimizer.state(), named
+            optimizer = Optimizer(training, known, 0.1)
+            optimizer.load_state(state)
         if step >= 6:
-            for other in (optimizer, *others):
+            optimizer.lr = 0.01
+            for other in others:
                 other.param_groups[0]["lr"] = 0.01
         for index, pair in enumerate(zip(ours, theirs, strict=True)):
             for parameter in pair:
@@ -55,7 +56,7 @@ def test_a_parameter_moves_as_if_it_were_alone(settings: dict[str, Any]) -> None
 
 def test_the_state_is_there_for_what_has_moved() -> None:
     named = {name: nn.Parameter(torch.ones(3)) for name in "ab"}
-    optimizer = make_optimizer(Training(optimizer="adam"), named, 0.1)
+    optimizer = Optimizer(Training(optimizer="adam"), named, 0.1)
     named["a"].grad = torch.ones(3)
     optimizer.step()
-    assert set(optimizer_state(optimizer, named)) == {"a"}
+    assert set(optimizer.state()) == {"a"}
