@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -50,6 +51,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:  # there is no room for it
         message, code = str(error), 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its end
     except Exception as error:  # Typer's own for options and arguments, whichever class of it the version has
         if not hasattr(error, "format_message"):
             raise

@@ -90,6 +90,8 @@ def run_sequence(
         except BaseException as error:
             error.add_note(f"at task {len(run.outcome.updates) + 1} of {len(tasks)}")
             raise
+        finally:
+            trainer.release()
 
 
 class _Run:

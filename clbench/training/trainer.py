@@ -87,6 +87,10 @@ class Trainer:
                 method.network.expand(len(task.classes))
             method.network.seen = task.index + 1
 
+    def release(self) -> None:
+        """Let go of the method, which holds this trainer: else all their tensors stay until garbage is collected."""
+        vars(self).pop("method", None)
+
     # A task
 
     def learn(self, task: Task) -> Costs:

@@ -117,6 +117,7 @@ def test_records_are_the_local_ones_though_workers_die(
     killer.start()
     every = [f"{methods}:Waits", "replay", f"{methods}:Kills"]
     results = clbench.run(every, out=tmp_path / "there", **options, **there)
+    assert (tmp_path / "pid").exists(), [record.error for record in results.failed]
     killer.join()
     assert killed[0] != os.getpid()
     assert [record.error for record in results.failed] == [cluster.DIED]

@@ -69,7 +69,7 @@ def test_a_damaged_record_is_kept_aside_and_run_again(content: bytes, tmp_path: 
     _, records = sweep_into(tmp_path, **options)
     ((key, good),) = records.items()
     path = tmp_path / f"{key}.json"
-    for number, name in enumerate(("damaged", "damaged-1")):
+    for number, name in enumerate(("damaged-1", "damaged-2")):
         path.write_bytes(content)
         sweep, again = sweep_into(tmp_path, **options)
         assert any(f"run again if it is part of this sweep: {path.name}" in note for note in sweep.notes)
