@@ -15,6 +15,7 @@ import pickle
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -184,7 +185,9 @@ class RayCluster(Cluster):
         if self.ours:
             dashboard: dict[str, Any] = {} if address else {"include_dashboard": False}
             try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **dashboard)
+                # Ray puts the working folder first on its workers' path, where a checkout would hide the installed clbench
+                with contextlib.chdir(tempfile.gettempdir()):
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **dashboard)
             except (OSError, ValueError, RuntimeError, AssertionError) as error:
                 reason = " ".join(str(error).split())
                 raise UsageError(f"no Ray cluster answers at {address}: {reason}") from None
@@ -263,9 +266,12 @@ def _run_in_process(job: Job, timeout: float) -> RunRecord:
 
     It is not one of `multiprocessing`, as Dask's workers may not start such.
     """
-    command = [sys.executable, "-c", "from clbench.execution.cluster import main; main()", str(os.getpid())]
+    command = [sys.executable, "-P", "-c", "from clbench.execution.cluster import main; main()", str(os.getpid())]
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # what can be imported here
     try:
-        done = subprocess.run(command, input=pickle.dumps(job), capture_output=True, timeout=timeout, check=True)
+        done = subprocess.run(
+            command, input=pickle.dumps(job), capture_output=True, timeout=timeout, check=True, env=there
+        )
         return pickle.loads(done.stdout)
     except subprocess.TimeoutExpired:
         return time_is_up(job)

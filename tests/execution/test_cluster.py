@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,13 +86,14 @@ def dask() -> Iterator[dict[str, str]]:
 def ray() -> Iterator[dict[str, str]]:
     """A Ray of two CPUs on this machine."""
     found = pytest.importorskip("ray")
-    found.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100_000_000,
-        log_to_driver=False,
-        logging_level="critical",
-    )
+    with contextlib.chdir(tempfile.gettempdir()):  # its workers would import clbench from the checkout
+        found.init(
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100_000_000,
+            log_to_driver=False,
+            logging_level="critical",
+        )
     yield {"backend": "ray"}
     found.shutdown()
 
