@@ -185,7 +185,7 @@ class RayCluster(Cluster):
         if self.ours:
             dashboard: dict[str, Any] = {} if address else {"include_dashboard": False}
             try:
-                # Ray puts the working folder first on its workers' path, where a checkout would hide the installed clbench
+                # Ray puts the working folder first on its workers' path: a checkout there would hide the package
                 with contextlib.chdir(tempfile.gettempdir()):
                     ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **dashboard)
             except (OSError, ValueError, RuntimeError, AssertionError) as error:
