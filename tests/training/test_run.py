@@ -1,7 +1,9 @@
 """A whole run: what is trained, on what, and what is measured."""
 
+import gc
 import math
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from clbench.models.backbones import MLP, ResNet18
 from clbench.seeding import stream
 from clbench.sequences.tasks import Split, Task
 from clbench.testing import tiny_tasks
-from clbench.training.run import Outcome, weights_hash
+from clbench.training.run import Outcome, run_sequence, weights_hash
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=0.1)
 TERMS: dict[str, Any] = {"backbone": MLP(width=16), "training": TRAINING}
@@ -288,3 +290,15 @@ def test_predicting_over_outputs_that_are_not_there() -> None:
 def test_resnet_takes_a_batch_of_one_small_image() -> None:
     outcome = go(tasks=tiny_tasks(1, images=17), backbone=ResNet18(channels=2), training=Training(batch_size=16))
     assert outcome.updates == [2]
+
+
+def test_a_finished_run_keeps_nothing_that_only_garbage_collection_would_free() -> None:
+    method = Finetune()
+    gc.disable()
+    try:
+        run_sequence(tiny_tasks(2), method, MLP(width=8), Training(batch_size=8), "task", 0)
+        network = weakref.ref(method.network)
+        del method
+        assert network() is None
+    finally:
+        gc.enable()
