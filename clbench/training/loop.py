@@ -52,24 +52,10 @@ class EpochHistory:
 class TaskTraining:
     """The training of one task: its phases share an optimiser, a budget and a history."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        task: Task,
-        parameters: dict[str, nn.Parameter],
-        optimizer: Optimizer,
-        lr: float,
-        costs: Costs,
-    ):
-        self.trainer, self.task, self.parameters, self.optimizer, self.costs = (
-            trainer,
-            task,
-            parameters,
-            optimizer,
-            costs,
-        )
-        self.method, self.setting = trainer.method, trainer.setting
-        self.lr, self.rate_divisor = lr, 1
+    def __init__(self, trainer: Trainer, task: Task, optimizer: Optimizer, costs: Costs):
+        self.trainer, self.task, self.optimizer, self.costs = trainer, task, optimizer, costs
+        self.method, self.setting, self.parameters = trainer.method, trainer.setting, optimizer.parameters
+        self.lr, self.rate_divisor = optimizer.lr, 1
         self.epoch = 0  # of the task, over all phases
         self.epochs_in_budget = self.updates_in_budget = 0
         self.plateau = Plateau(self.setting.training.patience)

@@ -152,7 +152,7 @@ class Trainer:
         if training.warmup_epochs and task.index > 0:
             newest = list(network.newest.parameters())
             phases = [Phase(name="warm-up", tasks=[task], trainable=newest, epochs=training.warmup_epochs), *phases]
-        work = TaskTraining(self, task, parameters, optimizer, lr, costs)
+        work = TaskTraining(self, task, optimizer, costs)
         for phase in phases:
             work.train(phase)
             network.eval()
