@@ -1,9 +1,11 @@
 """The contract of a method: what it defines, and what it is given."""
 
+from clbench.method.choices import Choice
 from clbench.method.learner import SCENARIOS, Costs, Learner, Run, Scenario
 from clbench.method.memory import Memory
 from clbench.method.method import GradientOf, Gradients, Method, shares_first_task
 from clbench.method.phase import Phase
+from clbench.method.rehearsal import Rehearsal
 from clbench.method.settings import Training
 from clbench.method.step import Batch, Criterion, Step
 from clbench.method.teacher import Teacher, in_chunks
@@ -11,6 +13,7 @@ from clbench.method.teacher import Teacher, in_chunks
 __all__ = [
     "SCENARIOS",
     "Batch",
+    "Choice",
     "Costs",
     "Criterion",
     "GradientOf",
@@ -19,6 +22,7 @@ __all__ = [
     "Memory",
     "Method",
     "Phase",
+    "Rehearsal",
     "Run",
     "Scenario",
     "Step",

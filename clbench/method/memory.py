@@ -1,38 +1,47 @@
-"""A memory of samples, filled while training goes on."""
+"""A memory of samples of earlier tasks, of a fixed size."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clbench.errors import ClbenchError
+from clbench.method.choices import ONLINE, Choice, Contents, shares
+from clbench.method.learner import Run
 from clbench.method.step import Batch
-from clbench.sequences.tasks import Split
+from clbench.sequences.tasks import Split, Task
 
-_CONTENT = ("seen", "images", "y", "task_ids", "extras")
+_STORED = ("images", "y", "task_ids", "extras")
 _PREPARATION = ("mean", "std", "divisor", "augment", "padding")  # of a split: what makes stored images ready
 
 
 class Memory:
-    """A reservoir of at most `size` samples: each one seen so far is as likely to be in it (Vitter 1985).
+    """At most `size` samples, chosen while training goes on (`add`) or once a task is learnt (`add_task`).
+
+    `choice` says which are kept, see `clbench.method.choices`. All but the reservoir share the memory equally among the
+    classes, or in the domain scenario, where all tasks have the same classes, among the tasks.
 
     Images are kept as the data set stores them, and augmented anew when they are drawn. Other tensors can be stored
     with a sample, such as the outputs at that time. Storage is allocated once, on the device of the data.
     """
 
-    def __init__(self, size: int, generator: torch.Generator):
-        self.size, self.generator = size, generator
-        self.seen = 0  # samples offered so far
+    def __init__(self, size: int, run: Run, choice: Choice = "reservoir"):
+        self.size, self.choice = size, choice
+        self.by_task = run.scenario == "domain"
+        self.contents = Contents(size)
+        self.draws = {purpose: run.stream("memory", purpose) for purpose in ("choice", "first", "second")}
         self.images: Tensor | None = None  # [size, *stored_shape]
-        self.y = torch.zeros(size, dtype=torch.long)  # on the CPU, so that choosing samples needs no device
+        self.y = torch.zeros(size, dtype=torch.long)  # columns of the head; on the CPU: choosing needs no device
         self.task_ids = torch.zeros(size, dtype=torch.long)
         self.extras: dict[str, Tensor] = {}  # [size, …]
         self.split: Split | None = None  # how images are scaled and augmented
 
     def __len__(self) -> int:
-        return min(self.seen, self.size)
+        return len(self.contents)
 
     def add(self, batch: Batch, **extras: Tensor) -> None:
         """Offer the samples of a batch of the loop, and tensors [n, …] to store with them."""
@@ -40,15 +49,50 @@ class Memory:
             raise ClbenchError("a memory takes the batches that the loop draws, not joined ones: add step.batch")
         if self.size == 0:
             return
-        rows, places = self._choose(len(batch))
-        self.seen += len(batch)
+        contents, choose, taken = self.contents, ONLINE[self.choice], dict[int, int]()
+        groups = (batch.task_ids if self.by_task else batch.y).tolist()
+        uniform = torch.rand(len(batch), 2, generator=self.draws["choice"], dtype=torch.double).tolist()
+        for row, (group, (u, v)) in enumerate(zip(groups, uniform, strict=True)):
+            place = choose(contents, group, u, v)
+            if place is not None:
+                contents.take(place, group)
+                taken[place] = row
+            contents.seen += 1
+            contents.met[group] = contents.met.get(group, 0) + 1
+        self._store(batch.split, batch, list(taken), list(taken.values()), extras)
+
+    def add_task(self, task: Task, y: Tensor, ranked: Mapping[int, Tensor], groups: int | None = None) -> None:
+        """Keep samples of a task that has been learnt, and fewer of those before.
+
+        y: the samples' columns of the head [n]. `ranked` has the rows of each group that is to be kept, the most
+        wanted first. Each group gets an equal share of the memory: of the groups so far, or of as many as `groups`.
+        """
+        contents = self.contents
+        known = [*contents.members, *ranked]
+        quotas = dict(zip(known, shares(self.size, max(groups or 0, len(known))), strict=False))
+        for group, places in list(contents.members.items()):
+            for place in places[quotas[group] :]:
+                contents.leave(place)
+        free = iter(sorted(set(range(self.size)) - contents.group_of.keys()))
+        places, rows = [], []
+        for group, wanted in ranked.items():
+            contents.members[group] = []
+            for row in wanted[: quotas[group]].tolist():
+                places.append(next(free))
+                rows.append(row)
+                contents.take(places[-1], group)
+        index = torch.arange(len(task.train), device=task.train.y.device)
+        ids = torch.full_like(index, task.index)
+        self._store(task.train, Batch(index, y, ids, [task.index], index), places, rows, {})
+
+    def _store(self, split: Split, batch: Batch, places: list[int], rows: list[int], extras: dict[str, Tensor]) -> None:
+        """Write some rows of a batch to some places."""
         if not rows:
             return
         chosen = torch.tensor(rows, device=batch.index.device)
-        images = batch.split.raw(batch.index[chosen])
+        images = split.raw(batch.index[chosen])
         if self.images is None:
-            self.images = images.new_zeros(self.size, *images.shape[1:])
-            self.split = batch.split
+            self.images, self.split = images.new_zeros(self.size, *images.shape[1:]), split
         place = torch.tensor(places, device=chosen.device)
         self.images[place] = images
         self.y[places] = batch.y[chosen].cpu()
@@ -61,40 +105,69 @@ class Memory:
                 self.extras[name] = stored = _widened(stored, values.shape[1])
             stored[place] = values[chosen].detach()
 
-    def _choose(self, n: int) -> tuple[list[int], list[int]]:
-        """Return the samples that are taken, and their places; the last one in a place stays."""
-        taken: dict[int, int] = {}
-        positions = torch.arange(self.seen + 1, self.seen + n + 1)
-        draws = (torch.rand(n, generator=self.generator, dtype=torch.double) * positions).long().tolist()
-        for row, draw in enumerate(draws):
-            place = self.seen + row if self.seen + row < self.size else draw
-            if place < self.size:
-                taken[place] = row
-        return list(taken.values()), list(taken)
+    def sample(self, n: int, purpose: str = "first") -> Batch:
+        """Draw up to `n` samples without replacement; a step's second batch has a stream of its own, `second`.
 
-    def sample(self, n: int, augmentation: torch.Generator | None = None) -> Batch:
-        """Draw up to `n` samples without replacement; the batch's `extras` have what was stored with them."""
+        Images are augmented where the sequence says so. The batch's `extras` have what was stored with the samples.
+        """
+        draws, places = self.draws[purpose], self.places()
+        return self.at(places[torch.randperm(len(places), generator=draws)[:n]], draws)
+
+    def places(self, task: int | None = None) -> Tensor:
+        """Return the places that are taken, int64 on the CPU: of one task, the most wanted first, or all of them."""
+        if task is None and self.choice in ONLINE:
+            return torch.arange(len(self))  # they are filled one after another
+        places = [place for members in self.contents.members.values() for place in members]
+        found = torch.tensor(sorted(places) if self.choice in ONLINE else places, dtype=torch.long)
+        return found if task is None else found[self.task_ids[found] == task]
+
+    def at(self, places: Tensor, augmentation: torch.Generator | None = None) -> Batch:
+        """Return the samples in these places, int64 [n] on the CPU, augmented if a generator is given."""
         assert self.images is not None, "the memory is empty: ask len(memory) first"
         assert self.split is not None
-        rows = torch.randperm(len(self), generator=self.generator)[:n]
-        device = self.images.device
-        there, y, task_ids = rows.to(device), self.y[rows], self.task_ids[rows]
+        device, y, task_ids = self.images.device, self.y[places], self.task_ids[places]
+        there = places.to(device)
         x = self.split.prepare(self.images.index_select(0, there), augmentation)
         extras = {name: values.index_select(0, there) for name, values in self.extras.items()}
         present = sorted(set(task_ids.tolist()))
-        index = torch.full((len(rows),), -1, device=device)
+        index = torch.full((len(places),), -1, device=device)
         return Batch(x, y.to(device), task_ids.to(device), present, index, extras=extras)
+
+    def tasks(self, earlier: Sequence[Task]) -> list[Task]:
+        """Return what is kept of some tasks as tasks, for a phase to train on; one of which nothing is kept is not."""
+        if not len(self):
+            return []
+        assert self.images is not None
+        found = []
+        for task, start in zip(earlier, self._starts(earlier), strict=True):
+            places = self.places(task.index)
+            if len(places):
+                rows, y = places.to(self.images.device), (self.y[places] - start).to(self.images.device)
+                train = Split(self.images, rows, y, **self._preparation())
+                found.append(Task(task.index, task.classes, train, task.test))
+        return found
+
+    def _starts(self, tasks: Sequence[Task]) -> list[int]:
+        """Return each task's first column of the head; `tasks` are the first ones of the sequence."""
+        widths = [0 if self.by_task else len(task.classes) for task in tasks]
+        return [sum(widths[:number]) for number in range(len(tasks))]
+
+    def _preparation(self) -> dict[str, Any]:
+        return {name: getattr(self.split, name) for name in _PREPARATION} if self.split else {}
 
     def state(self) -> dict[str, Any]:
         """Return all that it holds, as tensors and plain values."""
-        content = {name: vars(self)[name] for name in _CONTENT}
-        preparation = {name: getattr(self.split, name) for name in _PREPARATION} if self.split else {}
-        return {**content, "preparation": preparation, "generator": self.generator.get_state()}
+        contents = {**asdict(self.contents), "full": sorted(self.contents.full)}
+        draws = {purpose: generator.get_state() for purpose, generator in self.draws.items()}
+        stored = {name: vars(self)[name] for name in _STORED}
+        return {**stored, "contents": contents, "preparation": self._preparation(), "draws": draws}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        vars(self).update({name: state[name] for name in _CONTENT})
-        self.generator.set_state(state["generator"].cpu())
+        vars(self).update({name: state[name] for name in _STORED})
+        self.contents = Contents(**{**state["contents"], "full": set(state["contents"]["full"])})
+        for purpose, generator in self.draws.items():
+            generator.set_state(state["draws"][purpose].cpu())
         if self.images is not None:
             none = self.y[:0].to(self.images.device)
             self.split = Split(self.images[:0], none, none, **state["preparation"])

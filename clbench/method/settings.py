@@ -31,7 +31,10 @@ class Training:
     # them (PyTorch before 2.0, where zero_grad kept a tensor of zeros)
     untouched: Literal["skip", "zero", "zero-once-reached"] = "skip"
     predict_over: Literal["seen", "all"] = "seen"  # outputs that compete where the task is not told
+    # outputs that compete in the loss of the class scenario: of the classes seen so far, or of all there will be
+    loss_over: Literal["seen", "all"] = "seen"
     warmup_epochs: Annotated[int, Ge(0)] = 0  # first epochs from the second task on: only the new block trains
+    warmup_extra: bool = False  # whether they come beside the budget
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of each task's training images kept for `patience`
     # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is
     # divided by ten, then training stops; the epochs are the most there can be
@@ -42,13 +45,14 @@ class Training:
             raise UsageError(
                 f"training needs either epochs or iterations, not epochs={self.epochs} iterations={self.iterations}"
             )
-        if self.predict_over == "all" and not self.full_head:
-            raise UsageError("predict_over=all needs full_head=true: without it there are no outputs but those seen")
+        for name in ("predict_over", "loss_over"):
+            if getattr(self, name) == "all" and not self.full_head:
+                raise UsageError(f"{name}=all needs full_head=true: without it there are no outputs but those seen")
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise UsageError(f"momentum={self.momentum} is an option of sgd, the optimiser is {self.optimizer}")
         if self.epochs is None and (self.warmup_epochs or self.patience):
             raise UsageError("warmup_epochs and patience count epochs: give the budget as epochs, not iterations")
-        if self.epochs is not None and self.warmup_epochs >= self.epochs:
+        if self.epochs is not None and self.warmup_epochs >= self.epochs and not self.warmup_extra:
             raise UsageError(f"warmup_epochs={self.warmup_epochs} leaves nothing of the budget of {self.epochs} epochs")
         if (self.patience is None) != (self.held_out == 0):
             raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,16 +46,20 @@ class Batch:
 class Criterion:
     """The scenario's cross-entropy, mean over the batch: it decides which outputs compete.
 
-    task: a sample's own task's outputs; class: all classes seen so far; domain: the one block.
+    task: a sample's own task's outputs; class: all classes seen so far, or all there are; domain: the one block.
     """
 
-    def __init__(self, scenario: Scenario):
-        self.scenario = scenario
+    def __init__(self, scenario: Scenario, over: Literal["seen", "all"] = "seen"):
+        self.scenario, self.over = scenario, over
+
+    def blocks(self, network: ExpandingHeadModel) -> range:
+        """Return the head's blocks that compete where the task is not told."""
+        return range(len(network.head) if self.over == "all" else network.seen)
 
     def competing(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the outputs that take part [n, k], and the right ones of them [n]."""
         network, batch = step.network, step.batch
-        blocks = batch.tasks if self.scenario == "task" else range(network.seen)
+        blocks = batch.tasks if self.scenario == "task" else self.blocks(network)
         if self.scenario == "task" and len(blocks) > 1:
             # outputs of all blocks, −∞ outside the sample's own; blocks of absent tasks get no gradient
             logits = network.logits(step.features, range(len(network.head)), reached=batch.tasks)
@@ -68,17 +73,24 @@ class Criterion:
 
     def __call__(self, step: Step, weights: Tensor | None = None) -> Tensor:
         """Return the loss; `weights` [n] multiply the samples' losses before the mean is taken."""
+        if weights is None:
+            return F.cross_entropy(*self._answer(step))
+        return (weights * self.of_samples(step)).mean()
+
+    def of_samples(self, step: Step) -> Tensor:
+        """Return each sample's loss [n]."""
+        return F.cross_entropy(*self._answer(step), reduction="none")
+
+    def _answer(self, step: Step) -> tuple[Tensor, Tensor]:
         logits, y = self.competing(step)
         step.answers.append((logits.detach(), y))
-        if weights is None:
-            return F.cross_entropy(logits, y)
-        return (weights * F.cross_entropy(logits, y, reduction="none")).mean()
+        return logits, y
 
     def columns(self, network: ExpandingHeadModel, task: int) -> slice:
         """Return the columns of the head that compete for images of a task, when the loss is taken on them alone."""
         if self.scenario == "task":
             return network.columns(task)
-        return slice(0, sum(network.widths[: network.seen]))
+        return slice(0, sum(network.widths[: len(self.blocks(network))]))
 
 
 @dataclass
@@ -104,8 +116,8 @@ class Step:
 
     @cached_property
     def outputs(self) -> Tensor:
-        """The outputs of all blocks seen so far [n, classes], by one product."""
-        return self.network.logits(self.features, range(self.network.seen))
+        """The outputs of all blocks that compete where the task is not told [n, classes], by one product."""
+        return self.network.logits(self.features, self.criterion.blocks(self.network))
 
     def cross_entropy(self, weights: Tensor | None = None) -> Tensor:
         """Return the scenario's loss on the batch; see Criterion."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -126,9 +125,8 @@ def concat(splits: Sequence[Split]) -> Split:
     images, rows = first.images, [split.rows for split in splits]
     scaled = first.scaled if all(split.scaled is first.scaled for split in splits) else None
     if any(split.images is not images for split in splits):
-        starts = np.cumsum([0] + [len(split.images) for split in splits])
-        images, scaled = torch.cat([split.images for split in splits]), None
-        rows = [own + int(start) for own, start in zip(rows, starts[:-1], strict=True)]
+        images, scaled = torch.cat([split.images.index_select(0, split.rows) for split in splits]), None
+        rows = [torch.arange(len(images), device=images.device)]
     y = torch.cat([split.y for split in splits])
     joined = replace(first, images=images, scaled=scaled, rows=torch.cat(rows), y=y)
     if all(split.pixel_map is None for split in splits):

@@ -68,11 +68,11 @@ class TaskTraining:
         split, columns, owners = self._data(phase)
         frozen = set_trainable(self.method, phase.trainable)
         batches = Batches([len(task.train) for task in phase.tasks], self.setting.training, phase)
-        recorded = None
-        if frozen and not split.augment:
-            recorded = in_chunks(self.method.network.features, split, self.method.network.chunk)
         steps_left = total = self._steps(phase, batches)
-        while steps_left > 0 and not self.stopped:
+        recorded = None
+        if frozen and total and not split.augment:
+            recorded = in_chunks(self.method.network.features, split, self.method.network.chunk)
+        while steps_left > 0:
             order = stream(self.setting.seed, "batches", self.task.index, self.epoch)
             rows = batches.draw(order, steps_left)
             seed_default(self.setting.seed, "dropout", self.task.index, self.epoch, device=self.setting.device)
@@ -82,7 +82,7 @@ class TaskTraining:
             if not phase.extra:
                 self.epochs_in_budget += 1
                 self.updates_in_budget += len(rows)
-            if self.setting.training.patience and self._is_flat(phase):
+            if self.setting.training.patience and not phase.extra and self._is_flat(phase):
                 return
 
     def _steps(self, phase: Phase, batches: Batches) -> int:
@@ -91,6 +91,8 @@ class TaskTraining:
         own = math.inf if phase.epochs is None else phase.epochs * batches.per_epoch
         if phase.extra:
             left = math.inf
+        elif self.stopped:
+            left = 0
         elif training.iterations is not None:
             left = training.iterations - self.updates_in_budget
         else:

@@ -46,7 +46,7 @@ class Trainer:
         self.setting, self.evaluator, self.curves = setting, evaluator, curves
         self.first_task = first_task  # where the first task is taken from, or left for other runs
         self.shared_first_task = False
-        self.criterion = Criterion(setting.scenario)
+        self.criterion = Criterion(setting.scenario, setting.training.loss_over)
         self.passes = Passes()
         self.purpose: tuple[str | int, ...] = ("weights",)  # of the stream that the network's weights come from
         self.kept_optimizer: State = {}
@@ -109,7 +109,13 @@ class Trainer:
         method.network.eval()
         method.finish_task(task)
         costs.forward_passes, costs.backward_passes = self.passes.forward, self.passes.backward
-        old = {one.index: one.train.nbytes for phase in phases for one in phase.tasks if one.index != task.index}
+        own = {id(one.train.images) for one in self.setting.tasks}  # a memory's copies are in its state
+        old = {
+            one.index: one.train.nbytes
+            for phase in phases
+            for one in phase.tasks
+            if one.index != task.index and id(one.train.images) in own
+        }
         costs.stored_bytes = sum(old.values()) + nbytes(method.state())
         costs.seconds = watch.seconds() - self._curve_seconds
         return costs
@@ -151,7 +157,8 @@ class Trainer:
         optimizer.load_state(self.kept_optimizer)
         if training.warmup_epochs and task.index > 0:
             newest = list(network.newest.parameters())
-            phases = [Phase(name="warm-up", tasks=[task], trainable=newest, epochs=training.warmup_epochs), *phases]
+            epochs, extra = training.warmup_epochs, training.warmup_extra
+            phases = [Phase(name="warm-up", tasks=[task], trainable=newest, epochs=epochs, extra=extra), *phases]
         work = TaskTraining(self, task, optimizer, costs)
         for phase in phases:
             work.train(phase)

@@ -1,0 +1,79 @@
+"""The base of methods that train on a memory of earlier samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor
+
+from clbench.method.choices import ONLINE, Choice, herding
+from clbench.method.learner import Run
+from clbench.method.memory import Memory
+from clbench.method.method import Method
+from clbench.method.step import Step
+from clbench.method.teacher import in_chunks
+from clbench.sequences.tasks import Task
+
+
+@dataclass
+class Rehearsal(Method):
+    """Base of methods with a memory of `images` samples. They fill it batch by batch, or after each task."""
+
+    memory: ClassVar[bool] = True
+    keeps: ClassVar[Choice] = "reservoir"  # which samples are kept
+    groups: ClassVar[Literal["classes", "tasks"]] = "classes"  # what shares the memory, where it has shares
+    images: Annotated[int, Ge(0)] = 500  # in the memory
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.old = Memory(self.images, run, self.keeps)
+
+    def memory_step(self, step: Step, n: int, purpose: str = "first") -> Step | None:
+        """Return the same step on up to `n` samples of the memory; None while it is empty. See Memory.sample."""
+        return step.on(self.old.sample(n, purpose)) if len(self.old) else None
+
+    def joined_step(self, step: Step, n: int) -> Step:
+        """Return the same step on the new batch and up to `n` samples of the memory together."""
+        return step.on(step.batch.joined(self.old.sample(n))) if len(self.old) else step
+
+    def after_step(self, step: Step) -> None:
+        if self.old.choice in ONLINE:
+            self.old.add(step.batch)
+
+    def finish_task(self, task: Task) -> None:
+        if self.old.choice not in ONLINE:
+            self.keep(task)
+
+    def keep_share(self, task: Task) -> None:
+        """Keep the same number of samples of each task of the sequence, drawn at random: M/T of T tasks."""
+        self.keep(task, self.run.tasks)
+
+    def keep(self, task: Task, groups: int | None = None) -> None:
+        """Fill the memory with samples of a task that has been learnt: drawn at random, or by herding."""
+        y = task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
+        by_task = self.groups == "tasks" or self.run.scenario == "domain"
+        if self.old.choice == "herding":
+            features = self.features(task)
+        order = torch.randperm(len(y), generator=self.run.stream("memory", task.index))
+        ranked: dict[int, Tensor] = {}
+        for group in [task.index] if by_task else y.unique().tolist():
+            rows = order if by_task else order[(y.cpu() == group)[order]]
+            if self.old.choice == "herding":
+                rows = rows.sort().values
+                rows = rows[herding(features[rows], self.images)]
+            ranked[group] = rows
+        self.old.add_task(task, y, ranked, groups)
+
+    def features(self, task: Task) -> Tensor:
+        """Return the network's features of a task's training images, scaled to length 1: [n, d], on the CPU."""
+        return in_chunks(lambda x: F.normalize(self.network.features(x)), task.train, self.network.chunk).cpu()
+
+    def state(self) -> dict[str, Any]:
+        return self.old.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.old.load_state(state)

@@ -1,0 +1,33 @@
+"""Experience replay with a memory that is filled while training goes on (Chaudhry et al. 2019, arXiv 1902.10486).
+
+    minimise  CE(ŷ, y)  over the batch B_n of new images joined by a batch B_M drawn from the memory M
+
+Each step's new images are offered to M after the step. M counts in images. Riemer et al. 2019, arXiv 1810.11910, put
+the reservoir into it.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
+from torch import Tensor
+
+from clbench.method import Choice, Memory, Rehearsal, Run, Step
+
+
+@dataclass
+class ER(Rehearsal):
+    """Experience replay: each step trains on images of a memory too, which is filled as training goes on"""
+
+    name: ClassVar[str] = "er"
+    memory_batch: Annotated[int, Ge(1)] | None = None  # |B_M|; none: as many as new images
+    # which images M keeps. reservoir: each one so far is as likely; class-balanced: a reservoir that favours rare
+    # classes (Chrysakis & Moens 2020); greedy: as many of each class (GDumb); random, herding: chosen after each task
+    choice: Choice = "reservoir"
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.old = Memory(self.images, run, self.choice)
+
+    def loss(self, step: Step) -> Tensor:
+        return self.joined_step(step, self.memory_batch or len(step.batch)).cross_entropy()

@@ -1,0 +1,69 @@
+"""iCaRL: incremental classifier and representation learning (Rebuffi et al. 2017, arXiv 1611.07725, algorithms 1 to 5).
+
+    minimise  Σ_{new classes} BCE(σ(z_c), 1[y = c])  +  Σ_{old classes} BCE(σ(z_c), q_c)   over new images and exemplars
+    answer    argmin_c ‖ φ(x) − μ_c ‖,   μ_c = mean of φ over the exemplars of class c
+
+φ: features of length 1; q_c: the old network's σ(z_c) on the same image. Exemplars are chosen by herding, M/k of each
+of k classes so far, and fewer of them are kept, the first ones, as classes come. The means are scaled to length 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clbench.method import Choice, Memory, Rehearsal, Run
+from clbench.sequences import Task
+
+from .lwf_mc import LwFMC
+
+
+@dataclass
+class ICaRL(LwFMC, Rehearsal):
+    """iCaRL: binary losses with distillation, exemplars chosen by herding, and answers by the nearest mean"""
+
+    name: ClassVar[str] = "icarl"
+    keeps: ClassVar[Choice] = "herding"
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.old = Memory(self.images, run, self.keeps)
+        self.means: Tensor | None = None  # μ [classes, d]
+
+    def kept(self, earlier: Sequence[Task]) -> Sequence[Task]:
+        return self.old.tasks(earlier)
+
+    def finish_task(self, task: Task) -> None:
+        super().finish_task(task)
+        self.keep(task)
+        self.means = self.class_means()
+
+    @torch.no_grad()
+    def class_means(self) -> Tensor | None:
+        """Return μ of every class so far."""
+        if not len(self.old):
+            return None
+        places = self.old.places()
+        parts = places.split(self.network.chunk)
+        features = torch.cat([F.normalize(self.network.features(self.old.at(part).x)) for part in parts])
+        y = self.old.y[places].to(features.device)
+        classes = sum(self.network.widths[: self.network.seen])
+        return torch.stack([F.normalize(features[y == c].mean(0), dim=0) for c in range(classes)])
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor | None:
+        if self.means is None:
+            return self.network(x)
+        features = F.normalize(self.network.features(x))
+        scores = -torch.cdist(features, self.means)
+        later = sum(self.network.widths) - len(self.means)  # classes without exemplars so far
+        return F.pad(scores, (0, later), value=-torch.inf)
+
+    def state(self) -> dict[str, Any]:
+        return {"memory": self.old.state(), "means": self.means}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.old.load_state(state["memory"])
+        self.means = state["means"]
