@@ -1,4 +1,4 @@
-"""ER with asymmetric cross-entropy (Caccia et al. 2022, arXiv 2104.05025, equations 4 and 5).
+"""ER with asymmetric cross-entropy (Caccia et al. 2022, arXiv 2203.03798, equations 4 and 5).
 
     minimise  CE(ŷ, y; C_B)  over the new batch B  +  CE(ŷ, y; C_M)  over a batch drawn from the memory M
 

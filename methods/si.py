@@ -42,16 +42,10 @@ class SI(QuadraticPenalty):
         if not self.start:
             self.start = snapshot(self.network)
             self.integral = {name: torch.zeros_like(value) for name, value in self.start.items()}
-        pull = self.quadratic if self.path == "task" and self.strength else None
+        own = self.of_cross_entropy(gradients) if self.path == "task" else gradients
         for name, parameter in self.network.named_parameters():
-            if name in gradients:
-                gradient = gradients[name].clone()
-                if pull is not None and name in pull.anchor:
-                    assert pull.importance is not None
-                    # take the penalty's own gradient, 2 c Ω (θ − θ*), off again
-                    moved = parameter.detach() - pull.anchor[name]
-                    gradient.addcmul_(pull.importance[name], moved, value=-2 * self.factor)
-                self.before[name] = gradient, parameter.detach().clone()
+            if name in own:
+                self.before[name] = own[name].clone(), parameter.detach().clone()
         return gradients
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ class WithMemory(Method):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.memory_of_old = Memory(self.size, run.stream("memory"))  # type: ignore[attr-defined]
+        self.memory_of_old = Memory(self.size, run)  # type: ignore[attr-defined]
 
     def state(self) -> dict[str, Any]:
         return self.memory_of_old.state()

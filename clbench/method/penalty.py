@@ -66,6 +66,19 @@ class QuadraticPenalty(Method):
                 parts.append(_WeightedSquares.apply(parameter, self.quadratic.anchor[name], omega))
         return loss + self.factor * (torch.stack(parts).sum() + self.quadratic.constant)
 
+    @torch.no_grad()
+    def of_cross_entropy(self, gradients: Weights) -> Weights:
+        """Take the penalty's part, 2 λ Ω (θ − θ*), off the gradients of the loss, and return what is left, copied."""
+        pull, own = self.quadratic if self.strength else None, {}
+        for name, parameter in self.network.named_parameters():
+            if name in gradients:
+                own[name] = gradients[name].clone()
+                if pull is not None and name in pull.anchor:
+                    assert pull.importance is not None
+                    moved = parameter - pull.anchor[name]
+                    own[name].addcmul_(pull.importance[name], moved, value=-2 * self.factor)
+        return own
+
     def accumulate(self, anchor: Weights, importance: Weights, decay: float = 1.0) -> None:
         """Add importances to decay · those so far, all of them around a new anchor."""
         old = None if self.quadratic is None else self.quadratic.importance

@@ -26,7 +26,7 @@ def batches(split: Split, size: int = 7, task: int = 0) -> list[Batch]:
 
 
 def filled(size: int, split: Split, seed: int = 0) -> Memory:
-    memory = Memory(size, stream(seed, "memory"))
+    memory = Memory(size, made_up_run(seed))
     for batch in batches(split):
         memory.add(batch)
     return memory
@@ -50,7 +50,7 @@ def test_every_sample_is_as_likely_to_be_there(size: int, offered: int) -> None:
 
 
 def test_it_holds_all_until_it_is_full_and_never_more() -> None:
-    memory, sizes = Memory(10, stream(0)), []
+    memory, sizes = Memory(10, made_up_run(0)), []
     for batch in batches(numbered(40), size=4):
         memory.add(batch)
         sizes.append(len(memory))
@@ -60,7 +60,7 @@ def test_it_holds_all_until_it_is_full_and_never_more() -> None:
 
 
 def test_it_does_not_grow_with_tasks() -> None:
-    memory, sizes = Memory(6, stream(0)), []
+    memory, sizes = Memory(6, made_up_run(0)), []
     for task in range(5):
         for batch in batches(numbered(20), task=task):
             memory.add(batch, logits=torch.zeros(len(batch), 2))
@@ -79,7 +79,7 @@ def _bytes(value: Any) -> int:
 def test_a_memory_of_size_zero_stays_empty() -> None:
     memory = filled(0, numbered(20))
     assert len(memory) == 0
-    other = Memory(0, stream(0))
+    other = Memory(0, made_up_run(0))
     other.load_state(memory.state())
     assert len(other) == 0
 
@@ -95,7 +95,7 @@ def test_samples_are_drawn_without_replacement_and_by_the_stream() -> None:
 
 
 def test_images_labels_tasks_and_extras_stay_together() -> None:
-    memory, split = Memory(12, stream(0)), numbered(60)
+    memory, split = Memory(12, made_up_run(0)), numbered(60)
     for batch in batches(split):
         memory.add(batch, logits=torch.stack([batch.y * 2.0, batch.y * 3.0], 1), task_again=batch.task_ids)
     drawn = memory.sample(12)
@@ -106,7 +106,7 @@ def test_images_labels_tasks_and_extras_stay_together() -> None:
 
 
 def test_extras_are_those_of_the_moment_they_were_stored() -> None:
-    memory, split, network = Memory(8, stream(0)), numbered(30), torch.nn.Linear(16, 3)
+    memory, split, network = Memory(8, made_up_run(0)), numbered(30), torch.nn.Linear(16, 3)
     then = network(split.batch(torch.arange(30)).flatten(1)).detach()
     for batch in batches(split):
         memory.add(batch, logits=network(batch.x.flatten(1)))
@@ -118,7 +118,7 @@ def test_extras_are_those_of_the_moment_they_were_stored() -> None:
 
 
 def test_outputs_of_a_head_that_has_grown_are_stored_beside_narrower_ones() -> None:
-    memory = Memory(12, stream(0))
+    memory = Memory(12, made_up_run(0))
     for task in range(2):
         for batch in batches(numbered(20), task=task):
             memory.add(batch, logits=torch.full((len(batch), 2 + 2 * task), task + 1.0))
@@ -158,7 +158,7 @@ def test_it_goes_on_from_its_state() -> None:
     memory = filled(8, numbered(30, padding=1))
     memory.add(batches(numbered(5))[0], logits=torch.ones(5, 2))
     memory.sample(3)
-    other = Memory(8, stream(99))
+    other = Memory(8, made_up_run(99))
     other.load_state(torch.load(_saved(memory.state()), weights_only=True))
     for _ in range(2):
         one, two = memory.sample(5), other.sample(5)

@@ -357,7 +357,7 @@ def test_a_memory_must_be_declared() -> None:
 
         def begin(self, run: Run) -> None:
             super().begin(run)
-            self.kept = Memory(4, run.stream("memory"))
+            self.kept = Memory(4, run)
 
     with pytest.raises(AssertionError, match="keeps a Memory, `kept`, without declaring"):
         check_method(Undeclared, models=["mlp"], scenarios=["class"])

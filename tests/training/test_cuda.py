@@ -164,7 +164,7 @@ class Rehearsal(Method):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.buffer = Memory(20, run.stream("buffer"))
+        self.buffer = Memory(20, run)
 
     def loss(self, step: Step) -> Tensor:
         loss = step.cross_entropy()
