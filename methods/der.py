@@ -26,8 +26,9 @@ class DER(Rehearsal):
     alpha: Annotated[float, Ge(0)] = 0.5  # α
 
     def loss(self, step: Step) -> Tensor:
+        features = step.features.detach()
         with torch.no_grad():  # z of the new images
-            self.outputs = step.network.logits(step.features, step.criterion.blocks(step.network))
+            self.outputs = step.network.logits(features, step.criterion.blocks(step.network))
         old = self.memory_step(step, self.memory_batch or len(step.batch))
         loss = step.cross_entropy()
         return loss if old is None else loss + self.alpha * self.distance(old)

@@ -133,9 +133,9 @@ def test_every_example_of_a_method_is_checked() -> None:
 
 
 def test_the_names_for_people_in_contributing() -> None:
-    (er,) = tomllib.loads(files()["methods/names.toml"]).values()
+    (method,) = tomllib.loads(files()["methods/names.toml"]).values()
     bibliography = (ROOT / "methods/papers.bib").read_text(encoding="utf-8")
-    assert all(f"{{{entry}," in bibliography for entry in er["cite"])
+    assert all(f"{{{entry}," in bibliography for entry in method["cite"])
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import scipy.stats
 import torch
+from tiny import made_up_run
 from torch import Tensor
 
 from clbench.method import Batch, Memory
-from clbench.seeding import stream
 from clbench.sequences.tasks import Split
 
 
@@ -134,11 +134,10 @@ def test_images_are_kept_as_bytes_and_augmented_anew() -> None:
     assert memory.images is not None
     assert memory.images.dtype == torch.uint8
     assert memory.images.shape == (10, 1, 4, 4)  # as stored: neither padded nor scaled
-    plain = memory.sample(10)
+    plain = memory.at(memory.places())
     assert torch.equal(plain.x, split.batch(plain.y))
     assert plain.x.shape == (10, 1, 6, 6)
-    draws = stream(1)
-    views = [memory.sample(10, draws) for _ in range(2)]
+    views = [memory.sample(10) for _ in range(2)]
     assert all(view.x.shape == plain.x.shape for view in views)
     sorted_views = [view.x[view.y.argsort()] for view in views]
     assert not torch.equal(*sorted_views)  # moved otherwise each time
