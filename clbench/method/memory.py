@@ -158,7 +158,7 @@ class Memory:
     def state(self) -> dict[str, Any]:
         """Return all that it holds, as tensors and plain values."""
         contents = {**asdict(self.contents), "full": sorted(self.contents.full)}
-        draws = {purpose: generator.get_state() for purpose, generator in self.draws.items()}
+        draws = {purpose: generator.get_state().tolist() for purpose, generator in self.draws.items()}
         stored = {name: vars(self)[name] for name in _STORED}
         return {**stored, "contents": contents, "preparation": self._preparation(), "draws": draws}
 
@@ -167,7 +167,7 @@ class Memory:
         vars(self).update({name: state[name] for name in _STORED})
         self.contents = Contents(**{**state["contents"], "full": set(state["contents"]["full"])})
         for purpose, generator in self.draws.items():
-            generator.set_state(state["draws"][purpose].cpu())
+            generator.set_state(torch.tensor(state["draws"][purpose], dtype=torch.uint8))
         if self.images is not None:
             none = self.y[:0].to(self.images.device)
             self.split = Split(self.images[:0], none, none, **state["preparation"])

@@ -12,7 +12,6 @@ import torch
 from tiny import ADAM, SGD, batch_of, same_as, step_on
 from torch import Tensor
 
-from clbench.errors import UsageError
 from clbench.method import SCENARIOS, Method, Run, Scenario, Step, Training
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
@@ -25,8 +24,8 @@ from clbench.training.run import Outcome
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05)
 IMAGE = 64 * 4  # bytes of an image of tiny_tasks
-ROW = 8  # bytes of a row number
-NETWORK = ExpandingHeadModel(MLP(width=1), (1, 1, 1), 0)  # the memory does not look at it
+LABELS = 16  # bytes of its column of the head, and of its task
+NETWORK = ExpandingHeadModel(MLP(width=1), (1, 1, 1), 0)  # the memory does not look at its weights
 
 
 def go(method: Method, scenario: Scenario = "task", tasks: list[Task] | int = 3, **keywords: Any) -> Outcome:
@@ -34,13 +33,23 @@ def go(method: Method, scenario: Scenario = "task", tasks: list[Task] | int = 3,
 
 
 def sized_task(index: int, labels: Tensor, classes: int = 2) -> Task:
-    """Make a task with these labels; the memory looks at nothing else."""
-    split = Split(torch.zeros(1, 1, 1, 1).expand(len(labels), 1, 1, 1), torch.arange(len(labels)), labels)
+    """Make a task with these labels; each image is its own number."""
+    rows = torch.arange(len(labels))
+    split = Split(rows.float().view(-1, 1, 1, 1), rows, labels)
     return Task(index, tuple(range(index * classes, (index + 1) * classes)), split, split)
 
 
 def begun(method: Replay, seed: int = 0, scenario: Scenario = "task") -> Replay:
+    while len(NETWORK.head) < 9:
+        NETWORK.expand(2)
     return tiny.begun(method, NETWORK, scenario, 9, seed)
+
+
+def stored(method: Replay, tasks: int) -> list[Tensor]:
+    """Return the images that are kept of each of the first tasks."""
+    images = method.old.images
+    assert images is not None or not len(method.old)
+    return [torch.zeros(0) if images is None else images[method.old.places(index)] for index in range(tasks)]
 
 
 def memories(method: Replay, sizes: list[int], seed: int = 0) -> list[list[list[int]]]:
@@ -49,7 +58,7 @@ def memories(method: Replay, sizes: list[int], seed: int = 0) -> list[list[list[
     kept = []
     for index, size in enumerate(sizes):
         method.finish_task(sized_task(index, torch.arange(size) % 2))
-        kept.append([rows.tolist() for rows in method.stored])
+        kept.append([images.flatten().long().tolist() for images in stored(method, index + 1)])
     return kept
 
 
@@ -58,7 +67,7 @@ def memories(method: Replay, sizes: list[int], seed: int = 0) -> list[list[list[
 
 def test_the_memory_is_shared_equally_among_the_tasks() -> None:
     kept = memories(Replay(images=10), [30, 20, 25, 4])
-    assert [[len(rows) for rows in stored] for stored in kept] == [[10], [5, 5], [3, 3, 3], [2, 2, 2, 2]]
+    assert [[len(rows) for rows in stored] for stored in kept] == [[10], [5, 5], [4, 3, 3], [3, 3, 2, 2]]
     for before, after in pairwise(kept):
         for old, new in zip(before, after, strict=False):
             assert new == old[: len(new)]  # cut down, not drawn again
@@ -70,7 +79,7 @@ def test_the_memory_is_shared_equally_among_the_tasks() -> None:
 
 def test_a_small_task_fills_no_more_than_it_has() -> None:
     assert [len(rows) for rows in memories(Replay(images=40), [3, 30, 2])[-1]] == [3, 13, 2]
-    assert [len(rows) for rows in memories(Replay(images=2), [9, 9, 9])[-1]] == [0, 0, 0]  # 2 // 3
+    assert [len(rows) for rows in memories(Replay(images=2), [9, 9, 9])[-1]] == [1, 1, 0]
 
 
 def test_the_memory_is_random_and_depends_on_the_seed_alone() -> None:
@@ -91,67 +100,6 @@ def test_every_image_is_as_likely_to_be_kept() -> None:
     assert ((counts - seeds * p).abs() < 5 * math.sqrt(seeds * p * (1 - p))).all(), counts
 
 
-def test_so_many_of_each_class() -> None:
-    method = begun(Replay(images=3, per_class=True))
-    labels = [torch.tensor([0, 1, 0, 0, 1, 0, 1, 1, 1]), torch.tensor([1, 1, 0, 2, 1, 2, 2, 2])]
-    for index, y in enumerate(labels):
-        method.finish_task(sized_task(index, y, classes=3))
-    counts = [torch.bincount(y[rows], minlength=3).tolist() for y, rows in zip(labels, method.stored, strict=True)]
-    assert counts == [[3, 3, 0], [1, 3, 3]]  # earlier tasks keep theirs; a class gives no more than it has
-    assert all(len(rows.unique()) == len(rows) for rows in method.stored)
-
-
-def test_which_of_a_class_are_kept_is_random() -> None:
-    """Each of 6 images of a class is among the 2 kept with probability 1/3: 600 seeds, 5 standard deviations."""
-    counts, seeds, y = torch.zeros(12), 600, torch.arange(12) % 2
-    for seed in range(seeds):
-        method = begun(Replay(images=2, per_class=True), seed)
-        method.finish_task(sized_task(0, y))
-        counts[method.stored[0]] += 1
-    assert ((counts - seeds / 3).abs() < 5 * math.sqrt(seeds * 2 / 9)).all(), counts
-
-
-def test_a_reservoir_holds_as_many_as_it_can() -> None:
-    sizes = [5, 1, 20, 7]
-    for images in (0, 3, 6, 8, 40):
-        for after, stored in enumerate(memories(Replay(images=images, choice="reservoir"), sizes)):
-            assert len(stored) == after + 1
-            assert sum(map(len, stored)) == min(images, sum(sizes[: after + 1]))
-            for rows, size in zip(stored, sizes, strict=False):
-                assert len(set(rows)) == len(rows)
-                assert set(rows) <= set(range(size))
-
-
-def test_an_image_that_has_left_a_reservoir_stays_away() -> None:
-    for before, after in pairwise(memories(Replay(images=8, choice="reservoir"), [9] * 6)):
-        assert all(set(new) <= set(old) for old, new in zip(before, after, strict=False))
-
-
-def test_every_image_seen_is_as_likely_to_be_in_a_reservoir() -> None:
-    """10 places, 35 images in tasks of 5, 20 and 10: 1000 seeds, each image and each task's share within 5 sigma.
-
-    A task's share of the places is drawn without replacement, so that its variance is below the binomial one.
-    """
-    sizes, images, seeds = [5, 20, 10], 10, 1000
-    counts = [torch.zeros(size) for size in sizes]
-    for seed in range(seeds):
-        for task, rows in enumerate(memories(Replay(images=images, choice="reservoir"), sizes, seed)[-1]):
-            counts[task][rows] += 1
-    p = images / sum(sizes)
-    for count in counts:
-        assert ((count - seeds * p).abs() < 5 * math.sqrt(seeds * p * (1 - p))).all(), count
-    for count, size in zip(counts, sizes, strict=True):
-        q, places = size / sum(sizes), seeds * images
-        assert abs(count.sum().item() - places * q) < 5 * math.sqrt(places * q * (1 - q))
-
-
-def test_a_reservoir_shares_one_memory_among_all_classes() -> None:
-    with pytest.raises(UsageError, match="has no per_class"):
-        Replay(per_class=True, choice="reservoir").check("class", TRAINING)
-    Replay(per_class=True).check("class", TRAINING)
-    Replay(choice="reservoir").check("class", TRAINING)
-
-
 # ------------------------------------------------------------------------------------------ the images of a step
 
 
@@ -165,7 +113,7 @@ class Steps(Replay):
 
     def loss(self, step: Step) -> Tensor:
         self.steps.append((step.batch.x, step.batch.y, step.batch.task_ids))
-        self.held.append(list(self.stored))
+        self.held.append(stored(self, self.new))
         return super().loss(step)
 
 
@@ -211,7 +159,7 @@ def test_old_images_beside_the_batches_of_finetune(
         assert (owners < current).sum() == (joining if current else 0)
         for old in range(current):
             rows = torch.tensor(rows_of(x[owners == old], tasks[old].train.images), dtype=torch.long)
-            assert set(rows.tolist()) <= set(method.held[number][old].tolist())
+            assert set(rows.tolist()) <= set(rows_of(method.held[number][old], tasks[old].train.images))
             first = 0 if scenario == "domain" else 2 * old
             assert torch.equal(y[owners == old], tasks[old].train.y[rows] + first)
     assert outcome.images == [48, 48 + updates * joining, 48 + updates * joining]
@@ -235,20 +183,14 @@ def test_old_images_take_turns_beside_new_ones() -> None:
     [
         # 24 new images, batches of 8. The memory has 10, then 5 + 5: twice, so that 44 make 6 steps
         ({"images": 10}, [3, 6, 6]),
-        # 7, then 3 + 3, three times: 24 + 21 = 45 and 24 + 18 = 42
+        # 7, then 4 + 3, three times: 24 + 21 = 45
         ({"images": 7}, [3, 6, 6]),
-        # 1, then none: 1 // 2
-        ({"images": 1}, [3, 6, 3]),
-        # 15 once: 39, then 7 + 7: 38
+        # 1, 24 times: 48
+        ({"images": 1}, [3, 6, 6]),
+        # 15 once: 39, then 8 + 7
         ({"images": 15}, [3, 5, 5]),
         # all 24, then 20 + 20, once: 48 and 64
         ({"images": 40}, [3, 6, 8]),
-        # 2 · 3 four times, then 4 · 3 twice: 48 each
-        ({"images": 3, "per_class": True}, [3, 6, 6]),
-        # 2 · 4 three times: 48; 16 once: 40
-        ({"images": 4, "per_class": True}, [3, 6, 5]),
-        # 5 four times: 44, at any time
-        ({"images": 5, "choice": "reservoir"}, [3, 6, 6]),
     ],
     ids=str,
 )
@@ -270,7 +212,7 @@ def test_an_epoch_of_a_concatenation_takes_each_copy_once(scenario: Scenario) ->
         expected = torch.zeros(3, 24, dtype=torch.long)
         expected[current] = 1
         for old, held in enumerate(method.held[steps.start]):
-            expected[old, held] = 2
+            expected[old, rows_of(held, tasks[old].train.images)] = 2
         assert torch.equal(counts, expected)
         first = 0 * owners if scenario == "domain" else 2 * owners
         y = torch.cat([task.train.y for task in tasks])
@@ -292,7 +234,7 @@ class LossByHand(Replay):
     def loss(self, step: Step) -> Tensor:
         loss, batch = super().loss(step), step.batch
         new, old = [], []
-        current = len(self.stored)
+        current = self.new
         logits = step.network(batch.x)
         for z, y, owner in zip(logits, batch.y.tolist(), batch.task_ids.tolist(), strict=True):
             if self.run.scenario == "task":
@@ -327,7 +269,8 @@ def test_gradient_of_the_weighted_loss(double: None, scenario: Scenario) -> None
         model.expand(2)
     model.seen = len(model.head)
     method = begun(Replay(weighting="tasks"), scenario=scenario)
-    method.stored = [torch.arange(4)] * 2
+    method.phases(tasks[2], [])
+    method.keep(tasks[0])
     owners = torch.tensor([2, 0, 1, 2, 1])
     split = concat([task.train for task in tasks])
     index = 24 * owners + torch.tensor([3, 4, 5, 6, 7])
@@ -347,20 +290,10 @@ def test_gradient_of_the_weighted_loss(double: None, scenario: Scenario) -> None
 
 
 @pytest.mark.parametrize("mode", ["beside", "concatenate"])
-@pytest.mark.parametrize(
-    ("fields", "images", "rows"),
-    [
-        ({"images": 10}, 10, 10),  # at most: as after the second task; after the third there are 3 + 3 + 3 rows
-        ({"images": 6}, 6, 6),
-        ({"images": 3, "per_class": True}, 12, 18),
-        ({"images": 5, "choice": "reservoir"}, 5, 5),
-    ],
-    ids=str,
-)
-def test_a_stored_image_counts_once(mode: str, fields: dict[str, Any], images: int, rows: int) -> None:
-    """However often the memory is repeated, it is there once."""
-    outcome = go(Replay(mode=mode, **fields))
-    assert outcome.stored_bytes == images * IMAGE + rows * ROW
+@pytest.mark.parametrize("images", [10, 6, 100])
+def test_a_stored_image_counts_once(mode: str, images: int) -> None:
+    """However often the memory is repeated, it is there once, and as large as it may become."""
+    assert go(Replay(mode=mode, images=images)).stored_bytes == images * (IMAGE + LABELS)
 
 
 def with_dropout(method: Method, scenario: Scenario, training: Training) -> Outcome:
@@ -373,35 +306,28 @@ def finetuned(scenario: Scenario, training: Training) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "mode", "weighting", "choice", "training"),
-    [  # every pair of two is there
-        ("task", "beside", "images", "random", SGD),
-        ("task", "concatenate", "tasks", "reservoir", ADAM),
-        ("class", "beside", "tasks", "random", ADAM),
-        ("class", "concatenate", "images", "reservoir", SGD),
-        ("domain", "beside", "images", "reservoir", ADAM),
-        ("domain", "concatenate", "tasks", "random", SGD),
+    ("scenario", "mode", "weighting", "training"),
+    [
+        ("task", "beside", "images", SGD),
+        ("task", "concatenate", "tasks", ADAM),
+        ("class", "beside", "tasks", ADAM),
+        ("class", "concatenate", "images", SGD),
+        ("domain", "beside", "images", ADAM),
+        ("domain", "concatenate", "tasks", SGD),
     ],
     ids=lambda value: getattr(value, "optimizer", value),
 )
-def test_no_memory_is_finetune(scenario: Scenario, mode: str, weighting: str, choice: str, training: Training) -> None:
-    fields: dict[str, Any] = {"mode": mode, "weighting": weighting, "choice": choice}
+def test_no_memory_is_finetune(scenario: Scenario, mode: str, weighting: str, training: Training) -> None:
+    fields: dict[str, Any] = {"mode": mode, "weighting": weighting}
     plain = finetuned(scenario, training)
     none, some = (with_dropout(Replay(images=images, **fields), scenario, training) for images in (0, 6))
     same_as(none, plain)
-    assert none.stored_bytes == 0
     assert some.weights_hash != plain.weights_hash
     assert some.history[0] == plain.history[0]
 
 
-def test_no_memory_per_class_is_finetune() -> None:
-    for mode in ("beside", "concatenate"):
-        none = go(Replay(images=0, per_class=True, mode=mode))
-        assert none.weights_hash == go(Finetune()).weights_hash
-
-
 def test_a_memory_of_everything_takes_as_many_steps_as_joint() -> None:
-    everything = go(Replay(images=24, per_class=True, mode="concatenate"))
+    everything = go(Replay(images=999, mode="concatenate"))
     assert everything.updates == go(Joint()).updates
 
 
@@ -409,8 +335,7 @@ def test_a_memory_of_everything_takes_as_many_steps_as_joint() -> None:
     ("method", "scenario"),
     [
         (Replay(images=7, mode="concatenate", weighting="tasks"), "task"),
-        (Replay(images=7, choice="reservoir", weighting="tasks"), "class"),
-        (Replay(images=2, per_class=True, mode="concatenate"), "domain"),
+        (Replay(images=7, weighting="tasks"), "class"),
         (Replay(images=2, share=0.8), "task"),
     ],
     ids=repr,
