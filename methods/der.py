@@ -42,4 +42,4 @@ class DER(Rehearsal):
 
     def after_step(self, step: Step) -> None:
         count = torch.full((len(self.outputs),), self.outputs.shape[1], device=self.outputs.device)
-        self.old.add(step.batch, outputs=self.outputs, count=count)
+        self.buffer.add(step.batch, outputs=self.outputs, count=count)

@@ -27,7 +27,7 @@ class ER(Rehearsal):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.old = Memory(self.images, run, self.choice)
+        self.buffer = Memory(self.images, run, self.choice)
 
     def loss(self, step: Step) -> Tensor:
         return self.joined_step(step, self.memory_batch or len(step.batch)).cross_entropy()

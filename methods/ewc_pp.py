@@ -79,5 +79,6 @@ class EWCPlusPlus(QuadraticPenalty):
 def scaled(values: Weights, like: Weights) -> Weights:
     """Scale values of all weights to [0, 1]; those of weights that no loss has reached are 0."""
     there = {name: values.get(name, torch.zeros_like(weight)) for name, weight in like.items()}
-    low, high = min(v.min() for v in there.values()), max(v.max() for v in there.values())
+    low = torch.stack([value.min() for value in there.values()]).min()
+    high = torch.stack([value.max() for value in there.values()]).max()
     return {name: (value - low) / (high - low).clamp(min=1e-32) for name, value in there.items()}

@@ -34,8 +34,8 @@ class GDumb(Rehearsal):
         order = torch.randperm(len(columns), generator=self.run.stream("order", task.index)).to(columns.device)
         for rows in order.split(1024):
             ids = torch.full_like(rows, task.index)
-            self.old.add(Batch(task.train.raw(rows), columns[rows], ids, [task.index], rows, task.train))
-        tasks = self.old.tasks([*earlier, task])
+            self.buffer.add(Batch(task.train.raw(rows), columns[rows], ids, [task.index], rows, task.train))
+        tasks = self.buffer.tasks([*earlier, task])
         return [Phase(tasks=tasks, epochs=self.passes, extra=self.passes is not None)]
 
     def after_step(self, step: Step) -> None:

@@ -14,8 +14,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import torch
 from annotated_types import Ge
-from scipy.linalg import solve_triangular
-from scipy.optimize import nnls
 
 from clbench.method import Choice, GradientOf, Gradients, Rehearsal, Step
 from clbench.sequences import Task
@@ -35,8 +33,8 @@ class GEM(Rehearsal):
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
         own = gradient_of(self.loss(step))
         references = []
-        for task in sorted(set(self.old.task_ids[self.old.places()].tolist())):
-            old = step.on(self.old.at(self.old.places(task), self.old.draws["first"]))
+        for task in self.buffer.stored_tasks():
+            old = step.on(self.buffer.at(self.buffer.places(task), self.buffer.draws["first"]))
             references.append(gradient_of(old.cross_entropy()))
         return project(own, references, self.margin, self.ridge) if references else own
 
@@ -61,6 +59,9 @@ def project(own: Gradients, references: list[Gradients], margin: float, ridge: f
 
 def dual(products: np.ndarray, along: np.ndarray, margin: float, ridge: float) -> np.ndarray:
     """Return v for G Gᵀ [t, t] and G g [t]."""
+    from scipy.linalg import solve_triangular  # here: half a second, which only GEM's runs should take
+    from scipy.optimize import nnls
+
     P = products + max(ridge, 1e-12 * products.trace()) * np.eye(len(products))
     L = np.linalg.cholesky(P)
     return nnls(L.T, solve_triangular(L, -along - margin * P.sum(1), lower=True))[0] + margin

@@ -30,11 +30,11 @@ class ICaRL(LwFMC, Rehearsal):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.old = Memory(self.images, run, self.keeps)
+        self.buffer = Memory(self.images, run, self.keeps)
         self.means: Tensor | None = None  # μ [classes, d]
 
     def kept(self, earlier: Sequence[Task]) -> Sequence[Task]:
-        return self.old.tasks(earlier)
+        return self.buffer.tasks(earlier)
 
     def finish_task(self, task: Task) -> None:
         super().finish_task(task)
@@ -44,14 +44,14 @@ class ICaRL(LwFMC, Rehearsal):
     @torch.no_grad()
     def class_means(self) -> Tensor | None:
         """Return μ of every class so far."""
-        if not len(self.old):
+        if not len(self.buffer):
             return None
-        places = self.old.places()
+        places = self.buffer.places()
         parts = places.split(self.network.chunk)
-        features = torch.cat([F.normalize(self.network.features(self.old.at(part).x)) for part in parts])
-        y = self.old.y[places].to(features.device)
-        classes = sum(self.network.widths[: self.network.seen])
-        return torch.stack([F.normalize(features[y == c].mean(0), dim=0) for c in range(classes)])
+        features = torch.cat([F.normalize(self.network.features(self.buffer.at(part).x)) for part in parts])
+        classes = torch.arange(sum(self.network.widths[: self.network.seen]), device=features.device)
+        y = self.buffer.y[places].to(features.device)
+        return F.normalize((y == classes[:, None]).to(features) @ features)
 
     def scores(self, x: Tensor, task: int | None) -> Tensor | None:
         if self.means is None:
@@ -62,8 +62,8 @@ class ICaRL(LwFMC, Rehearsal):
         return F.pad(scores, (0, later), value=-torch.inf)
 
     def state(self) -> dict[str, Any]:
-        return {"memory": self.old.state(), "means": self.means}
+        return {"memory": self.buffer.state(), "means": self.means}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.old.load_state(state["memory"])
+        self.buffer.load_state(state["memory"])
         self.means = state["means"]

@@ -47,7 +47,7 @@ class LwFMC(Method):
     def loss(self, step: Step) -> Tensor:
         outputs, y = step.criterion.competing(step)
         step.answers.append((outputs.detach(), y))
-        targets = F.one_hot(y, outputs.shape[1]).to(outputs)
+        targets = (y[:, None] == torch.arange(outputs.shape[1], device=y.device)).to(outputs)
         if self.old_network is not None:
             responses = self.old_network(step.batch)
             targets = torch.cat([responses, targets[:, responses.shape[1] :]], 1)

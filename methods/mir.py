@@ -33,14 +33,14 @@ class MIR(Rehearsal):
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
         new = gradient_of(step.cross_entropy())
-        if not len(self.old):
+        if not len(self.buffer):
             return new
-        places = self.old.places()
-        draws = self.old.draws["first"]
+        places = self.buffer.places()
+        draws = self.buffer.draws["first"]
         places = places[torch.randperm(len(places), generator=draws)[: self.candidates]]
-        interference = self.interference(step.on(self.old.at(places)), new)
+        interference = self.interference(step.on(self.buffer.at(places)), new)
         most = interference.topk(min(self.memory_batch or len(step.batch), len(places))).indices.cpu()
-        return gradient_of(step.on(step.batch.joined(self.old.at(places[most], draws))).cross_entropy())
+        return gradient_of(step.on(step.batch.joined(self.buffer.at(places[most], draws))).cross_entropy())
 
     @torch.no_grad()
     def interference(self, step: Step, gradients: Gradients) -> Tensor:

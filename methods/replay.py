@@ -37,7 +37,7 @@ class Replay(Rehearsal):
 
     def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
         self.new = task.index
-        old = self.old.tasks(earlier)
+        old = self.buffer.tasks(earlier)
         if self.mode == "beside":
             size = self.run.training.batch_size
             return [Phase(tasks=[*old, task], old_images=max(1, round(size * self.share / (1 - self.share))))]
@@ -46,7 +46,7 @@ class Replay(Rehearsal):
 
     def loss(self, step: Step) -> Tensor:
         n, batch = self.new + 1, step.batch
-        if self.weighting == "images" or not len(self.old):
+        if self.weighting == "images" or not len(self.buffer):
             return step.cross_entropy()
         new = batch.task_ids == self.new
         n_new = new.sum().clamp(min=1)

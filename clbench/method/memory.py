@@ -38,6 +38,7 @@ class Memory:
         self.y = torch.zeros(size, dtype=torch.long)  # columns of the head; on the CPU: choosing needs no device
         self.task_ids = torch.zeros(size, dtype=torch.long)
         self.extras: dict[str, Tensor] = {}  # [size, …]
+        self.in_order = torch.arange(0)  # the places that are taken, where they are filled one after another
         self.split: Split | None = None  # how images are scaled and augmented
 
     def __len__(self) -> int:
@@ -95,8 +96,8 @@ class Memory:
             self.images, self.split = images.new_zeros(self.size, *images.shape[1:]), split
         place = torch.tensor(places, device=chosen.device)
         self.images[place] = images
-        self.y[places] = batch.y[chosen].cpu()
-        self.task_ids[places] = batch.task_ids[chosen].cpu()
+        self.y[place.cpu()] = batch.y[chosen].cpu()
+        self.task_ids[place.cpu()] = batch.task_ids[chosen].cpu()
         for name, values in extras.items():
             if name not in self.extras:
                 self.extras[name] = values.new_zeros(self.size, *values.shape[1:])
@@ -115,17 +116,23 @@ class Memory:
 
     def places(self, task: int | None = None) -> Tensor:
         """Return the places that are taken, int64 on the CPU: of one task, the most wanted first, or all of them."""
-        if task is None and self.choice in ONLINE:
-            return torch.arange(len(self))  # they are filled one after another
+        if task is None and self.choice in ONLINE:  # they are filled one after another
+            if len(self.in_order) != len(self):
+                self.in_order = torch.arange(len(self))
+            return self.in_order
         places = [place for members in self.contents.members.values() for place in members]
         found = torch.tensor(sorted(places) if self.choice in ONLINE else places, dtype=torch.long)
         return found if task is None else found[self.task_ids[found] == task]
+
+    def stored_tasks(self) -> list[int]:
+        """Return the tasks that samples are kept of."""
+        return sorted(set(self.task_ids[self.places()].tolist()))
 
     def at(self, places: Tensor, augmentation: torch.Generator | None = None) -> Batch:
         """Return the samples in these places, int64 [n] on the CPU, augmented if a generator is given."""
         assert self.images is not None, "the memory is empty: ask len(memory) first"
         assert self.split is not None
-        device, y, task_ids = self.images.device, self.y[places], self.task_ids[places]
+        device, y, task_ids = self.images.device, self.y.index_select(0, places), self.task_ids.index_select(0, places)
         there = places.to(device)
         x = self.split.prepare(self.images.index_select(0, there), augmentation)
         extras = {name: values.index_select(0, there) for name, values in self.extras.items()}

@@ -30,22 +30,22 @@ class Rehearsal(Method):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.old = Memory(self.images, run, self.keeps)
+        self.buffer = Memory(self.images, run, self.keeps)
 
     def memory_step(self, step: Step, n: int, purpose: str = "first") -> Step | None:
         """Return the same step on up to `n` samples of the memory; None while it is empty. See Memory.sample."""
-        return step.on(self.old.sample(n, purpose)) if len(self.old) else None
+        return step.on(self.buffer.sample(n, purpose)) if len(self.buffer) else None
 
     def joined_step(self, step: Step, n: int) -> Step:
         """Return the same step on the new batch and up to `n` samples of the memory together."""
-        return step.on(step.batch.joined(self.old.sample(n))) if len(self.old) else step
+        return step.on(step.batch.joined(self.buffer.sample(n))) if len(self.buffer) else step
 
     def after_step(self, step: Step) -> None:
-        if self.old.choice in ONLINE:
-            self.old.add(step.batch)
+        if self.buffer.choice in ONLINE:
+            self.buffer.add(step.batch)
 
     def finish_task(self, task: Task) -> None:
-        if self.old.choice not in ONLINE:
+        if self.buffer.choice not in ONLINE:
             self.keep(task)
 
     def keep_share(self, task: Task) -> None:
@@ -56,24 +56,24 @@ class Rehearsal(Method):
         """Fill the memory with samples of a task that has been learnt: drawn at random, or by herding."""
         y = task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
         by_task = self.groups == "tasks" or self.run.scenario == "domain"
-        if self.old.choice == "herding":
+        if self.buffer.choice == "herding":
             features = self.features(task)
         order = torch.randperm(len(y), generator=self.run.stream("memory", task.index))
         ranked: dict[int, Tensor] = {}
         for group in [task.index] if by_task else y.unique().tolist():
             rows = order if by_task else order[(y.cpu() == group)[order]]
-            if self.old.choice == "herding":
+            if self.buffer.choice == "herding":
                 rows = rows.sort().values
                 rows = rows[herding(features[rows], self.images)]
             ranked[group] = rows
-        self.old.add_task(task, y, ranked, groups)
+        self.buffer.add_task(task, y, ranked, groups)
 
     def features(self, task: Task) -> Tensor:
         """Return the network's features of a task's training images, scaled to length 1: [n, d], on the CPU."""
         return in_chunks(lambda x: F.normalize(self.network.features(x)), task.train, self.network.chunk).cpu()
 
     def state(self) -> dict[str, Any]:
-        return self.old.state()
+        return self.buffer.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.old.load_state(state)
+        self.buffer.load_state(state)

@@ -39,7 +39,7 @@ class Batch:
             torch.cat([self.y, other.y]),
             torch.cat([self.task_ids, other.task_ids]),
             sorted({*self.tasks, *other.tasks}),
-            torch.cat([self.index, torch.full_like(other.index, -1)]),
+            self.index.new_full((len(self) + len(other),), -1),
         )
 
 

@@ -38,3 +38,32 @@ def lwf(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def er(
+    backbone: nn.Module,
+    heads: list[nn.Linear],
+    images: Tensor,
+    y: Tensor,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    memory: Tensor,
+    labels: Tensor,
+    seen: int,
+) -> None:
+    """Train one epoch with a full reservoir: as many of its images join each batch, then the batch is offered to it."""
+    size = len(labels)
+    for index in torch.randperm(len(y)).split(batch_size):
+        x, target = images.index_select(0, index), y.index_select(0, index)
+        old = torch.randperm(size)[: len(index)]
+        features = backbone(torch.cat([x, memory.index_select(0, old)]))
+        outputs = torch.cat([head(features) for head in heads], 1)
+        loss = F.cross_entropy(outputs, torch.cat([target, labels.index_select(0, old)]))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for row, u in enumerate(torch.rand(len(index)).tolist()):
+            place = int(u * (seen + row + 1))
+            if place < size:
+                memory[place], labels[place] = x[row], target[row]
+        seen += len(index)

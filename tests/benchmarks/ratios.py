@@ -121,6 +121,35 @@ def steps(rounds: int) -> dict[str, Measured]:
 
 
 @as_in_a_sweep()
+def rehearsal(rounds: int) -> dict[str, Measured]:
+    """An epoch of ER's second task in the class scenario by the training core and by a hand-written loop."""
+    keep_freed_memory()
+    tasks = SplitMNIST().load(None, 0, None)[:2]
+    old, new = (task.train.batch(torch.arange(len(task.train))) for task in tasks)
+
+    def ours(training: Training) -> float:
+        method = registry.find("method", "er")()
+        return run_sequence(tasks, method, registry.find("model", "mlp")(), training, "class", 0).train_seconds[1]
+
+    def theirs(training: Training) -> float:
+        backbone = registry.find("model", "mlp")().build((1, 28, 28))
+        heads = [nn.Linear(256, 2), nn.Linear(256, 2)]
+        parameters = [*backbone.parameters(), *heads[0].parameters(), *heads[1].parameters()]
+        optimizer = torch.optim.SGD(parameters, lr=0.01, fused=True)
+        kept = torch.randperm(len(old))[:500]
+        start = time.perf_counter()
+        y = tasks[1].train.y + 2
+        bare.er(backbone, heads, new, y, optimizer, training.batch_size, old[kept], tasks[0].train.y[kept], len(old))
+        return time.perf_counter() - start
+
+    return {
+        f"er, mlp, batches of {size}": in_turn(rounds, clbench=partial(ours, training), bare=partial(theirs, training))
+        for size in (10, 128)
+        for training in [Training(epochs=1, batch_size=size, lr=0.01)]
+    }
+
+
+@as_in_a_sweep()
 def products(rounds: int) -> dict[str, Measured]:
     """A fine-tuning run's training, and the matrix products in it alone, of the same images."""
     tasks = SplitMNIST().load(None, 0, None)
@@ -285,6 +314,7 @@ def _call(*arguments: str, folder: Path | None = None, threads: int = 1) -> None
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Measured]]] = {
     "steps": steps,
+    "rehearsal": rehearsal,
     "products": products,
     "runs": runs,
     "sweeps": sweeps,
@@ -316,6 +346,7 @@ def table(content: dict[str, Any]) -> list[str]:
         "sweeps": "five methods × {}, from the command to the table: Avalanche, one run after another",
         "authors": "the run of van de Ven & Tolias ({}), from the command to the result: the authors' public code",
         "steps": "an epoch of {}: a hand-written loop",
+        "rehearsal": "an epoch of {}: a hand-written loop",
         "products": "training, {}: its matrix products alone",
         "start": "the default command: the same with nothing left to do",
     }

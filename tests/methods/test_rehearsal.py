@@ -150,8 +150,8 @@ def test_gem_solves_its_problem_as_scipy_does(margin: float) -> None:
 def test_er_is_the_mean_over_new_and_old_images() -> None:
     tasks, network = in_double(2), network_of()
     method = begun(ER(images=10, memory_batch=4), network, "class")
-    method.old.add(batch(tasks[0], list(range(10))))
-    drawn = begun(ER(images=10), network, "class").old
+    method.buffer.add(batch(tasks[0], list(range(10))))
+    drawn = begun(ER(images=10), network, "class").buffer
     drawn.add(batch(tasks[0], list(range(10))))
     step = step_on(network, batch(tasks[1], [0, 1, 2]), "class")
     old = drawn.sample(4)
@@ -169,8 +169,8 @@ def test_er_ace_lets_only_the_classes_of_the_batch_compete_for_new_images() -> N
     z = network(new.x)
     expected = F.cross_entropy(z[:, [3, 4]], torch.tensor([0, 1, 0]))
     torch.testing.assert_close(method.loss(step_on(network, new, "class")), expected)
-    method.old.add(batch(tasks[0], [0, 1, 2, 3, 4, 5]))
-    again = begun(ERACE(images=6), network, "class").old
+    method.buffer.add(batch(tasks[0], [0, 1, 2, 3, 4, 5]))
+    again = begun(ERACE(images=6), network, "class").buffer
     again.add(batch(tasks[0], [0, 1, 2, 3, 4, 5]))
     old = again.sample(3)
     expected = expected + F.cross_entropy(network(old.x), old.y)  # among all six
@@ -181,12 +181,12 @@ def test_mir_takes_the_images_whose_loss_a_step_would_raise_most() -> None:
     tasks, network = in_double(2), network_of()
     method = begun(MIR(images=12, memory_batch=3, candidates=12), network, "class")
     method.start_task(tasks[1])
-    method.old.add(batch(tasks[0], list(range(12))))
+    method.buffer.add(batch(tasks[0], list(range(12))))
     step, gradient_of = step_on(network, batch(tasks[1], [0, 1, 2, 3]), "class"), gradient_of_network(network)
     asked: list[torch.Tensor] = []
     method.gradients(step, lambda loss: asked.append(loss.detach()) or gradient_of(loss))  # type: ignore[func-returns-value]
 
-    stored, virtual = method.old.at(method.old.places()), network_of()
+    stored, virtual = method.buffer.at(method.buffer.places()), network_of()
     virtual.load_state_dict(network.state_dict())
     new = gradient_of(F.cross_entropy(network(step.batch.x), step.batch.y))
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_der_holds_the_outputs_that_there_were_when_a_sample_was_stored(scenario
     method.loss(first)
     then = network(first.batch.x).detach()
     method.after_step(first)
-    torch.testing.assert_close(method.old.extras["outputs"], then)
+    torch.testing.assert_close(method.buffer.extras["outputs"], then)
     if scenario != "domain":
         network.expand(2)
         network.seen = 2
@@ -232,7 +232,7 @@ def test_der_pp_adds_the_labels_of_another_batch() -> None:
         method.after_step(first)
     new = batch(tasks[1], [0, 1, 2])
     der, der_pp = (method.loss(step_on(network, new, "class")) for method in methods)
-    stored = methods[0].old.at(methods[0].old.places())  # all of them are in both batches
+    stored = methods[0].buffer.at(methods[0].buffer.places())  # all of them are in both batches
     torch.testing.assert_close(der_pp - der, 0.5 * F.cross_entropy(network(stored.x), stored.y))
 
 
@@ -262,9 +262,9 @@ def test_icarl_answers_by_the_nearest_mean_of_exemplars() -> None:
     tasks = tiny_tasks(2)
     go(Kept(images=9), "class", tasks)
     method = found[-1]
-    assert [len(places) for places in method.old.contents.members.values()] == [3, 2, 2, 2]
+    assert [len(places) for places in method.buffer.contents.members.values()] == [3, 2, 2, 2]
     x, network = tasks[1].test.batch(torch.arange(len(tasks[1].test))), method.network
-    stored = method.old.at(method.old.places())
+    stored = method.buffer.at(method.buffer.places())
     with torch.no_grad():
         features, own = F.normalize(network.features(stored.x)), F.normalize(network.features(x))
         means = [F.normalize(features[stored.y == c].mean(0), dim=0) for c in range(4)]
@@ -282,10 +282,10 @@ def test_icarl_trains_on_exemplars_and_keeps_the_first_of_them() -> None:
             return phases
 
         def finish_task(self, task: Task) -> None:
-            before = {c: list(places) for c, places in self.old.contents.members.items()}
+            before = {c: list(places) for c, places in self.buffer.contents.members.items()}
             super().finish_task(task)
             for c, places in before.items():
-                assert self.old.contents.members[c] == places[: len(self.old.contents.members[c])]
+                assert self.buffer.contents.members[c] == places[: len(self.buffer.contents.members[c])]
 
     go(Kept(images=8), "class")
     assert seen[-3:] == [[24], [8, 24], [4, 4, 24]]
@@ -298,7 +298,7 @@ def test_a_memory_shares_itself_among_tasks_that_are_to_come() -> None:
     class Kept(AGEM):
         def finish_task(self, task: Task) -> None:
             super().finish_task(task)
-            counts.append([len(self.old.places(index)) for index in range(task.index + 1)])
+            counts.append([len(self.buffer.places(index)) for index in range(task.index + 1)])
 
     go(Kept(images=10), "class")
     assert counts[-3:] == [[4], [4, 3], [4, 3, 3]]

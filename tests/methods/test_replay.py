@@ -47,9 +47,9 @@ def begun(method: Replay, seed: int = 0, scenario: Scenario = "task") -> Replay:
 
 def stored(method: Replay, tasks: int) -> list[Tensor]:
     """Return the images that are kept of each of the first tasks."""
-    images = method.old.images
-    assert images is not None or not len(method.old)
-    return [torch.zeros(0) if images is None else images[method.old.places(index)] for index in range(tasks)]
+    images = method.buffer.images
+    assert images is not None or not len(method.buffer)
+    return [torch.zeros(0) if images is None else images[method.buffer.places(index)] for index in range(tasks)]
 
 
 def memories(method: Replay, sizes: list[int], seed: int = 0) -> list[list[list[int]]]:

@@ -121,7 +121,8 @@ def test_every_method(name: str, scenario: Scenario, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_with_convolutions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted(new(name), "cnn", "task", monkeypatch)
+    scenario = next(scenario for scenario in SCENARIOS if scenario in new(name).scenarios)
+    counted(new(name), "cnn", scenario, monkeypatch)
 
 
 def test_fine_tuning(monkeypatch: pytest.MonkeyPatch) -> None:

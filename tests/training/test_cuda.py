@@ -33,6 +33,7 @@ from clbench.method import (
     in_chunks,
 )
 from clbench.method import importance as importance_module
+from clbench.method import rehearsal as rehearsal_module
 from clbench.models import Backbone, ExpandingHeadModel
 from clbench.models.backbones import CNN, MLP, ResNet18
 from clbench.seeding import seed_default, stream, stream_seed
@@ -212,7 +213,7 @@ def test_a_memory_on_cuda(double: None, deterministic: None, scenario: Scenario,
 @pytest.mark.parametrize(
     ("name", "scenario", "model"),
     [
-        *[(name, scenario, "mlp") for name, scenario in ALL],
+        *[(name, scenario, "mlp") for name, scenario in ALL if name != "gem"],  # its programme is solved on the CPU
         *[(name, scenario, "cnn") for name, scenario in ALL if name in ("ewc", "mas", "finetune-fc")],
         *[(name, "task", "resnet18") for name in ("feature-extraction", "lwf")],
     ],
@@ -227,6 +228,7 @@ def test_placement_without_a_device(name: str, scenario: Scenario, model: str, m
     network = ExpandingHeadModel(SMALL[model], (1, 8, 8), 0)
     for _ in range(1 if scenario == "domain" else 2):
         network.expand(2)
+    _fake_memory(monkeypatch)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = [replace(task, train=_fake(task.train, mode), test=_fake(task.test, mode)) for task in tiny_tasks(2)]
         network = _fake_network(network, mode)
@@ -274,6 +276,24 @@ def _train(
     return losses[0]
 
 
+def _fake_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a memory take nothing and give samples without values: which it holds depends on values."""
+
+    def sample(memory: Memory, *_: Any) -> Batch:
+        ids = torch.zeros(8, dtype=torch.long, device=CUDA)
+        outputs = {"outputs": torch.zeros(8, 2, device=CUDA), "count": ids + 2}
+        return Batch(torch.zeros(8, 1, 8, 8, device=CUDA), ids, ids, [0], ids - 1, extras=outputs)
+
+    for name in ("add", "add_task"):
+        monkeypatch.setattr(Memory, name, lambda *_, **__: None)
+    monkeypatch.setattr(rehearsal_module.Rehearsal, "keep", lambda *_: None)
+    monkeypatch.setattr(Memory, "tasks", lambda _, earlier: list(earlier))
+    monkeypatch.setattr(Memory, "places", lambda *_: torch.arange(8))
+    monkeypatch.setattr(Memory, "sample", sample)
+    monkeypatch.setattr(Memory, "at", sample)
+    monkeypatch.setattr(Memory, "__len__", lambda _: 8)
+
+
 def _no_gradients(
     network: ExpandingHeadModel, x: Tensor, rows: Tensor, outputs: slice, *rest: Any
 ) -> dict[str, Tensor]:
@@ -312,7 +332,7 @@ class _Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("name", "scenario"), ALL)
+@pytest.mark.parametrize(("name", "scenario"), [case for case in ALL if case[0] != "gem"])
 def test_no_step_waits_for_the_device(name: str, scenario: Scenario) -> None:
     """However many steps an epoch has, as many values are asked for."""
     waits = []

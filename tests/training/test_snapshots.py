@@ -26,8 +26,8 @@ from clbench.testing import tiny_tasks
 from clbench.training.run import Outcome
 from clbench.training.snapshots import SnapshotFile
 
-SHARING = ["duplicate-finetune", "ewc", "feature-extraction", "finetune", "finetune-fc", "joint", "l2", "lfl", "lwf"]
-SHARING += ["mas", "online-ewc", "replay", "scratch"]
+SHARING = ["agem", "duplicate-finetune", "ewc", "feature-extraction", "finetune", "finetune-fc", "gem", "joint"]
+SHARING += ["l2", "lfl", "lwf", "mas", "online-ewc", "replay", "scratch"]
 BUDGETS = {
     "momentum": Training(epochs=2, batch_size=7, lr=0.05, momentum=0.9, weight_decay=1e-3),
     "kept Adam": Training(
