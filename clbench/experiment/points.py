@@ -40,7 +40,7 @@ class Choice:
 
     @property
     def params(self) -> dict[str, Any]:
-        return {name: getattr(self.instance, name) for name in registry.defaults(type(self.instance))}
+        return registry.settings(self.instance)
 
 
 @contextlib.contextmanager

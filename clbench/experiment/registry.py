@@ -187,6 +187,18 @@ def defaults(cls: type) -> dict[str, Any]:
     return values
 
 
+def settings(instance: Any) -> dict[str, Any]:
+    """Return what a record says of an instance: its settings.
+
+    Those whose field is marked `added`, as it is younger than records, are left out where they have their default: so
+    the older records stand for the same runs.
+    """
+    cls, known = type(instance), defaults(type(instance))
+    younger = {field.name for field in dataclasses.fields(cls) if field.metadata.get("added")}
+    values = {name: getattr(instance, name) for name in known}
+    return {name: value for name, value in values.items() if name not in younger or value != known[name]}
+
+
 def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     """Make an instance from settings, which may be text; raise UsageError for an unknown field or a bad value."""
     known = defaults(cls)
