@@ -156,6 +156,28 @@ def _resume(sweep: Sweep) -> None:
         sweep.notes.append(f"{made}: run again")
 
 
+def whole_preset(sweep: Sweep) -> Sweep:
+    """Return the sweep of all rows, scenarios and seeds of its preset that have finished records beside this one's.
+
+    What a sweep was asked to do otherwise than the preset holds for all of them.
+    """
+    request, stored = sweep.request, sweep.store.read()[0]
+    assert request.preset is not None
+    name = request.preset.name
+    made = [record for record in stored.values() if (record.spec.get("preset") or {}).get("name") == name]
+    seeds = {job.spec.seed for job in sweep.jobs} | {record.spec["seed"] for record in made}
+    wider = {"rows": None, "scenario": None, "controls": True, "seeds": sorted(seeds)}
+    request = request.model_copy(update=wider)
+    try:
+        with using_threads(1):
+            planned = plan(request)
+    except UsageError as error:  # of a row that was not asked for
+        sweep.notes.append(f"the table has only what was asked for: {error}")
+        return sweep
+    finished = {key: record for key, record in stored.items() if record.ok}
+    return Sweep(**vars(planned), request=request, store=sweep.store, done=finished | sweep.done)
+
+
 def _has_models(job: Job, record: RunRecord) -> bool:
     """Return whether the networks after each task are there, if they are asked for."""
     return job.models_folder is None or len(list(job.models_folder.glob("task-*.pt"))) == len(record.updates or ())

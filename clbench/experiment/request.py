@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from clbench.errors import UsageError, did_you_mean
 from clbench.experiment import presets, registry
-from clbench.experiment.presets import Preset, Scenario
+from clbench.experiment.preset import Precision, Preset, Scenario
 
 MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
 MOST_SEEDS = 100_000
@@ -130,7 +130,7 @@ class Request(BaseModel):
     rows: Names = option(None, "ROW,…", "The preset's rows. Default: all.")
     controls: bool = option(False, "", "Run the preset's faults too: they should not agree.")
     seeds: Annotated[list[int] | None, BeforeValidator(parse_seeds)] = option(
-        None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5, or 10 with a preset."
+        None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5; with a preset its own, or 10."
     )
     sequence: Names = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
     scenario: Annotated[list[Scenario] | None, BeforeValidator(parse_scenarios)] = option(
@@ -153,7 +153,9 @@ class Request(BaseModel):
     )
     jobs: int | None = option(None, "N", "Runs side by side. Default: one per core, one on each GPU.", ge=1)
     device: str = option("auto", "auto|cpu|cuda|cuda:N", "Where to train; cuda: on all GPUs.")
-    precision: Literal["fp32", "tf32", "bf16"] = option("fp32", "fp32|tf32|bf16", "Of matrix products; tf32: CUDA.")
+    precision: Precision | None = option(
+        None, "fp32|tf32|bf16", "Of matrix products; tf32: CUDA. Default: the preset's, or fp32."
+    )
     kernels: Literal["pytorch", "onednn"] = option("pytorch", "pytorch|onednn", "Of matrix products on the CPU.")
     threads: int = option(1, "N", "Threads of each run on the CPU; another number rounds otherwise.", ge=1)
     eval_every: int | None = option(

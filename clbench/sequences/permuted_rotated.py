@@ -49,8 +49,8 @@ class MovedMNIST(TaskSequence):
         found = load_dataset("mnist", data_root)
         if self.padding:
             border = (self.padding,) * 4
-            padded = {part: F.pad(getattr(found, part), border) for part in ("train_images", "test_images")}
-            found = replace(found, **padded)
+            train_images, test_images = F.pad(found.train_images, border), F.pad(found.test_images, border)
+            found = replace(found, train_images=train_images, test_images=test_images)
         constants = own_constants(MNIST_CONSTANTS, self.mean, self.std)
         train, test = train_and_test(found, *constants, beforehand=False)  # moved pixels are scaled when used
         return [

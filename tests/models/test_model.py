@@ -151,5 +151,5 @@ def test_the_activation_of_the_mlp(activation: Any, by_hand: Any) -> None:
 def test_the_default_activation_leaves_a_runs_key_alone() -> None:
     assert "activation" not in registry.settings(MLP())
     assert registry.settings(MLP(activation="tanh"))["activation"] == "tanh"
-    with pytest.raises(UsageError, match="'relu', 'leaky-relu'.*'tanh'"):
+    with pytest.raises(UsageError, match=r"'relu', 'leaky-relu'.*'tanh'"):
         registry.configure("mlp", MLP, {"activation": "tahn"})
