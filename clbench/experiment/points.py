@@ -19,7 +19,8 @@ from clbench.errors import ClbenchError, DataError, UsageError
 from clbench.experiment import registry
 from clbench.experiment.preset import Precision, Preset, Row, at, over
 from clbench.experiment.registry import Kind
-from clbench.experiment.request import Request, parse_seeds
+from clbench.experiment.request import Request
+from clbench.experiment.seeds import parse_seeds
 from clbench.method import Scenario, Training
 from clbench.training.optimizer import OPTIMIZERS
 

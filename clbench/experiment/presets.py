@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,11 +22,11 @@ from pydantic import TypeAdapter, ValidationError
 from clbench.errors import UsageError, close_names, did_you_mean
 from clbench.experiment.preset import SCENARIOS, Claim, Preset, Published, Row, Scenario, at, over
 from clbench.experiment.registry import as_text, reason
+from clbench.experiment.seeds import parse_seeds
 
 __all__ = ["SCENARIOS", "Claim", "Preset", "Published", "Row", "Scenario", "at", "load", "names"]
 FOLDER = Path(__file__).parent / "protocols"
 GRIDS = ("fields", "training", "sequence", "model")  # the tables of a row in which a list is a grid
-WORDS = {"dictionary": "table"}  # TOML's for pydantic's
 OURS = ("name", "folder")  # of a preset, not entries of its file
 
 
@@ -108,27 +109,24 @@ def _place(kind: str, index: int, content: Mapping[str, Any]) -> str:
 def _what_is_wrong(error: ValidationError, content: Mapping[str, Any]) -> str:
     """Say in one line what pydantic finds wrong first, and where."""
     first = error.errors()[0]
-    place = [part for part in first["loc"] if part != "[key]"]
-    where = []
-    if len(place) > 1 and isinstance(place[1], int):
-        where, place = [_place(str(place[0]), place[1], content)], place[2:]
-    # the members of a union follow in pydantic's words, and a list's places from 0
-    entries = [f"[{part}]" if not where and len(place) > 1 else str(part) for part in place[:1]]
-    entries += [str(part) for part in place[1:2] if isinstance(part, str) and part.isidentifier()]
-    if "[key]" in first["loc"] or (first["type"] == "literal_error" and {*SCENARIOS} <= set(_allowed(first))):
-        told = f"{first['input']!r} is no scenario: choose from {', '.join(SCENARIOS)}"
-        return ": ".join([*where, entries[0], told])
+    place, where = list(first["loc"]), []
+    if place[0] in ("rows", "claims") and len(place) > 1:
+        where, place = [_place(str(place[0]), int(place[1]), content)], place[2:]
+    elif len(place) > 1 and isinstance(content[str(place[0])], dict):
+        where, place = [f"[{place[0]}]"], place[1:]
+    # what follows are the places of lists, keys, and pydantic's names of what a value may be
+    where += [str(part) for part in place if str(part).isidentifier()][: 2 if place[:1] == ["published"] else 1]
+    told, value = reason(error), first["input"]
+    allowed = first.get("ctx", {}).get("expected", "")
     if first["type"] == "missing":
-        return ": ".join([*where, *entries, "it is missing"])
-    told = reason(error)
-    for theirs, ours in WORDS.items():
-        told = told.replace(theirs, ours)
-    return ": ".join([*where, *entries, f"{told}; it is {first['input']!r}"])
-
-
-def _allowed(error: Any) -> list[str]:
-    """Return what a literal may be, as pydantic lists it: 'task', 'class' or 'domain'."""
-    return error.get("ctx", {}).get("expected", "").replace(" or ", ", ").replace("'", "").split(", ")
+        told = "it is missing"
+    elif first["type"] == "literal_error" and set(SCENARIOS) <= set(re.findall(r"\w+", allowed)):
+        told = f"{value!r} is no scenario: choose from {', '.join(SCENARIOS)}"
+    elif first["type"] == "literal_error":
+        told = f"{value!r} is not one of {allowed}"
+    else:
+        told = re.sub(r"(valid )?dictionary( or an instance of \w+)?", "table", told) + f"; it is {value!r}"
+    return ": ".join([*where, told])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -189,7 +187,7 @@ def _in_per_cent(row: Row, published: Published | None) -> Row:
 # What the types cannot say
 
 
-def _need(condition: bool, otherwise: str) -> None:
+def _need(condition: object, otherwise: str) -> None:
     if not condition:
         raise UsageError(otherwise)
 
@@ -198,10 +196,13 @@ def _check(preset: Preset) -> None:
     """Raise UsageError for what the types cannot say."""
     labels = [row.label for row in preset.rows]
     _need(bool(labels), "it has no rows")
+    _need(len(set(preset.scenarios)) == len(preset.scenarios), "scenarios: one is there twice")
     _need(not preset.sequence or isinstance(preset.sequence.get("name"), str), "[sequence] has no name")
     _need(isinstance(preset.model.get("name", ""), str), "the name in [model] is no text")
     for section in GRIDS[1:]:
         _check_tables(f"[{section}]", getattr(preset, section))
+    if preset.seeds is not None:
+        parse_seeds(preset.seeds)
     for row in preset.rows:
         _need(labels.count(row.label) == 1, f"two rows are called {row.label!r}")
         _check_row(row, preset)
@@ -226,6 +227,11 @@ def _check_row(row: Row, preset: Preset) -> None:
         own = getattr(row, table).get("name", "")
         _need(isinstance(own, str), f"{name}: the name in {table} is no text")
         _need(table == "model" or not row.sequence or bool(own or preset.sequence), f"{name}: sequence has no name")
+    if row.seeds is not None:
+        try:
+            parse_seeds(row.seeds)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from None
     _check_published(name, row, preset)
 
 

@@ -70,7 +70,7 @@ class MLP(Backbone):
     width: Annotated[int, Ge(1)] = 256
     depth: Annotated[int, Ge(1)] = 1  # hidden layers
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after every hidden layer
-    activation: Activation = field(default="relu", metadata={"added": True})  # of every hidden layer, as PyTorch has it
+    activation: Activation = field(default="relu", metadata={"added": True})  # of every hidden layer, PyTorch's
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]

@@ -28,10 +28,11 @@ class MovedMNIST(TaskSequence):
     scenario: ClassVar[str] = "domain"
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
     tasks: Annotated[int, Ge(1)] = 10
-    # as those of SplitDataSet; an image is padded before its pixels are moved, so that border pixels move too
+    # rows and columns of black around each image, before its pixels are moved: the border moves too
     padding: Annotated[int, Ge(0)] = field(default=0, metadata=ADDED)
+    # subtracted from pixels in [0, 1]; none: MNIST's own constants
     mean: float | None = field(default=None, metadata=ADDED)
-    std: Annotated[float, Gt(0)] | None = field(default=None, metadata=ADDED)
+    std: Annotated[float, Gt(0)] | None = field(default=None, metadata=ADDED)  # what the difference is divided by
 
     @property
     def size(self) -> int:
