@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError, UsageError
+from clbench.execution.claims import Claims
 from clbench.execution.cluster import connected
 from clbench.execution.environment import checkout_commit
 from clbench.execution.run import using_threads
@@ -28,6 +29,7 @@ from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
 
 PREFIX = "clbench-sweep-"  # of temporary folders
+PAUSE = 0.5  # seconds between two looks at what another sweep has finished
 Records = Generator[RunRecord | None, None, None]  # None once, as soon as the workers have been started
 
 
@@ -67,17 +69,73 @@ class Sweep(Planned):
         on the CPU of built-in code; the caller answers for it that this process has computed nothing in several
         threads. See `clbench.execution.workers.run_jobs` for what becomes of runs whose worker dies.
         """
-        here = self.request.backend == "local" or not self.missing
-        records = self._written(self._run_here(fork) if here else self._run_on_cluster())
-        next(records)  # so that workers are there before the caller goes on
+        new, records = not self.store.folder.exists(), self._all(fork)
+        try:
+            next(records)  # so that workers are there before the caller goes on
+        except UsageError:  # no cluster answers, say: then nothing is left behind
+            with contextlib.suppress(OSError):
+                if new:
+                    self.store.folder.rmdir()
+            raise
         return records  # type: ignore[return-value]
 
-    def _run_here(self, fork: bool) -> Records:
-        fork = fork and sys.platform == "linux"
-        fork = fork and all(job.device == "cpu" and not job.spec.code for job in self.missing)
+    def _all(self, fork: bool) -> Records:
+        """Do what no other sweep has under way, wait for the records of what others have, and do what they leave."""
         self._prepare_folder()
+        left = {job.spec.key: job for job in self.missing}
+        with contextlib.closing(Claims(self.store.folder)) as claims:
+            others = self._under_way(claims, left)
+            list(self._landed_elsewhere(list(left.values())))  # since this sweep was planned
+            others -= self.done.keys()
+            yield from self._do([job for key, job in left.items() if key not in others | self.done.keys()], fork)
+            while others:
+                still = claims.take(others)
+                yield from self._landed_elsewhere([left[key] for key in others])
+                free = [left[key] for key in left if key in others - still and key not in self.done]
+                if free:
+                    with contextlib.closing(self._do(free, fork=False)) as records:  # by now there are threads
+                        yield from filter(None, records)
+                others = still - self.done.keys()
+                if others:
+                    time.sleep(PAUSE)
+
+    def _under_way(self, claims: Claims, left: Mapping[str, Job]) -> set[str]:
+        """Take the runs that no other sweep has under way, say how many have, and return these."""
+        if not left:
+            return set()
+        folder = self.store.folder
+        try:
+            others = claims.take(left)
+        except (OSError, NotImplementedError):
+            self.notes.append(f"no file can be locked in {folder}: what another sweep into it does would be repeated")
+            return set()
+        if others:
+            runs = "1 run is" if len(others) == 1 else f"{len(others)} runs are"
+            self.notes.append(f"{runs} under way in another sweep into {folder}: waiting for what comes of it")
+        return others
+
+    def _landed_elsewhere(self, jobs: Sequence[Job]) -> Iterator[RunRecord]:
+        """Take over the records that another sweep has finished, under the names of this one."""
+        for job in jobs:
+            record = None if self.request.force else self.store.find(job.spec.key)
+            if record is not None and record.ok and _has_models(job, record):
+                self.done[record.key] = record
+                yield dataclasses.replace(record, spec=job.spec.as_json())
+
+    def _do(self, jobs: Sequence[Job], fork: bool) -> Records:
+        """Run jobs and write their records."""
+        for job in jobs:
+            self.store.set_aside(job.spec.key)
+            if self.request.force and job.checkpoint is not None:
+                job.checkpoint.unlink(missing_ok=True)
+        here = self.request.backend == "local" or not jobs
+        yield from self._written(self._run_here(jobs, fork) if here else self._run_on_cluster(jobs))
+
+    def _run_here(self, missing: Sequence[Job], fork: bool) -> Records:
+        fork = fork and sys.platform == "linux"
+        fork = fork and all(job.device == "cpu" and not job.spec.code for job in missing)
         with temporary_folder() as folder:
-            jobs = order_jobs(self.missing, self.workers, folder)
+            jobs = order_jobs(missing, self.workers, folder)
             first_tasks = {job.spec.key: job.first_task for job in jobs}
             sharers = Counter(first_tasks.values())
             with contextlib.closing(run_jobs(jobs, self.workers, fork, self.devices)) as records:
@@ -88,14 +146,13 @@ class Sweep(Planned):
                         if not sharers[path]:
                             path.unlink(missing_ok=True)
 
-    def _run_on_cluster(self) -> Records:
+    def _run_on_cluster(self, jobs: Sequence[Job]) -> Records:
         request = self.request
-        with connected(request.backend, request.scheduler, self.missing[0].device, request.jobs) as cluster:
+        with connected(request.backend, request.scheduler, jobs[0].device, request.jobs) as cluster:
             self.workers = cluster.workers
-            self._prepare_folder()
             yield None
             # those that train on old data take longest
-            yield from cluster.run(sorted(self.missing, key=lambda job: not job.memory))
+            yield from cluster.run(sorted(jobs, key=lambda job: not job.memory))
 
     def _prepare_folder(self) -> None:
         try:
@@ -103,10 +160,6 @@ class Sweep(Planned):
         except OSError as error:
             raise UsageError(f"the output folder {self.store.folder} cannot be made: {error.strerror}") from None
         self.store.tidy()
-        for job in self.missing:
-            self.store.set_aside(job.spec.key)
-            if self.request.force and job.checkpoint is not None:
-                job.checkpoint.unlink(missing_ok=True)
 
     def _written(self, records: Records) -> Records:
         """Write records as they come."""
