@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -140,8 +140,7 @@ class Preset:
         for label in labels:
             found = {label} & set(known) or {name for name in known if name.startswith(f"{label}@")}
             if not found:
-                close = close_names(label, known)
-                raise UsageError(f"preset {self.name} has no row {label!r}{close}: choose from {', '.join(known)}")
+                raise UsageError(f"preset {self.name} has no row {label!r}{choose_from(label, known)}")
             asked |= found
         return [row for row in self.rows if row.label in asked or (controls and row.control_of in asked)]
 
@@ -155,6 +154,13 @@ class Preset:
             if other == row or (other.view != row.view and other.asks_for == row.asks_for):
                 return other.label
         return row.label
+
+
+def choose_from(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: a hint at close ones, and the list of all there are."""
+    known = list(known)
+    close = close_names(name, known)
+    return f"{close} There are {', '.join(known)}" if close else f": choose from {', '.join(known)}"
 
 
 def over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

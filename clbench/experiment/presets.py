@@ -19,8 +19,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from clbench.errors import UsageError, close_names, did_you_mean
-from clbench.experiment.preset import SCENARIOS, Claim, Preset, Published, Row, Scenario, at, over
+from clbench.errors import UsageError, did_you_mean
+from clbench.experiment.preset import SCENARIOS, Claim, Preset, Published, Row, Scenario, at, choose_from, over
 from clbench.experiment.registry import as_text, reason
 from clbench.experiment.seeds import parse_seeds
 
@@ -89,8 +89,7 @@ def _check_entries(content: Mapping[str, Any]) -> None:
         known = [field.name for field in dataclasses.fields(cls) if field.name not in OURS]
         for name in table if isinstance(table, dict) else ():
             if name not in known:
-                close = close_names(name, known)
-                raise UsageError(f"{place} has no entry {name!r}{close}: choose from {', '.join(known)}")
+                raise UsageError(f"{place} has no entry {name!r}{choose_from(name, known)}")
 
 
 def _list(value: Any) -> list[Any]:
@@ -162,7 +161,7 @@ def _completed(row: Row, preset: Preset) -> Row:
     rows = {base.label: base for base in preset.rows if not base.control_of}
     if row.control_of not in rows:
         what = f"the row {row.label!r} is a control of {row.control_of!r}, which is no row"
-        raise UsageError(what + did_you_mean(row.control_of, rows))
+        raise UsageError(what + choose_from(row.control_of, rows))
     base = rows[row.control_of]
     where = row.scenarios or base.scenarios or preset.scenarios
     published = {scenario: pair for scenario, pair in base.published.items() if scenario in where}
@@ -210,13 +209,13 @@ def _check(preset: Preset) -> None:
         if one.view == other.view and one.asks_for == other.asks_for and {*preset.where(one)} & {*preset.where(other)}:
             raise UsageError(f"the rows {one.label!r} and {other.label!r} ask for the same runs, by the same view")
     for label in (label for claim in preset.claims for label in (claim.better, claim.worse)):
-        _need(label in labels, f"a claim is on {label!r}, which is no row{did_you_mean(label, labels)}")
+        _need(label in labels, f"a claim is on {label!r}, which is no row{choose_from(label, labels)}")
 
 
 def _check_row(row: Row, preset: Preset) -> None:
     name = f"the row {row.label!r}"
     fine = row.label == row.label.strip() != "" and "," not in row.label
-    _need(fine, f"{name}: a label is not empty, has no comma and no space at its ends")
+    _need(fine, f"{name}: a label has no comma and no space at its ends, and is not empty")
     _need(row.method != "", f"{name} names no method")
     outside = sorted(set(row.scenarios or ()) - set(preset.scenarios))
     there = f"those of the preset are {', '.join(preset.scenarios)}"

@@ -449,7 +449,7 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "empty file": ("", "title"),
     "not TOML": ("title = ", "is not TOML"),
     "unknown key": (
-        HEAD + "sedes = 3\n" + ROW, "the file has no entry 'sedes', did you mean seeds?: choose from title, sc",
+        HEAD + "sedes = 3\n" + ROW, "the file has no entry 'sedes', did you mean seeds? There are title, scenarios,",
     ),
     "unknown key of a row": (HEAD + ROW + "lr = 1.0\n", "the row 'a' has no entry 'lr': choose from label, method, "),
     "no title": ('scenarios = ["task"]\n' + ROW, "title"),
