@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError, UsageError
 from clbench.execution.claims import Claims
-from clbench.execution.cluster import connected
+from clbench.execution.cluster import Cluster, connected
 from clbench.execution.environment import checkout_commit
 from clbench.execution.run import using_threads
 from clbench.execution.workers import run_jobs
@@ -69,35 +69,39 @@ class Sweep(Planned):
         on the CPU of built-in code; the caller answers for it that this process has computed nothing in several
         threads. See `clbench.execution.workers.run_jobs` for what becomes of runs whose worker dies.
         """
-        new, records = not self.store.folder.exists(), self._all(fork)
-        try:
-            next(records)  # so that workers are there before the caller goes on
-        except UsageError:  # no cluster answers, say: then nothing is left behind
-            with contextlib.suppress(OSError):
-                if new:
-                    self.store.folder.rmdir()
-            raise
+        records = self._all(fork)
+        next(records)  # so that workers are there before the caller goes on
         return records  # type: ignore[return-value]
 
     def _all(self, fork: bool) -> Records:
         """Do what no other sweep has under way, wait for the records of what others have, and do what they leave."""
-        self._prepare_folder()
         left = {job.spec.key: job for job in self.missing}
-        with contextlib.closing(Claims(self.store.folder)) as claims:
+        with contextlib.ExitStack() as stack:
+            cluster = self._cluster(stack) if left and self.request.backend != "local" else None
+            self._prepare_folder()
+            claims = stack.enter_context(contextlib.closing(Claims(self.store.folder)))
             others = self._under_way(claims, left)
             list(self._landed_elsewhere(list(left.values())))  # since this sweep was planned
             others -= self.done.keys()
-            yield from self._do([job for key, job in left.items() if key not in others | self.done.keys()], fork)
+            ours = [job for key, job in left.items() if key not in others | self.done.keys()]
+            yield from self._do(ours, fork, cluster)
             while others:
                 still = claims.take(others)
                 yield from self._landed_elsewhere([left[key] for key in others])
                 free = [left[key] for key in left if key in others - still and key not in self.done]
                 if free:
-                    with contextlib.closing(self._do(free, fork=False)) as records:  # by now there are threads
+                    with contextlib.closing(self._do(free, False, cluster)) as records:  # by now there are threads
                         yield from filter(None, records)
                 others = still - self.done.keys()
                 if others:
                     time.sleep(PAUSE)
+
+    def _cluster(self, stack: contextlib.ExitStack) -> Cluster:
+        request = self.request
+        reached = connected(request.backend, request.scheduler, self.missing[0].device, request.jobs)
+        cluster = stack.enter_context(reached)
+        self.workers = cluster.workers
+        return cluster
 
     def _under_way(self, claims: Claims, left: Mapping[str, Job]) -> set[str]:
         """Take the runs that no other sweep has under way, say how many have, and return these."""
@@ -122,14 +126,13 @@ class Sweep(Planned):
                 self.done[record.key] = record
                 yield dataclasses.replace(record, spec=job.spec.as_json())
 
-    def _do(self, jobs: Sequence[Job], fork: bool) -> Records:
+    def _do(self, jobs: Sequence[Job], fork: bool, cluster: Cluster | None) -> Records:
         """Run jobs and write their records."""
         for job in jobs:
             self.store.set_aside(job.spec.key)
             if self.request.force and job.checkpoint is not None:
                 job.checkpoint.unlink(missing_ok=True)
-        here = self.request.backend == "local" or not jobs
-        yield from self._written(self._run_here(jobs, fork) if here else self._run_on_cluster(jobs))
+        yield from self._written(self._run_here(jobs, fork) if cluster is None else _on_cluster(jobs, cluster))
 
     def _run_here(self, missing: Sequence[Job], fork: bool) -> Records:
         fork = fork and sys.platform == "linux"
@@ -145,14 +148,6 @@ class Sweep(Planned):
                         sharers[path] -= 1
                         if not sharers[path]:
                             path.unlink(missing_ok=True)
-
-    def _run_on_cluster(self, jobs: Sequence[Job]) -> Records:
-        request = self.request
-        with connected(request.backend, request.scheduler, jobs[0].device, request.jobs) as cluster:
-            self.workers = cluster.workers
-            yield None
-            # those that train on old data take longest
-            yield from cluster.run(sorted(jobs, key=lambda job: not job.memory))
 
     def _prepare_folder(self) -> None:
         try:
@@ -177,6 +172,11 @@ class Sweep(Planned):
                     if record.ok and (checkpoint := checkpoints[record.key]) is not None:
                         checkpoint.unlink(missing_ok=True)
                 yield record
+
+
+def _on_cluster(jobs: Sequence[Job], cluster: Cluster) -> Records:
+    yield None
+    yield from cluster.run(sorted(jobs, key=lambda job: not job.memory))  # those that train on old data take longest
 
 
 def prepare(request: Request) -> Sweep:
