@@ -62,12 +62,15 @@ def run(request: Request, quiet: bool) -> PlottedResults:
 def verify(request: Request, quiet: bool) -> Verification:
     """Compare a preset's rows with what was published for them, as `clbench verify` does; only records are written.
 
+    What is compared are all the preset's records in `out`, those of earlier calls too.
     The result's `frame` has a line per row and scenario, `disagreeing` the rows that do not agree. Raises UsageError,
     before any training, for anything that cannot be done.
     """
+    from clbench.execution.sweep import whole_preset
     from clbench.verification.comparison import compare
 
-    return compare(chosen_preset(request), _done(request, quiet).records)
+    preset = chosen_preset(request)
+    return compare(preset, whole_preset(_done(request, quiet)).records)
 
 
 def _done(request: Request, quiet: bool) -> Sweep:

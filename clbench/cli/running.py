@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from clbench.execution.progress import Progress
     from clbench.execution.sweep import Sweep
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")]
+
 
 @takes(RUN)
 def run(
     request: Request,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
@@ -40,16 +42,25 @@ def run(
 
 
 @takes(VERIFY, argument="preset")
-def verify(request: Request, quiet: Quiet = False) -> None:
-    """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees."""
-    from clbench.execution.sweep import prepare
+def verify(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> None:
+    """Compare a preset's rows with the numbers that its paper published; exit code 1 if any disagrees.
+
+    The table is of all the preset's records that are in the folder.
+    """
+    from clbench.execution.sweep import prepare, whole_preset
     from clbench.results.wording import console
     from clbench.verification.comparison import compare
     from clbench.verification.tables import print_verification, write
 
+    preset = chosen_preset(request)
     sweep = prepare(request)
+    if dry_run:
+        _print_plan(sweep)
+        return
     _go(sweep, quiet)
-    found = compare(chosen_preset(request), sweep.records)
+    told = len(sweep.notes)
+    found = compare(preset, whole_preset(sweep).records)
+    say(*sweep.notes[told:])
     print_verification(found, console())
     paths = write(found, request.out)
     say(f"the table is in {paths[1]} and {paths[0]}")

@@ -18,7 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError, UsageError
-from clbench.execution.cluster import connected
+from clbench.execution.claims import Claims
+from clbench.execution.cluster import Cluster, connected
 from clbench.execution.environment import checkout_commit
 from clbench.execution.run import using_threads
 from clbench.execution.workers import run_jobs
@@ -28,6 +29,7 @@ from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
 
 PREFIX = "clbench-sweep-"  # of temporary folders
+PAUSE = 0.5  # seconds between two looks at what another sweep has finished
 Records = Generator[RunRecord | None, None, None]  # None once, as soon as the workers have been started
 
 
@@ -67,17 +69,76 @@ class Sweep(Planned):
         on the CPU of built-in code; the caller answers for it that this process has computed nothing in several
         threads. See `clbench.execution.workers.run_jobs` for what becomes of runs whose worker dies.
         """
-        here = self.request.backend == "local" or not self.missing
-        records = self._written(self._run_here(fork) if here else self._run_on_cluster())
+        records = self._all(fork)
         next(records)  # so that workers are there before the caller goes on
         return records  # type: ignore[return-value]
 
-    def _run_here(self, fork: bool) -> Records:
+    def _all(self, fork: bool) -> Records:
+        """Do what no other sweep has under way, wait for the records of what others have, and do what they leave."""
+        left = {job.spec.key: job for job in self.missing}
+        with contextlib.ExitStack() as stack:
+            cluster = self._cluster(stack) if left and self.request.backend != "local" else None
+            self._prepare_folder()
+            claims = stack.enter_context(contextlib.closing(Claims(self.store.folder)))
+            others = self._under_way(claims, left)
+            list(self._landed_elsewhere(list(left.values())))  # since this sweep was planned
+            others -= self.done.keys()
+            ours = [job for key, job in left.items() if key not in others | self.done.keys()]
+            yield from self._do(ours, fork, cluster)
+            while others:
+                still = claims.take(others)
+                yield from self._landed_elsewhere([left[key] for key in others])
+                free = [left[key] for key in left if key in others - still and key not in self.done]
+                if free:
+                    with contextlib.closing(self._do(free, False, cluster)) as records:  # by now there are threads
+                        yield from filter(None, records)
+                others = still - self.done.keys()
+                if others:
+                    time.sleep(PAUSE)
+
+    def _cluster(self, stack: contextlib.ExitStack) -> Cluster:
+        request = self.request
+        reached = connected(request.backend, request.scheduler, self.missing[0].device, request.jobs)
+        cluster = stack.enter_context(reached)
+        self.workers = cluster.workers
+        return cluster
+
+    def _under_way(self, claims: Claims, left: Mapping[str, Job]) -> set[str]:
+        """Take the runs that no other sweep has under way, say how many have, and return these."""
+        if not left:
+            return set()
+        folder = self.store.folder
+        try:
+            others = claims.take(left)
+        except (OSError, NotImplementedError):
+            self.notes.append(f"no file can be locked in {folder}: what another sweep into it does would be repeated")
+            return set()
+        if others:
+            runs = "1 run is" if len(others) == 1 else f"{len(others)} runs are"
+            self.notes.append(f"{runs} under way in another sweep into {folder}: waiting for what comes of it")
+        return others
+
+    def _landed_elsewhere(self, jobs: Sequence[Job]) -> Iterator[RunRecord]:
+        """Take over the records that another sweep has finished, under the names of this one."""
+        for job in jobs:
+            record = None if self.request.force else self.store.find(job.spec.key)
+            if record is not None and record.ok and _has_models(job, record):
+                self.done[record.key] = record
+                yield dataclasses.replace(record, spec=job.spec.as_json())
+
+    def _do(self, jobs: Sequence[Job], fork: bool, cluster: Cluster | None) -> Records:
+        """Run jobs and write their records."""
+        for job in jobs:
+            self.store.set_aside(job.spec.key)
+            if self.request.force and job.checkpoint is not None:
+                job.checkpoint.unlink(missing_ok=True)
+        yield from self._written(self._run_here(jobs, fork) if cluster is None else _on_cluster(jobs, cluster))
+
+    def _run_here(self, missing: Sequence[Job], fork: bool) -> Records:
         fork = fork and sys.platform == "linux"
-        fork = fork and all(job.device == "cpu" and not job.spec.code for job in self.missing)
-        self._prepare_folder()
+        fork = fork and all(job.device == "cpu" and not job.spec.code for job in missing)
         with temporary_folder() as folder:
-            jobs = order_jobs(self.missing, self.workers, folder)
+            jobs = order_jobs(missing, self.workers, folder)
             first_tasks = {job.spec.key: job.first_task for job in jobs}
             sharers = Counter(first_tasks.values())
             with contextlib.closing(run_jobs(jobs, self.workers, fork, self.devices)) as records:
@@ -88,25 +149,12 @@ class Sweep(Planned):
                         if not sharers[path]:
                             path.unlink(missing_ok=True)
 
-    def _run_on_cluster(self) -> Records:
-        request = self.request
-        with connected(request.backend, request.scheduler, self.missing[0].device, request.jobs) as cluster:
-            self.workers = cluster.workers
-            self._prepare_folder()
-            yield None
-            # those that train on old data take longest
-            yield from cluster.run(sorted(self.missing, key=lambda job: not job.memory))
-
     def _prepare_folder(self) -> None:
         try:
             self.store.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"the output folder {self.store.folder} cannot be made: {error.strerror}") from None
         self.store.tidy()
-        for job in self.missing:
-            self.store.set_aside(job.spec.key)
-            if self.request.force and job.checkpoint is not None:
-                job.checkpoint.unlink(missing_ok=True)
 
     def _written(self, records: Records) -> Records:
         """Write records as they come."""
@@ -124,6 +172,11 @@ class Sweep(Planned):
                     if record.ok and (checkpoint := checkpoints[record.key]) is not None:
                         checkpoint.unlink(missing_ok=True)
                 yield record
+
+
+def _on_cluster(jobs: Sequence[Job], cluster: Cluster) -> Records:
+    yield None
+    yield from cluster.run(sorted(jobs, key=lambda job: not job.memory))  # those that train on old data take longest
 
 
 def prepare(request: Request) -> Sweep:
@@ -154,6 +207,28 @@ def _resume(sweep: Sweep) -> None:
     for label, count in older.items():
         made = f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code"
         sweep.notes.append(f"{made}: run again")
+
+
+def whole_preset(sweep: Sweep) -> Sweep:
+    """Return the sweep of all rows, scenarios and seeds of its preset that have finished records beside this one's.
+
+    What a sweep was asked to do otherwise than the preset holds for all of them.
+    """
+    request, stored = sweep.request, sweep.store.read()[0]
+    assert request.preset is not None
+    name = request.preset.name
+    made = [record for record in stored.values() if (record.spec.get("preset") or {}).get("name") == name]
+    seeds = {job.spec.seed for job in sweep.jobs} | {record.spec["seed"] for record in made}
+    wider = {"rows": None, "scenario": None, "controls": True, "seeds": sorted(seeds)}
+    request = request.model_copy(update=wider)
+    try:
+        with using_threads(1):
+            planned = plan(request)
+    except UsageError as error:  # of a row that was not asked for
+        sweep.notes.append(f"the table has only what was asked for: {error}")
+        return sweep
+    finished = {key: record for key, record in stored.items() if record.ok}
+    return Sweep(**vars(planned), request=request, store=sweep.store, done=finished | sweep.done)
 
 
 def _has_models(job: Job, record: RunRecord) -> bool:

@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import torch
 
 from clbench.errors import ClbenchError, UsageError, did_you_mean
-from clbench.experiment import registry
 from clbench.experiment.points import Point, naming, points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
@@ -41,6 +41,8 @@ def plan(request: Request) -> Planned:
     devices, workers = check_machine(request)
     notes: list[str] = []
     runs = points(request, notes)
+    for precision in dict.fromkeys(run.precision for run in runs):
+        check_precision(precision, devices[0])
     names = {"training", *(choice.reference for run in runs for choice in run.chosen.values())}
     if unused := sorted(set(request.settings) - names):
         raise UsageError(f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], sorted(names))}")
@@ -55,18 +57,18 @@ def plan(request: Request) -> Planned:
 def _jobs(runs: Sequence[Point], request: Request, device: str) -> list[Job]:
     """Return a job for every run, in order; raise UsageError if data are missing or do not fit."""
     jobs: dict[str, Job] = {}
-    data: dict[tuple[str, int], tuple[str, list[int] | None]] = {}  # by sequence and seed: fingerprint, class order
+    data: dict[tuple[Any, ...], tuple[str, list[int] | None]] = {}  # by what decides them: fingerprint, class order
     fitting: set[str] = set()  # the kinds of run whose data were checked
     for run in runs:
-        sequence = run.sequence
-        with naming(sequence):
-            if (sequence.label, run.seed) not in data:
+        sequence, deciding = run.sequence, (run.sequence.label, run.seed, run.class_order)
+        with naming(sequence), run.named():
+            if deciding not in data:
                 fingerprint = sequence.instance.prepare(request.data_root, run.seed)
                 order = sequence.instance.class_order(run.class_order, run.seed, request.data_root)
-                data[sequence.label, run.seed] = fingerprint, None if order is None else list(order)
-            spec = _spec(run, request, device, *data[sequence.label, run.seed])
-            kind = json.dumps([spec.sequence_label, spec.model_label, spec.scenario, spec.training], sort_keys=True)
-            if kind not in fitting:
+                data[deciding] = fingerprint, None if order is None else list(order)
+            spec = _spec(run, request, device, *data[deciding])
+            what = [spec.sequence_label, spec.model_label, spec.scenario, spec.training, run.class_order]
+            if (kind := json.dumps(what, sort_keys=True)) not in fitting:
                 fitting.add(kind)
                 classes = None if spec.class_order is None else tuple(spec.class_order)
                 _check_data(run, sequence.instance.load(request.data_root, run.seed, classes))
@@ -114,7 +116,7 @@ def _spec(run: Point, request: Request, device: str, data: str, classes: list[in
         data=data,
         numbers=NUMBERS,
         code={kind: choice.code for kind, choice in run.chosen.items() if choice.code},
-        precision=request.precision,
+        precision=run.precision,
         kernels=request.kernels,
         threads=request.threads,
         eval_every=request.eval_every,
@@ -126,7 +128,8 @@ def _job(run: Point, request: Request, device: str, spec: RunSpec) -> Job:
     out = request.out.absolute()
     return Job(
         spec,
-        references={kind: registry.absolute(choice.reference) for kind, choice in run.chosen.items()},
+        references={kind: choice.place for kind, choice in run.chosen.items()},
+        files={kind: choice.files for kind, choice in run.chosen.items() if choice.files},
         device=device,
         data_root=None if request.data_root is None else request.data_root.absolute(),
         models_folder=out / "models" / spec.key if request.save_models else None,
@@ -147,7 +150,6 @@ def check_machine(request: Request) -> tuple[list[str], int]:
         devices = ["cuda:0" if device == "cuda" else "cpu"]  # cuda:0: the first that the worker of a cluster sees
     else:
         raise UsageError(f"device {device!r}: each worker of a cluster has its own, choose from cpu (as auto), cuda")
-    check_precision(request.precision, devices[0])
     if request.kernels == "onednn" and devices[0] != "cpu":
         raise UsageError(f"kernels onednn are the CPU's, and these runs are on {devices[0]}: leave it out")
     if request.kernels == "onednn" and not torch.backends.mkldnn.is_available():

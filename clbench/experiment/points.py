@@ -12,13 +12,15 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from clbench.errors import ClbenchError, UsageError
+from clbench.errors import ClbenchError, DataError, UsageError
 from clbench.experiment import registry
-from clbench.experiment.presets import Preset, Row, at
+from clbench.experiment.preset import Precision, Preset, Row, at, over
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
+from clbench.experiment.seeds import parse_seeds
 from clbench.method import Scenario, Training
 from clbench.training.optimizer import OPTIMIZERS
 
@@ -37,10 +39,19 @@ class Choice:
     label: str
     instance: Any
     code: str | None  # the hash of its file, for code from outside
+    place: str  # the reference, a path in it absolute
+    written: Mapping[str, Any]  # settings that name files of a preset's folder, as it has them
+    files: Mapping[str, str]  # the same by absolute path, as the instance has them
 
     @property
     def params(self) -> dict[str, Any]:
-        return {name: getattr(self.instance, name) for name in registry.defaults(type(self.instance))}
+        """The settings as a record has them, without paths of this machine."""
+        return {**registry.settings(self.instance), **self.written}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All settings."""
+        return {**registry.defaults(type(self.instance)), **self.params}
 
 
 @contextlib.contextmanager
@@ -54,21 +65,29 @@ def naming(choice: Choice) -> Iterator[None]:
         raise UsageError(f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}") from error
 
 
-def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any] | None = None) -> list[Choice]:
+def choose(
+    kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any] | None = None, folder: Path | None = None
+) -> list[Choice]:
     """Make instances of names with settings of their own, one per point of the grid; `base` are settings below both.
 
-    Raises UsageError for names, fields and values that there are not.
+    `folder` is that of the preset which named them: paths are relative to it, else to the working folder. Raises
+    UsageError for names, fields and values that there are not.
     """
     chosen: dict[str, Choice] = {}
     for item in items:
         reference, own = _own_settings(item)
-        cls = registry.find(kind, reference)
+        place = registry.absolute(reference, folder)
+        cls = registry.find(kind, reference if folder is None else place)
         code = registry.code_hash(cls)
         shared = {name: values for name, values in grid.get(reference, {}).items() if name not in own}
         for values in itertools.product(*shared.values()):
-            settings = {**(base or {}), **dict(zip(shared, values, strict=True)), **own}
-            instance = registry.configure(reference, cls, settings)
-            choice = Choice(kind, reference, registry.label(reference, instance), instance, code)
+            over = {**dict(zip(shared, values, strict=True)), **own}
+            below = {name: value for name, value in (base or {}).items() if name not in over}
+            files = {} if folder is None else registry.files_in(cls, below, folder)
+            instance = registry.configure(reference, cls, {**below, **over, **files})
+            written = {name: below[name] for name in files}
+            label = registry.label(reference, instance, written)
+            choice = Choice(kind, reference, label, instance, code, place, written, files)
             try:
                 json.dumps(choice.params, allow_nan=False)
             except (TypeError, ValueError) as error:
@@ -102,11 +121,27 @@ class Point:
     model: Choice
     method: Choice
     seed: int
+    precision: Precision
     preset: Mapping[str, Any] | None = None  # see RunSpec
 
     @property
     def chosen(self) -> dict[Kind, Choice]:
         return {"method": self.method, "sequence": self.sequence, "model": self.model}
+
+    def named(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that names the preset's row in what is raised."""
+        return contextlib.nullcontext() if self.preset is None else in_row(self.preset["name"], self.preset["row"])
+
+
+@contextlib.contextmanager
+def in_row(preset: str, label: str) -> Iterator[None]:
+    """Let a UsageError say which row of a preset it is about; data that are missing are missing for all."""
+    try:
+        yield
+    except DataError:
+        raise
+    except UsageError as error:
+        raise UsageError(f"preset {preset}, row {label!r}: {error}") from error
 
 
 def points(request: Request, notes: list[str]) -> list[Point]:
@@ -117,24 +152,70 @@ def points(request: Request, notes: list[str]) -> list[Point]:
     preset = request.preset or _without_preset(request)
     if outside := [scenario for scenario in request.scenario or () if scenario not in preset.scenarios]:
         raise UsageError(f"preset {preset.name} has the scenarios {', '.join(preset.scenarios)}, not {outside[0]}")
+    rows = preset.choose(request.rows, request.controls)
     asked_for: Sequence[Scenario | None] = request.scenario or (preset.scenarios if request.preset else [None])
-    own_order = tuple(preset.class_order) if isinstance(preset.class_order, list) else preset.class_order
-    order = request.class_order or own_order or "seed"
-    moved = {} if own_order in (None, order) else {"class_order": order}
     found: list[Point] = []
+    left_out: dict[str, list[str]] = {}
     for asked in asked_for:  # None: the scenario that is each sequence's own
-        sequences, other_sequence = _chosen("sequence", preset, request, asked, "split-digits")
-        for sequence in sequences:
-            scenario = asked or sequence.instance.scenario
-            _check(sequence, scenario, order, scenario)
-            models, other_model = _chosen("model", preset, request, scenario, sequence.instance.model)
-            changed = moved | other_sequence | other_model
-            methods = list(_methods(preset, request, sequence, scenario, changed, notes))
-            for model, seed, (method, training, told) in itertools.product(models, _seeds(request), methods):
-                found.append(Point(sequence, scenario, order, training, model, method, seed, told))
+        here: list[Point] = []
+        there = [row for row in rows if asked is None or not request.preset or asked in preset.where(row)]
+        apart: dict[str, Row] = {}  # rows that share their runs, as they differ only in the view of them, are run once
+        for row in there:
+            apart.setdefault(preset.has_runs_of(row), row)
+        for row in apart.values():
+            with in_row(preset.name, row.label) if request.preset else contextlib.nullcontext():
+                here += _of_row(row, asked, preset, request, notes, left_out)
+        found += _in_order(here)
+    for scenario, labels in left_out.items():
+        notes.append(f"left out, not defined for the scenario {scenario}: {', '.join(labels)}")
     if not found:
         raise UsageError(f"preset {preset.name} has none of these rows in these scenarios")
     return found
+
+
+def _in_order(runs: Sequence[Point]) -> list[Point]:
+    """Order the runs of rows by sequence, model and seed, so that those that are compared stand side by side."""
+    places: dict[Any, int] = {}
+    keys = [[("sequence", run.sequence.label), ("model", run.model.label), ("seed", run.seed)] for run in runs]
+    for key in itertools.chain(*keys):
+        places.setdefault(key, len(places))
+    order = sorted(range(len(runs)), key=lambda index: [places[key] for key in keys[index]])
+    return [runs[index] for index in order]
+
+
+def _of_row(
+    row: Row,
+    asked: Scenario | None,
+    preset: Preset,
+    request: Request,
+    notes: list[str],
+    left_out: dict[str, list[str]],
+) -> Iterator[Point]:
+    """Yield a row's runs in a scenario, or in each sequence's own; where it is not defined there goes to `left_out`."""
+    sequences, other_sequence = _chosen("sequence", preset, row, request, asked, "split-digits")
+    for sequence in sequences:
+        scenario = asked or sequence.instance.scenario
+        if scenario not in preset.where(row):
+            left_out.setdefault(scenario, []).append(row.label)
+            continue
+        stated = row.class_order or preset.class_order
+        own_order = tuple(stated) if isinstance(stated, list) else stated
+        order = request.class_order or own_order or "seed"
+        _check(sequence, scenario, order, scenario)
+        models, other_model = _chosen("model", preset, row, request, scenario, sequence.instance.model)
+        own_precision = row.precision or preset.precision
+        precision = request.precision or own_precision or "fp32"
+        changed = _moved(class_order=(own_order, order), precision=(own_precision, precision))
+        changed |= other_sequence | other_model
+        seeds = request.seeds or _seeds(row, preset, 10 if request.preset else 5)
+        for method, training, told in _methods(preset, row, request, sequence, scenario, changed, notes):
+            for model, seed in itertools.product(models, seeds):
+                yield Point(sequence, scenario, order, training, model, method, seed, precision, told)
+
+
+def _moved(**settings: tuple[Any, Any]) -> dict[str, Any]:
+    """Return the settings that are not the preset's, of pairs: the preset's, None where it has none, and what is."""
+    return {name: now for name, (own, now) in settings.items() if own not in (None, now)}
 
 
 def _without_preset(request: Request) -> Preset:
@@ -147,52 +228,61 @@ def _without_preset(request: Request) -> Preset:
     return Preset(title="", scenarios=["task", "class", "domain"], rows=rows)
 
 
-def _seeds(request: Request) -> list[int]:
-    return request.seeds or list(range(10 if request.preset else 5))
+def _seeds(row: Row, preset: Preset, default: int) -> list[int]:
+    own = preset.seeds if row.seeds is None else row.seeds
+    return parse_seeds(default if own is None else own)
 
 
 def _chosen(
-    kind: Kind, preset: Preset, request: Request, scenario: str | None, default: str
+    kind: Literal["sequence", "model"],
+    preset: Preset,
+    row: Row,
+    request: Request,
+    scenario: str | None,
+    default: str,
 ) -> tuple[list[Choice], dict[str, Any]]:
-    """Choose sequences or models: the user's, else the preset's, else the default; and say what is not the preset's.
+    """Choose sequences or models: the user's, else the row's and preset's, else the default; say what is not theirs.
 
     A preset that names one has settings for that one only; a preset that leaves the name open, for any.
     """
-    settings = at(preset.sequence if kind == "sequence" else preset.model, scenario)
+    settings = at(over(getattr(preset, kind), getattr(row, kind)), scenario)
     name = settings.pop("name", None)
     asked = request.sequence if kind == "sequence" else request.model
     base = settings if asked is None or name is None else {}
-    choices = choose(kind, asked or [name or default], request.settings, base)
+    folder = preset.folder if asked is None and name is not None else None
+    choices = choose(kind, asked or [name or default], request.settings, base, folder)
     if name is None:
         return choices, {}
-    (plain,) = choose(kind, [name], {}, settings)
+    (plain,) = choose(kind, [name], {}, settings, preset.folder)
     labels = [choice.label for choice in choices]
     return choices, {} if labels == [plain.label] else {kind: ", ".join(labels)}
 
 
 def _methods(
-    preset: Preset, request: Request, sequence: Choice, scenario: Scenario, changed: dict[str, Any], notes: list[str]
+    preset: Preset,
+    row: Row,
+    request: Request,
+    sequence: Choice,
+    scenario: Scenario,
+    changed: dict[str, Any],
+    notes: list[str],
 ) -> Iterator[tuple[Choice, Training, dict[str, Any] | None]]:
-    """Give the methods of the rows in a scenario, each with its training settings and what it says of its preset."""
-    rows = preset.choose(request.rows, request.controls)
-    there = [row for row in rows if scenario in (row.scenarios or preset.scenarios)]
-    if not request.preset and (left_out := [row.label for row in rows if row not in there]):
-        notes.append(f"left out, not defined for the scenario {scenario}: {', '.join(left_out)}")
+    """Give the methods of a row in a scenario, each with its training settings and what it says of its preset."""
     shared = resolve_training(sequence.instance.budget, at(preset.training, scenario), notes)
-    for row, override in itertools.product(there, _overrides(request)):
-        asked = resolve_training(vars(shared), at(row.training, scenario), notes)
+    asked = resolve_training(vars(shared), at(row.training, scenario), notes)
+    fields, folder = at(row.fields, scenario), preset.folder if request.preset else None
+    (plain,) = choose("method", [row.method], {}, fields, folder)
+    for override in _overrides(request):
         training = resolve_training(vars(asked), override, notes)
         if training.warmup_epochs and scenario == "domain":
             raise UsageError("training.warmup_epochs trains only the new block: in the domain scenario no block is new")
-        fields = at(row.fields, scenario)
-        plain = choose("method", [row.method], {}, fields)[0]
-        for method in choose("method", [row.method], request.settings, fields):
+        for method in choose("method", [row.method], request.settings, fields, folder):
             _check(method, scenario, scenario, training)
             if not request.preset:
                 yield method, training, None
                 continue
             inside = _changes("training", vars(asked), vars(training))
-            inside |= _changes(row.method, plain.params, method.params)
+            inside |= _changes(row.method, plain.fields, method.fields)
             here = changed | inside
             notes += [f"not as in preset {preset.name}: {name}={value}" for name, value in here.items()]
             label = row.label + "".join(f"@{name}={value}" for name, value in inside.items())

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 import typing
@@ -157,10 +158,19 @@ def _checked(kind: Kind, reference: str, thing: Any) -> type:
     return thing
 
 
-def absolute(reference: str) -> str:
-    """Return a reference that means the same in another working folder."""
+def absolute(reference: str, folder: Path | None = None) -> str:
+    """Return a reference that means the same in another working folder; a path is relative to `folder`, or to here."""
     place, colon, name = reference.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}:{name}" if colon and place.endswith(".py") else reference
+    if not (colon and place.endswith(".py")):
+        return reference
+    return f"{((folder or Path()) / Path(place).expanduser()).resolve()}:{name}"
+
+
+def files_in(cls: type, values: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Return the settings that name a file or folder in `folder`, by absolute path; their fields are free text."""
+    free = {name for name, hint in _hints(cls).items() if str in (hint, *typing.get_args(hint))}
+    texts = {name: value for name, value in values.items() if name in free and isinstance(value, str) and value}
+    return {name: str(folder / value) for name, value in texts.items() if os.path.exists(folder / value)}
 
 
 def code_hash(cls: type) -> str | None:
@@ -187,13 +197,22 @@ def defaults(cls: type) -> dict[str, Any]:
     return values
 
 
+def settings(instance: Any) -> dict[str, Any]:
+    """Return what a record says of an instance: its settings.
+
+    Those whose field is marked `added`, as it is younger than records, are left out where they have their default: so
+    the older records stand for the same runs.
+    """
+    cls, known = type(instance), defaults(type(instance))
+    younger = {field.name for field in dataclasses.fields(cls) if field.metadata.get("added")}
+    values = {name: getattr(instance, name) for name in known}
+    return {name: value for name, value in values.items() if name not in younger or value != known[name]}
+
+
 def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     """Make an instance from settings, which may be text; raise UsageError for an unknown field or a bad value."""
     known = defaults(cls)
-    try:
-        hints = typing.get_type_hints(cls, include_extras=True)
-    except Exception as error:
-        raise UsageError(f"the field types of {name} cannot be read: {type(error).__name__}: {error}") from error
+    hints = _hints(cls)
     values = {}
     for field, value in settings.items():
         if field not in known:
@@ -210,6 +229,14 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except Exception as error:
+        what = f"the field types of {cls.__qualname__} cannot be read"
+        raise UsageError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _parse(what: str, hint: Any, value: Any) -> Any:
@@ -231,20 +258,27 @@ def reason(error: ValidationError) -> str:
     return message[0].lower() + message[1:]
 
 
-def label(name: str, instance: Any) -> str:
-    """Return the name plus the fields that differ from their defaults, as it is typed: `lwf@temperature=4`."""
-    values = {field: (getattr(instance, field), default) for field, default in defaults(type(instance)).items()}
-    return name + "".join(f"@{field}={_text(now)}" for field, (now, default) in values.items() if now != default)
+def label(name: str, instance: Any, written: Mapping[str, Any] | None = None) -> str:
+    """Return the name plus the fields that differ from their defaults, as it is typed: `lwf@temperature=4`.
+
+    `written` are values to show as they were typed, where the instance has them otherwise.
+    """
+    now = {field: getattr(instance, field) for field in defaults(type(instance))} | dict(written or {})
+    values = {field: (now[field], default) for field, default in defaults(type(instance)).items()}
+    return name + "".join(f"@{field}={as_text(now)}" for field, (now, default) in values.items() if now != default)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a setting's value as it is typed."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={'?' if value is dataclasses.MISSING else _text(value)}" for name, value in values.items())
+    return " ".join(
+        f"{name}={'?' if value is dataclasses.MISSING else as_text(value)}" for name, value in values.items()
+    )
 
 
 def describe(kind: Kind) -> list[tuple[str, str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -12,10 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from clbench.errors import UsageError, did_you_mean
 from clbench.experiment import presets, registry
-from clbench.experiment.presets import Preset, Scenario
-
-MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
-MOST_SEEDS = 100_000
+from clbench.experiment.preset import Precision, Preset, Scenario
+from clbench.experiment.seeds import parse_seeds
 
 
 def parse_names(value: str | type | Sequence[str | type]) -> list[str]:
@@ -39,32 +36,6 @@ def _reference(thing: Any) -> str:
     own = str(getattr(thing, "name", ""))
     builtin = any(registry.builtin(kind).get(own) is thing for kind in get_args(registry.Kind))
     return own if builtin else f"{thing.__module__}:{name}"
-
-
-def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
-    """Read seeds: a count n (0…n−1), a list `0,4,9`, ranges `10-19`, or a sequence of integers."""
-    value = getattr(value, "tolist", lambda: value)()  # of NumPy
-    if isinstance(value, bool) or not isinstance(value, (int, str, Sequence)):
-        raise UsageError(f"seeds={value!r}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19")
-    if isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal()):
-        if not 1 <= int(value) <= MOST_SEEDS:
-            what = f"seeds={value} is a number of seeds (5 means 0…4)"
-            raise UsageError(f"{what}: give 1 to {MOST_SEEDS:,}, or a single seed as 7-7")
-        return list(range(int(value)))
-    seeds: dict[int, None] = {}
-    for item in value.split(",") if isinstance(value, str) else map(str, value):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", item)
-        if match is None:
-            raise UsageError(f"seeds={value!r}: cannot read {item!r}; write 5, 0,4,9 or 10-19")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise UsageError(f"seeds={value!r}: the range {item} runs backwards")
-        if last > MAX_SEED or last - first >= MOST_SEEDS:
-            raise UsageError(f"seeds={value!r}: {item} is over {MOST_SEEDS:,} seeds, or over the largest, {MAX_SEED}")
-        seeds |= dict.fromkeys(range(first, last + 1))
-    if not seeds:
-        raise UsageError("seeds: at least one is needed")
-    return list(seeds)
 
 
 def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
@@ -130,7 +101,7 @@ class Request(BaseModel):
     rows: Names = option(None, "ROW,…", "The preset's rows. Default: all.")
     controls: bool = option(False, "", "Run the preset's faults too: they should not agree.")
     seeds: Annotated[list[int] | None, BeforeValidator(parse_seeds)] = option(
-        None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5, or 10 with a preset."
+        None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5; with a preset its own, or 10."
     )
     sequence: Names = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
     scenario: Annotated[list[Scenario] | None, BeforeValidator(parse_scenarios)] = option(
@@ -153,7 +124,9 @@ class Request(BaseModel):
     )
     jobs: int | None = option(None, "N", "Runs side by side. Default: one per core, one on each GPU.", ge=1)
     device: str = option("auto", "auto|cpu|cuda|cuda:N", "Where to train; cuda: on all GPUs.")
-    precision: Literal["fp32", "tf32", "bf16"] = option("fp32", "fp32|tf32|bf16", "Of matrix products; tf32: CUDA.")
+    precision: Precision | None = option(
+        None, "fp32|tf32|bf16", "Of matrix products; tf32: CUDA. Default: the preset's, or fp32."
+    )
     kernels: Literal["pytorch", "onednn"] = option("pytorch", "pytorch|onednn", "Of matrix products on the CPU.")
     threads: int = option(1, "N", "Threads of each run on the CPU; another number rounds otherwise.", ge=1)
     eval_every: int | None = option(

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +79,7 @@ class Job:
     device: str  # "cpu" | "cuda:0"
     data_root: Path | None
     models_folder: Path | None  # where to save the network after each task
+    files: Mapping[Kind, Mapping[str, str]] = field(default_factory=dict)  # settings that name files, by absolute path
     commit: str | None = None
     plain_first_task: bool = False  # whether another method may train its first task
     memory: bool = False  # whether the method trains on old data again
@@ -93,7 +94,7 @@ class Job:
         cls = registry.find(kind, self.references[kind])
         if registry.code_hash(cls) != spec.code.get(kind):
             raise ClbenchError(f"the code of {self.references[kind]} was changed while the sweep ran: run it again")
-        return cls(**params)
+        return cls(**{**params, **self.files.get(kind, {})})
 
     def load_tasks(self) -> list[Task]:
         """Return the run's tasks, on the CPU."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -15,6 +15,16 @@ from clbench.errors import ClbenchError
 from clbench.models.dropout import Dropout
 
 Initialisation = Literal["pytorch", "kaiming", "xavier"]
+Activation = Literal["relu", "leaky-relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 def initialise(module: nn.Module, scheme: Initialisation) -> None:
@@ -53,19 +63,20 @@ class Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class MLP(Backbone):
-    """Multilayer perceptron with ReLU."""
+    """Multilayer perceptron."""
 
     name: ClassVar[str] = "mlp"
     chunk: ClassVar[int] = 1024
     width: Annotated[int, Ge(1)] = 256
     depth: Annotated[int, Ge(1)] = 1  # hidden layers
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after every hidden layer
+    activation: Activation = field(default="relu", metadata={"added": True})  # of every hidden layer, PyTorch's
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]
         width = int(torch.Size(input_shape).numel())
         for _ in range(self.depth):
-            layers += [nn.Linear(width, self.width), nn.ReLU()]
+            layers += [nn.Linear(width, self.width), ACTIVATIONS[self.activation]()]
             layers += [Dropout(self.dropout)] if self.dropout else []
             width = self.width
         return nn.Sequential(*layers)

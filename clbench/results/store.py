@@ -60,13 +60,17 @@ class Store:
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
 
+    def find(self, key: str) -> RunRecord | None:
+        """Return the record in a file of its own, None if there is no good one."""
+        try:
+            return parse_record(self._path(key).read_bytes())
+        except (OSError, ClbenchError):
+            return None
+
     def has_finished(self, key: str) -> bool:
         """Whether there is a good record of a finished run."""
-        try:
-            return parse_record(self._path(key).read_bytes()).ok
-        except (OSError, ClbenchError):
-            found = Store(self.folder / SET).read()[0].get(key)
-            return found is not None and found.ok
+        found = self.find(key) or Store(self.folder / SET).read()[0].get(key)
+        return found is not None and found.ok
 
     def set_aside(self, key: str) -> None:
         """Keep a file under another name if it stands in a record's place and cannot be read as one."""

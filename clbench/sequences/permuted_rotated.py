@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from clbench.data import load_dataset
-from clbench.sequences.splits import MNIST_BUDGET, MNIST_CONSTANTS, train_and_test
+from clbench.sequences.splits import MNIST_BUDGET, MNIST_CONSTANTS, own_constants, train_and_test
 from clbench.sequences.tasks import Task, TaskSequence
+
+ADDED = {"added": True}  # since the first records: see registry.settings
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,19 @@ class MovedMNIST(TaskSequence):
     scenario: ClassVar[str] = "domain"
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
     tasks: Annotated[int, Ge(1)] = 10
+    # rows and columns of black around each image, before its pixels are moved: the border moves too
+    padding: Annotated[int, Ge(0)] = field(default=0, metadata=ADDED)
+    # subtracted from pixels in [0, 1]; none: MNIST's own constants
+    mean: float | None = field(default=None, metadata=ADDED)
+    std: Annotated[float, Gt(0)] | None = field(default=None, metadata=ADDED)  # what the difference is divided by
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images in pixels."""
+        return 28 + 2 * self.padding
 
     def pixel_maps(self, seed: int) -> list[Tensor]:
-        """Return each task's map, int64 [784]; see Split."""
+        """Return each task's map, int64 [size²]; see Split."""
         raise NotImplementedError(f"{type(self).__name__} does not define pixel_maps")
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
@@ -36,7 +48,12 @@ class MovedMNIST(TaskSequence):
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = load_dataset("mnist", data_root)
-        train, test = train_and_test(found, *MNIST_CONSTANTS, beforehand=False)  # moved pixels are scaled when used
+        if self.padding:
+            border = (self.padding,) * 4
+            train_images, test_images = F.pad(found.train_images, border), F.pad(found.test_images, border)
+            found = replace(found, train_images=train_images, test_images=test_images)
+        constants = own_constants(MNIST_CONSTANTS, self.mean, self.std)
+        train, test = train_and_test(found, *constants, beforehand=False)  # moved pixels are scaled when used
         return [
             Task(index, tuple(range(10)), replace(train, pixel_map=own[None]), replace(test, pixel_map=own[None]))
             for index, own in enumerate(self.pixel_maps(seed))
@@ -51,7 +68,7 @@ class PermutedMNIST(MovedMNIST):
 
     def pixel_maps(self, seed: int) -> list[Tensor]:
         draws = np.random.RandomState(seed)  # the generator that Avalanche draws from
-        return [torch.from_numpy(draws.permutation(784)) for _ in range(self.tasks)]
+        return [torch.from_numpy(draws.permutation(self.size**2)) for _ in range(self.tasks)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,7 @@ class RotatedMNIST(MovedMNIST):
         return [int(draws.randint(-180, 181)) for _ in range(self.tasks)]
 
     def pixel_maps(self, seed: int) -> list[Tensor]:
-        return [rotation_map(angle) for angle in self.angles(seed)]
+        return [rotation_map(angle, self.size) for angle in self.angles(seed)]
 
 
 def rotation_map(angle: float, size: int = 28) -> Tensor:

@@ -55,6 +55,15 @@ def _span(classes: Sequence[int]) -> str:
     return f"{classes[0]} to {classes[-1]}" if contiguous else ", ".join(map(str, classes))
 
 
+def own_constants(constants: Constants, mean: float | None, std: float | None) -> Constants:
+    """Return a data set's constants with a mean or a standard deviation of one's own in all channels, where given."""
+    channels = len(constants[0])
+    return (
+        constants[0] if mean is None else (mean,) * channels,
+        constants[1] if std is None else (std,) * channels,
+    )
+
+
 def train_and_test(
     found: DataSet,
     mean: tuple[float, ...],
@@ -122,9 +131,7 @@ class SplitDataSet(TaskSequence):
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = load_dataset(self.source, data_root)
         order = self.class_order("seed" if class_order is None else class_order, seed)
-        mean, std = self.constants
-        mean = mean if self.mean is None else (self.mean,) * len(mean)
-        std = std if self.std is None else (self.std,) * len(std)
+        mean, std = own_constants(self.constants, self.mean, self.std)
         augment = getattr(self, "augment", False)  # a field of those that offer it
         return split_by_class(order, self.tasks, *train_and_test(found, mean, std, self.divisor, self.padding, augment))
 

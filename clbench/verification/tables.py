@@ -10,9 +10,10 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from clbench.experiment.preset import Published
 from clbench.results.statistics import LEVEL
 from clbench.results.wording import escape_markdown, markdown_table, rich_table
-from clbench.verification.comparison import Verification, n_tests
+from clbench.verification.comparison import Verification
 
 CLAIMS = (
     "Claims: the mean difference over seeds, better minus worse, in per cent, with its 95 % interval (paired by seed, "
@@ -21,6 +22,12 @@ CLAIMS = (
 )
 HEADINGS = ["row", "scenario", "ours", "theirs", "difference", "could see", "verdict"]
 TEXTS = ("row", "scenario", "verdict", "claim", "task")  # columns that are not of numbers
+LIMITS = {
+    "no ±": "No ±: the source gives none. Our deviation is taken for theirs (Student's t with our degrees of freedom), "
+    "which holds as far as their runs spread like ours.",
+    "a single run": "A single run: it is compared with the interval in which 95 of 100 single runs of ours would lie, "
+    "and says little of their mean.",
+}
 ERRORS = {
     "sd": "a standard deviation",
     "sem": "a standard error",
@@ -46,7 +53,8 @@ def _cells(line: pd.Series, first: str, others: Sequence[str]) -> list[str]:
     cells = [line["row"], line["scenario"], f"{_pair(line['mean'], line['sd'])} ({line['n']})"]
     if np.isnan(line["published"]):
         return [*cells, "–", "–", "–", line["verdict"], *["–"] * len(others)]
-    cells.append(_pair(line["published"], line["published_error"]))
+    limits = f" ({line['limits']})" if line["limits"] else ""
+    cells.append(_pair(line["published"], line["published_error"]) + limits)
     if np.isnan(line[f"low_{first}"]):
         cells += ["–", "–"]
     else:
@@ -73,21 +81,33 @@ def legend(found: Verification) -> list[str]:
     """Return what the columns of the table of the rows mean, a paragraph per line."""
     published = found.preset.published
     lines = ["Average accuracy after the last task in per cent; ours: mean ± standard deviation (number of seeds)."]
-    if published is not None:
-        lines.append(
-            f"Theirs: {published.source}, mean of {published.n} repeats ± {ERRORS[published.error]}. Difference: ours "
-            "minus theirs with Welch's 95 % interval, rounding of the published number included; could see: the "
-            "smallest true difference that this row had an 80 % chance of showing at the 5 % level. A row disagrees if "
-            f"p < 0.05, two-sided, after Holm's correction over the preset's {n_tests(found.preset)} published numbers"
-            + (f", ± taken as {ERRORS[published.kinds[0]]}." if published.error == "unstated" else ".")
-        )
-    else:
+    shown = set(found.frame["row"]) if len(found.frame) else set()
+    if viewed := [f"{row.label} ({row.view})" for row in found.preset.rows if row.view and row.label in shown]:
+        lines.append(f"By a view of their own: {', '.join(viewed)}.")
+    if published is None:
         lines.append("Old tasks: all but the last. No numbers were published for these rows.")
+    else:
+        lines.append(_how_they_are_compared(found, published))
+        limits = set(found.frame["limits"]) if len(found.frame) else set()
+        lines += [text for limit, text in LIMITS.items() if limit in limits]
     if found.overridden:
         lines.append(f"Not as in the preset: {'; '.join(found.overridden)}.")
     if found.commits:
         lines.append(f"Records made at commit {', '.join(found.commits)}.")
     return lines
+
+
+def _how_they_are_compared(found: Verification, published: Published) -> str:
+    n = "a single run" if published.n == 1 else f"mean of {published.n} repeats"
+    error = f" ± {ERRORS[published.error]}" if published.error else ""
+    numbers = "one number that was" if found.tests == 1 else f"{found.tests} published numbers that were"
+    welch = "Welch's 95 % interval" if published.error else "its 95 % interval"
+    return (
+        f"Theirs: {published.source}, {n}{error}. Difference: ours minus theirs with {welch}, rounding of the "
+        "published number included; could see: the smallest true difference that this row had an 80 % chance of "
+        "showing at the 5 % level. A row disagrees if p < 0.05, two-sided, after Holm's correction over the "
+        f"{numbers} tested" + (f", ± taken as {ERRORS[published.kinds[0]]}." if published.error == "unstated" else ".")
+    )
 
 
 def markdown(found: Verification) -> str:

@@ -38,7 +38,6 @@ def do(command: str) -> int | str | None:
     if is_planned(command):
         if not data_root:
             return 0
-        command = command.replace("clbench verify", "clbench run --preset").replace(" --controls", "")
         return clbench([*shlex.split(command.replace("~/data", data_root)), "--dry-run"])
     program, *words = shlex.split(command.removeprefix(".venv/bin/"))
     if program == "clbench":

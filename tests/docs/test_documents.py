@@ -16,6 +16,7 @@ from documents import DOCUMENTS, NOT_RUN, PLANNED, ROOT, anchors, blocks, files,
 
 import clbench
 from clbench.experiment import presets, registry
+from clbench.experiment.preset import Preset, Published, Row
 from clbench.method import Training
 from clbench.results.metrics import CURVE_METRICS, METRICS
 from clbench.testing import check_method
@@ -130,6 +131,24 @@ def test_the_examples_keep_the_contract(name: str, tmp_path: Path, monkeypatch: 
 def test_every_example_of_a_method_is_checked() -> None:
     guide = {block.file for block in blocks("docs/adding-a-method.md") if block.language == "python"}
     assert guide == set(EXAMPLES)
+
+
+def test_the_example_of_a_preset_is_verified(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(files()["mine.toml"], encoding="utf-8")
+    options = {"seeds": 2, "jobs": 1, "quiet": True, "settings": {"training.iterations": 2}}
+    found = clbench.verify(tmp_path / "mine.toml", controls=True, out=tmp_path / "out", **options)
+    rows = ["none", "none (told the task)", "LwF@temperature=1", "LwF@temperature=4", "LwF with T²", "larger joint"]
+    assert list(dict.fromkeys(found.frame["row"])) == rows
+    assert found.failed == 0
+    limits = found.frame.set_index(["row", "scenario"])["limits"]
+    assert (limits["none", "task"], limits["none (told the task)", "class"]) == ("", "no ±")
+    assert found.tests == 3
+    assert found.claims["scenario"].tolist() == ["task", "class"]
+    entries = {field.name for cls in (Preset, Published, Row) for field in dataclasses.fields(cls)}
+    guide = text_of("docs/published-experiments.md")
+    written = ("`{}`", "[{}]", "`[[{}]]`")
+    missing = [name for name in entries if not any(form.format(name) in guide for form in written)]
+    assert sorted(missing) == ["folder"]  # which is not for files
 
 
 def test_the_names_for_people_in_contributing() -> None:

@@ -443,21 +443,26 @@ def test_renaming_a_row_runs_nothing_again(own: Path, tmp_path: Path) -> None:
 
 ROW = '[[rows]]\nlabel = "a"\nmethod = "finetune"\n'
 HEAD = 'title = "A"\nscenarios = ["task", "domain"]\n'
+PUBLISHED = '[published]\nsource = "A"\nn = 5\nerror = "sd"\n'
 
 BAD_FILES: dict[str, tuple[str, str]] = {
     "empty file": ("", "title"),
     "not TOML": ("title = ", "is not TOML"),
-    "unknown key": (HEAD + "seeds = 3\n" + ROW, "seeds"),
-    "unknown key of a row": (HEAD + ROW + "lr = 1.0\n", "rows.0.lr"),
+    "unknown key": (
+        HEAD + "sedes = 3\n" + ROW, "the file has no entry 'sedes', did you mean seeds? There are title, scenarios,",
+    ),
+    "unknown key of a row": (HEAD + ROW + "lr = 1.0\n", "the row 'a' has no entry 'lr': choose from label, method, "),
     "no title": ('scenarios = ["task"]\n' + ROW, "title"),
     "no scenarios": ('title = "A"\n' + ROW, "scenarios"),
     "a name": (HEAD + 'name = "mine"\n' + ROW, "call it title"),
-    "wrong type": (HEAD.replace('"A"', "3") + ROW, "wrong at title"),
-    "wrong type of a label": (HEAD + ROW.replace('"a"', "1"), "rows.0.label"),
-    "wrong type of training": (HEAD + "training = 3\n" + ROW, "wrong at training"),
-    "wrong type of rows": (HEAD + "rows = 3\n", "wrong at rows"),
-    "unknown scenario": (HEAD.replace("domain", "moon") + ROW, "'task', 'class' or 'domain'"),
-    "scenarios empty": ('title = "A"\nscenarios = []\n' + ROW, "wrong at scenarios"),
+    "wrong type": (HEAD.replace('"A"', "3") + ROW, "title: should be a valid string; it is 3"),
+    "wrong type of a label": (HEAD + ROW.replace('"a"', "1"), "row 1: label: should be a valid string; it is 1"),
+    "wrong type of training": (HEAD + "training = 3\n" + ROW, "training: should be a table; it is 3"),
+    "wrong type of rows": (HEAD + "rows = 3\n", "rows: should be a valid list"),
+    "unknown scenario": (
+        HEAD.replace("domain", "moon") + ROW, "'moon' is no scenario: choose from task, class, domain",
+    ),
+    "scenarios empty": ('title = "A"\nscenarios = []\n' + ROW, "scenarios: list should have at least 1 item"),
     "no rows": (HEAD, "rows"),
     "rows empty": (HEAD + "rows = []\n", "it has no rows"),
     "two rows of one label": (HEAD + ROW + ROW, "two rows are called 'a'"),
@@ -465,18 +470,100 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "label empty": (HEAD + ROW.replace('"a"', '" "'), "not empty"),
     "label with a space at its end": (HEAD + ROW.replace('"a"', '"a "'), "'a '"),
     "row without a method": (HEAD + '[[rows]]\nlabel = "a"\n', "method"),
-    "published missing": (HEAD + ROW + "published = { task = [90.0, 1.0] }\n", "there is no [published]"),
-    "published in an unknown scenario": (HEAD + ROW + "published = { moon = [90.0, 1.0] }\n", "rows.0.published"),
-    "published without an error": (HEAD + ROW + "published = { task = [90.0] }\n", "rows.0.published.task"),
-    "published without a source": (HEAD + '[published]\nn = 5\nerror = "sd"\n' + ROW, "published.source"),
-    "published with one repeat": (HEAD + '[published]\nsource = "A"\nn = 1\nerror = "sd"\n' + ROW, "published.n"),
+    "published missing": (
+        HEAD + ROW + "published = { task = [90.0, 1.0] }\n", "the row 'a' has published numbers, but there",
+    ),
+    "published in an unknown scenario": (
+        HEAD + PUBLISHED + ROW + "published = { moon = [90.0, 1.0] }\n",
+        "the row 'a': published: moon: 'moon' is no scenario: choose from task, class, domain",
+    ),
+    "published where the row is not run": (
+        HEAD + PUBLISHED + ROW + "published = { class = [90.0, 1.0] }\n",
+        "the row 'a': published: class is a scenario that the row is not run in: those are task, domain",
+    ),
+    "published where the row, not the preset, is not run": (
+        HEAD + PUBLISHED + ROW + 'scenarios = ["task"]\npublished = { domain = [90.0, 1.0] }\n', "those are task"
+    ),
+    "published as text": (
+        HEAD + PUBLISHED + ROW + 'published = { task = "90" }\n', "published: task: a mean, or a mean and",
+    ),
+    "published with three numbers": (HEAD + PUBLISHED + ROW + "published = { task = [9, 1, 3] }\n", "it is [9, 1, 3]"),
+    "published as a fraction": (
+        HEAD + PUBLISHED + ROW + "published = { domain = 90.0, task = [0.9557, 0.01] }\n",
+        "the row 'a': published: task: 0.9557 looks like a fraction, and numbers are in per cent: write 95.57",
+    ),
+    "published over 100": (
+        HEAD + PUBLISHED + ROW + "published = { task = [955.7, 1] }\n", "no accuracy between 0 and 100",
+    ),
+    "fractions over 1": (
+        HEAD + PUBLISHED + 'unit = "fraction"\n' + ROW + "published = { task = 95.57 }\n", "between 0 and 1 (unit"
+    ),
+    "published below 0": (HEAD + PUBLISHED + ROW + "published = { task = [90, -1] }\n", "-1.0 after ± is below 0"),
+    "published without what ± is": (
+        HEAD + PUBLISHED.replace('error = "sd"\n', "") + ROW + "published = { task = [90, 1] }\n", "what stands after ±"
+    ),
+    "± of a single repeat": (
+        HEAD + PUBLISHED.replace("5", "1") + ROW + "published = { task = [90, 1] }\n",
+        "the row 'a': published: task: a single",
+    ),
+    "unknown kind of ±": (
+        HEAD + PUBLISHED.replace("sd", "std") + ROW, "[published]: error: 'std' is not one of 'sd', 'sem'",
+    ),
+    "wrong type of n": (HEAD + PUBLISHED.replace("5", '"five"') + ROW, "[published]: n: should be a valid integer"),
+    "a control's own number": (
+        HEAD + PUBLISHED + ROW + '[[rows]]\nlabel = "b"\ncontrol_of = "a"\npublished = { task = 90 }\n', "is a control"
+    ),
+    "control of no row": (HEAD + ROW + '[[rows]]\nlabel = "b"\ncontrol_of = "A"\n', "which is no row: choose from a"),
+    "unknown key of a claim": (
+        HEAD + ROW + '[[claims]]\nworst = "a"\n', "claim 1 has no entry 'worst', did you mean worse",
+    ),
+    "claim on no row": (
+        HEAD + ROW + '[[claims]]\non = "old"\nbetter = "a"\nworse = "b"\n', "on 'b', which is no row: choose from a"
+    ),
+    "rows that are no tables": (HEAD + 'rows = ["a"]\n', "row 1: should be a table; it is 'a'"),
+    "unknown scenario of a row": (
+        HEAD + ROW + 'scenarios = ["moon"]\n', "the row 'a': scenarios: 'moon' is no scenario",
+    ),
+    "unknown precision of a row": (
+        HEAD + ROW + 'precision = "fp16"\n', "the row 'a': precision: 'fp16' is not one of 'fp32'",
+    ),
+    "unknown view of a row": (HEAD + ROW + 'view = "own"\n', "the row 'a': view: 'own' is not one of 'task-aware' or"),
+    "unknown class order of a row": (
+        HEAD + ROW + 'class_order = "x"\n', "row 'a': class_order: 'x' is not one of 'seed'",
+    ),
+    "seeds of a row that are none": (
+        HEAD + ROW + 'seeds = "x"\n', "the row 'a': seeds='x': cannot read 'x'; write 5, 0,4",
+    ),
+    "sequence of a row without a name": (
+        HEAD + ROW + "sequence = { tasks = 2 }\n", "the row 'a': sequence has no name",
+    ),
+    "unknown field of a row's model": (
+        HEAD + ROW + 'model = { name = "mlp", widht = 3 }\n',
+        "preset bad, row 'a': mlp has no field 'widht', did you mean width",
+    ),
+    "a grid for all rows": (
+        HEAD + "[training]\nlr = [0.1, 0.2]\n" + ROW, "[training]: lr is a list; a grid stands in a row",
+    ),
+    "a grid without points": (HEAD + ROW + "training = { lr = [] }\n", "the row 'a': lr is an empty list"),
+    "a grid by scenario": (
+        HEAD + ROW + "training = { lr = { task = [1, 2] } }\n", "the row 'a': training: lr is a grid in one",
+    ),
+    "a grid with published numbers": (
+        HEAD + PUBLISHED + ROW + "training = { lr = [0.1, 0.2] }\npublished = { task = 90 }\n", "give each point a row"
+    ),
+    "a file that is not there": (HEAD + ROW.replace("finetune", "./x.py:M"), "preset bad, row 'a': unknown method"),
+    "a folder": (HEAD + 'folder = "x"\n' + ROW, "the file has no entry 'folder'"),
+    "published without a source": (
+        HEAD + '[published]\nn = 5\nerror = "sd"\n' + ROW, "[published]: source: it is missing",
+    ),
+    "published with no repeat": (HEAD + PUBLISHED.replace("5", "0") + ROW, "[published]: n: should be greater"),
     "a table not by scenario": (HEAD + "[training]\nlr = { fast = 1.0 }\n" + ROW, "lr is a table, but not one by"),
     "a table partly by scenario": (HEAD + "[training]\nlr = { task = 1.0, fast = 1.0 }\n" + ROW, "not one by scenario"),
     "a table in a table": (HEAD + "[training]\nlr = { task = { class = 1.0 } }\n" + ROW, "lr"),
     "a table of fields not by scenario": (HEAD + ROW + "fields = { x = { y = 1 } }\n", "x is a table"),
     "sequence without a name": (HEAD + "[sequence]\ntasks = 5\n" + ROW, "[sequence] has no name"),
     "row outside of the preset": (HEAD + ROW + 'scenarios = ["class"]\n', "is in the scenario class"),
-    "unknown method": (HEAD + ROW.replace("finetune", "finetun"), "did you mean finetune"),
+    "unknown method": (HEAD + ROW.replace("finetune", "finetun"), "row 'a': unknown method 'finetun', did you mean"),
     "unknown field": (HEAD + ROW.replace("finetune", "lwf") + "fields = { temprature = 1 }\n", "did you mean temperat"),
     "bad value of a field": (HEAD + ROW.replace("finetune", "lwf") + "fields = { temperature = 0 }\n", "greater than"),
     "unknown sequence": (HEAD + '[sequence]\nname = "split-digit"\n' + ROW, "did you mean split-digits"),
@@ -489,7 +576,9 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "training setting not finite": (HEAD + "[training]\nlr = inf\n" + ROW, "finite"),
     "epochs and iterations": (HEAD + "[training]\nepochs = 3\niterations = 20\n" + ROW, "iterations"),
     "class order of unknown classes": (HEAD + "class_order = [11, 12]\n" + ROW, "class"),
-    "class order backwards": (HEAD + 'class_order = "backwards"\n' + ROW, "class_order"),
+    "class order backwards": (
+        HEAD + 'class_order = "backwards"\n' + ROW, "class_order: 'backwards' is not one of 'seed' or 'fixed'",
+    ),
     "two rows that ask for the same": (HEAD + ROW + ROW.replace('"a"', '"b"'), "ask for the same runs"),
     "warm-up in domain": (HEAD + "[training]\nepochs = 3\nwarmup_epochs = 1\n" + ROW, "no block is new"),
     "warm-up takes all": (HEAD + "[training]\nepochs = 3\nwarmup_epochs = 3\n" + ROW, "leaves nothing of the budget"),

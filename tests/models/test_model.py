@@ -1,12 +1,15 @@
 """The expanding head and the backbones."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
+from clbench.errors import UsageError
+from clbench.experiment import registry
 from clbench.models import ExpandingHeadModel
 from clbench.models.backbones import CNN, MLP, ResNet18
 from clbench.models.dropout import Dropout
@@ -129,3 +132,24 @@ def test_dropout_is_independent_between_elements_and_between_calls() -> None:
     assert scipy.stats.kstest(correlation, "norm").pvalue > 0.001
     in_time = [np.corrcoef(column[1:], column[:-1])[0, 1] * math.sqrt(3999) for column in masks.T]
     assert scipy.stats.kstest(in_time, "norm").pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("activation", "by_hand"),
+    [("relu", lambda x: np.maximum(x, 0)), ("tanh", np.tanh), ("gelu", lambda x: x * scipy.stats.norm.cdf(x))],
+)
+def test_the_activation_of_the_mlp(activation: Any, by_hand: Any) -> None:
+    model = ExpandingHeadModel(MLP(width=8, depth=2, activation=activation), (1, 2, 2), 0).double()
+    x = torch.randn(5, 1, 2, 2, dtype=torch.double)
+    hidden = x.flatten(1).numpy()
+    layers = [layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.Linear)]
+    for layer in layers:
+        hidden = by_hand(hidden @ layer.weight.detach().numpy().T + layer.bias.detach().numpy())
+    np.testing.assert_allclose(model.features(x).detach().numpy(), hidden)
+
+
+def test_the_default_activation_leaves_a_runs_key_alone() -> None:
+    assert "activation" not in registry.settings(MLP())
+    assert registry.settings(MLP(activation="tanh"))["activation"] == "tanh"
+    with pytest.raises(UsageError, match=r"'relu', 'leaky-relu'.*'tanh'"):
+        registry.configure("mlp", MLP, {"activation": "tahn"})

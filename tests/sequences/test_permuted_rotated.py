@@ -10,6 +10,8 @@ import torch
 from compared import assert_same_tasks, benchmark_of, load
 from torchvision.transforms import RandomRotation
 
+from clbench.data import load_dataset
+from clbench.experiment import registry
 from clbench.sequences.permuted_rotated import PermutedMNIST, RotatedMNIST, rotation_map
 
 
@@ -17,6 +19,28 @@ from clbench.sequences.permuted_rotated import PermutedMNIST, RotatedMNIST, rota
 def test_tasks_are_those_of_avalanche(sequence: Any, root: Path, classic: ModuleType) -> None:
     benchmark = benchmark_of(classic, type(sequence).__name__, 2, root, seed=3)
     assert_same_tasks(load(sequence, root, 3), benchmark, limit=15)
+
+
+@pytest.mark.parametrize("cls", [PermutedMNIST, RotatedMNIST])
+def test_own_constants_and_a_border_that_moves_too(cls: Any, root: Path) -> None:
+    digits = load_dataset("mnist", root).test_images[:3].float() / 255
+    (task,) = load(cls(tasks=1, padding=2, mean=0.1, std=0.5), root, 3)
+    padded = np.pad(digits.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    draws = np.random.RandomState(3)
+    if cls is PermutedMNIST:
+        moved = torch.from_numpy(padded.reshape(3, 1024)[:, draws.permutation(1024)].reshape(3, 1, 32, 32))
+    else:
+        angle = int(draws.randint(-180, 181))
+        moved = RandomRotation((angle, angle))(torch.from_numpy(padded))
+    found = task.test.batch(torch.arange(3))
+    assert found.shape == (3, 1, 32, 32)
+    torch.testing.assert_close(found, (moved - 0.1) / 0.5)
+
+
+def test_a_record_holds_younger_settings_only_where_they_differ(root: Path) -> None:
+    assert registry.settings(PermutedMNIST()) == {"tasks": 10}
+    assert registry.settings(PermutedMNIST(std=1.0)) == {"tasks": 10, "std": 1.0}
+    assert registry.label("permuted-mnist", PermutedMNIST(std=1.0)) == "permuted-mnist@std=1"
 
 
 def test_angles_differ_between_tasks_and_seeds() -> None:

@@ -14,7 +14,7 @@ from clbench.cli.app import app
 from clbench.experiment import presets
 from clbench.experiment.presets import Preset, Published, Row
 from clbench.results.record import RunRecord
-from clbench.verification.comparison import compare, welch
+from clbench.verification.comparison import by_our_deviation, compare, welch
 from clbench.verification.tables import markdown, results_table
 
 THEIRS = np.array([70.1, 68.3, 72.9, 69.0, 71.2, 66.8, 70.3, 73.5])
@@ -53,6 +53,39 @@ def test_one_value_is_not_enough() -> None:
         welch([70.0], 70.0, 1.0, "sd", 10)
 
 
+def test_a_single_run_is_compared_by_students_test_of_one_value() -> None:
+    found = by_our_deviation(OURS, 74.0, n=1)
+    expected = stats.ttest_ind(OURS, [74.0])  # pooled: the deviation is that of our values alone
+    interval = expected.confidence_interval()
+    assert found.p == pytest.approx(expected.pvalue)
+    assert [found.low, found.high] == pytest.approx([interval.low, interval.high])
+    low, high = stats.t.interval(0.95, len(OURS) - 1, OURS.mean(), OURS.std(ddof=1) * np.sqrt(1 + 1 / len(OURS)))
+    assert by_our_deviation(OURS, high, n=1).p == pytest.approx(0.05)  # the ends of the prediction interval
+    assert by_our_deviation(OURS, low - 0.01, n=1).p < 0.05
+    with pytest.raises(ValueError, match="at least two"):
+        by_our_deviation([70.0], 70.0, n=1)
+
+
+def test_a_mean_without_error_is_compared_by_our_deviation() -> None:
+    found = by_our_deviation(OURS, 70.0, n=8, rounding=0.5)
+    n, s = len(OURS), OURS.std(ddof=1)
+    se = s * np.sqrt(1 / n + 1 / 8)
+    difference = OURS.mean() - 70.0
+    half = stats.t.ppf(0.975, n - 1) * se + 0.5
+    assert [found.low, found.high] == pytest.approx([difference - half, difference + half])
+    assert found.p == pytest.approx(2 * stats.t.sf((abs(difference) - 0.5) / se, n - 1))
+    assert np.isnan(by_our_deviation([70.0, 70.0], 71.0, n=8).p)  # nothing says what chance does
+
+
+def test_at_equal_deviations_it_errs_once_in_twenty() -> None:
+    draws = np.random.default_rng(1)
+    for n in (1, 3):
+        false = [
+            by_our_deviation(draws.normal(70, 2, 5), draws.normal(70, 2, n).mean(), n).p < 0.05 for _ in range(2000)
+        ]
+        assert np.mean(false) == pytest.approx(0.05, abs=0.015)
+
+
 def test_the_smallest_difference_is_found_four_times_in_five() -> None:
     """1,000 simulated pairs of samples at that difference: 80 %, give or take 4 points."""
     draws = np.random.default_rng(0)
@@ -68,8 +101,8 @@ def test_the_smallest_difference_is_found_four_times_in_five() -> None:
     assert hits / 1000 == pytest.approx(0.8, abs=0.04)
 
 
-def preset(error: str = "sd", **rows: tuple[float, float]) -> Preset:
-    published = Published(source="a paper", n=10, error=error)  # type: ignore[arg-type]
+def preset(error: str = "sd", n: int = 10, **rows: tuple[float, float | None]) -> Preset:
+    published = Published(source="a paper", n=n, error=error)  # type: ignore[arg-type]
     made = [Row(label=name, method="finetune", published={"task": pair}) for name, pair in rows.items()]
     return Preset(name="mine", title="Mine", scenarios=["task"], rows=made, published=published)
 
@@ -101,6 +134,61 @@ def test_rows_that_agree_and_rows_that_do_not() -> None:
     line = found.frame.iloc[1]
     assert (line["n"], line["mean"], line["difference"]) == (3, pytest.approx(70), pytest.approx(10))
     assert line["p_holm_sd"] == pytest.approx(2 * line["p_sd"])  # two rows, and the smaller of two p values
+
+
+def test_only_what_is_tested_counts() -> None:
+    """Three of five published numbers have runs enough; the smallest of three p values is three times itself."""
+    mine = preset(a=(70.0, 1.0), b=(60.0, 1.0), c=(69.0, 1.0), few=(70.0, 1.0), none=(70.0, 1.0))
+    values = (69.5, 70.5, 70.0)
+    found = compare(mine, [*runs("a", *values), *runs("b", *values), *runs("c", *values), *runs("few", 70.0)])
+    assert found.tests == 3
+    line = found.frame.set_index("row").loc["b"]
+    assert line["p_holm_sd"] == pytest.approx(3 * line["p_sd"])
+    assert "over the 3 published numbers that were tested" in markdown(found)
+
+
+def test_a_control_is_judged_like_the_rows_that_were_tested() -> None:
+    mine = preset(a=(70.0, 1.0), b=(70.0, 1.0))
+    fault = Row(label="fault", method="finetune", control_of="a", published={"task": (70.0, 1.0)})
+    mine = Preset(**{**vars(mine), "rows": [*mine.rows, fault]})
+    values = (69.5, 70.5, 70.0)
+    found = compare(mine, [*runs("a", *values), *runs("b", *values), *runs("fault", 60.0, 61.0, 62.0)])
+    line = found.frame.set_index("row").loc["fault"]
+    assert (found.tests, line["verdict"]) == (2, "moved out, as it should")
+    assert line["p_holm_sd"] == pytest.approx(2 * line["p_sd"])
+
+
+def test_the_table_says_how_far_a_number_can_be_compared() -> None:
+    for n, limits, text in ((1, "a single run", "95 of 100 single runs"), (10, "no ±", "Our deviation is taken")):
+        mine = preset("sd", n, near=(70.0, None), far=(60.0, None), same=(70.0, None))
+        found = compare(mine, [*runs("near", 69.5, 70.5, 70), *runs("far", 69.5, 70.5, 70), *runs("same", 71, 71)])
+        assert found.frame["verdict"].tolist() == ["agrees", "DISAGREES", "no test: no spread"]
+        assert found.frame["p_sd"].tolist()[:2] == [by_our_deviation([69.5, 70.5, 70], m, n, 0.005).p for m in (70, 60)]
+        assert found.tests == 2
+        assert [row[3] for row in results_table(found)[1:]] == [f"{m}.00 ({limits})" for m in (70, 60, 70)]
+        assert text in markdown(found)
+    found = compare(preset("sd", 10, near=(70.0, 1.0)), runs("near", 69.5, 70.5, 70))
+    assert "no ±" not in markdown(found)
+
+
+def test_a_row_is_compared_by_its_view_of_runs_that_another_row_has() -> None:
+    mine = preset(untold=(50.0, 1.0))
+    told = Row(label="told", method="finetune", view="task-aware", published={"task": (90.0, 1.0)})
+    mine = Preset(**{**vars(mine), "rows": [*mine.rows, told]})
+    records = runs("untold", 49.0, 50.0, 51.0)
+    for record, value in zip(records, (89.0, 90.0, 91.0), strict=True):
+        assert record.accuracy is not None
+        record.accuracy["task_agnostic"] = record.accuracy["task_aware"]
+        record.accuracy["task_aware"] = [[0.5, 0.5], [1.0, None], [value / 100, value / 100]]
+        record.spec["scenario"] = "class"
+    mine = Preset(**{**vars(mine), "scenarios": ["class"]})
+    rows = [Row(**{**vars(row), "published": {"class": row.published["task"]}}) for row in mine.rows]
+    found = compare(Preset(**{**vars(mine), "rows": rows}), records)
+    assert found.frame[["row", "mean", "verdict"]].to_numpy().tolist() == [
+        ["untold", pytest.approx(50), "agrees"],
+        ["told", pytest.approx(90), "agrees"],
+    ]
+    assert "By a view of their own: told (task-aware)." in markdown(found)
 
 
 def test_an_unstated_error_is_read_both_ways_and_the_first_decides() -> None:
@@ -208,6 +296,41 @@ def test_from_python_and_by_the_command(tmp_path: Path) -> None:
     wrong = command(tmp_path, ours - 30, "--rows", "fine-tuning")
     assert wrong.exit_code == 1
     assert "1 disagree: fine-tuning, task" in wrong.stderr
+
+
+def test_the_table_is_of_all_records_that_are_there(tmp_path: Path) -> None:
+    for seeds, rows in (("3", "joint"), ("2", "fine-tuning,fine-tuning at a tiny rate"), ("2-2", "fine-tuning")):
+        assert command(tmp_path, 50, "--rows", rows, "--seeds", seeds).exit_code == (0 if rows == "joint" else 1)
+    table = pd.read_csv(tmp_path / "runs" / "verify-mine.csv", nrows=3)
+    assert table[["row", "n"]].to_numpy().tolist() == [
+        ["fine-tuning", 3],
+        ["joint", 3],
+        ["fine-tuning at a tiny rate", 2],
+    ]
+    path = tmp_path / "mine.toml"
+    found = clbench.verify(path, rows="joint", seeds=1, jobs=1, out=tmp_path / "runs", quiet=True)
+    assert found.frame["n"].tolist() == [3, 3, 2]
+    # other settings are other runs
+    changed = command(tmp_path, 50, "--rows", "joint", "--seeds", "2", "--set", "training.lr=0.2")
+    table = pd.read_csv(tmp_path / "runs" / "verify-mine.csv", nrows=1)
+    assert table[["row", "n"]].to_numpy().tolist() == [["joint", 2]], changed.output
+
+
+def test_a_row_that_cannot_be_run_does_not_keep_the_others_from_their_table(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE.replace("PUBLISHED", "50") + '[[rows]]\nlabel = "lost"\nmethod = "./lost.py:Lost"\n')
+    words = ["verify", str(path), "--rows", "joint", "--seeds", "2", "--jobs", "1", "--out", str(tmp_path / "runs")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "the table has only what was asked for: preset mine, row 'lost': unknown method" in result.stderr
+    assert pd.read_csv(tmp_path / "runs" / "verify-mine.csv", nrows=1)["row"].tolist() == ["joint"]
+
+
+def test_what_would_be_verified(tmp_path: Path) -> None:
+    result = command(tmp_path, 50, "--rows", "joint", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "3 runs: 3 to do, 0 done" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
 def test_a_failed_run_is_an_exit_code_of_one(tmp_path: Path) -> None:
