@@ -1,7 +1,14 @@
 """The errors clbench raises on purpose: each message says what, which value and what to do."""
 
 import difflib
+import inspect
+import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_NOT_OUTSIDE = {"clbench", "torch", "builtins", "typing", "abc"}  # packages whose code is no user's
 
 
 class ClbenchError(Exception):
@@ -30,3 +37,25 @@ def close_names(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known names that are close to an unknown one, empty where none is."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
     return f", did you mean {' or '.join(close)}?" if close else ""
+
+
+def line_of(code: Any, error: BaseException | None = None) -> str:
+    """Return ' (file.py, line 12)' to put behind a message about code from outside; '' for clbench's own.
+
+    That is the line where a class or function begins, or the last line of a class's files that an error came through.
+    """
+    outside = [part for part in getattr(code, "__mro__", [code]) if part.__module__.split(".")[0] not in _NOT_OUTSIDE]
+    files = {getattr(sys.modules.get(part.__module__), "__file__", None) for part in outside}
+    if error is not None and (line := line_in(files, error)):
+        return line
+    try:
+        return f" ({Path(inspect.getfile(outside[0])).name}, line {inspect.getsourcelines(outside[0])[1]})"
+    except (IndexError, OSError, TypeError):  # clbench's own, or made where there is no file
+        return ""
+
+
+def line_in(files: Iterable[str | None], error: BaseException) -> str:
+    """Return ' (file.py, line 12)': the last line of some files that an error came through, '' if through none."""
+    known = set(files)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in known]
+    return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""

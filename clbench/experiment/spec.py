@@ -96,6 +96,8 @@ class Job:
         return cls(**params)
 
     def load_tasks(self) -> list[Task]:
-        """Return the run's tasks, on the CPU."""
+        """Return the run's tasks, on the CPU; raise UsageError for tasks that cannot be trained on."""
+        from clbench.sequences.checking import load_checked  # here, since it needs torch
+
         order = None if self.spec.class_order is None else tuple(self.spec.class_order)
-        return self.instance("sequence").load(self.data_root, self.spec.seed, order)
+        return load_checked(self.instance("sequence"), self.spec.sequence_label, self.data_root, self.spec.seed, order)

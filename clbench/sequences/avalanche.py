@@ -117,6 +117,7 @@ def avalanche_sequence(name: str) -> type[TaskSequence]:
         "name": f"avalanche:{name}",
         "benchmark": benchmark,
         "by_class": by_class,
+        "every_class_shows": by_class,  # else an experience may have images of some
         "scenario": "task" if by_class else "domain",
         "model": "mlp" if "MNIST" in name else "cnn",
     }

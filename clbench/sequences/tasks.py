@@ -168,6 +168,7 @@ class TaskSequence:
     scenarios: ClassVar[frozenset[str]] = frozenset({"task", "class", "domain"})
     model: ClassVar[str] = "mlp"  # its default backbone
     budget: ClassVar[Mapping[str, Any]] = {}  # its default training settings
+    every_class_shows: ClassVar[bool] = True  # whether a task has training images of each class that it names
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         """Raise UsageError if these settings make no sense together; reads no data.

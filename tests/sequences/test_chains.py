@@ -126,7 +126,7 @@ def test_three_data_sets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = load("mnist+cifar100+fashion-mnist", root)
     assert [task.index for task in tasks] == [0, 1, 2]
     assert [task.classes for task in tasks] == [tuple(range(10)), tuple(range(10, 110)), tuple(range(110, 120))]
-    with pytest.raises(UsageError, match=r"mnist\+cifar100\+fashion-mnist has images of different shapes"):
+    with pytest.raises(UsageError, match=r"mnist\+cifar100\+fashion-mnist: images of different shapes"):
         plan("finetune", sequence="mnist+cifar100+fashion-mnist", seeds=1, data_root=root, out=root / "out")
 
 
@@ -235,7 +235,8 @@ def test_a_plus_means_a_chain_only_in_a_sequence_of_the_registry(tmp_path: Path)
         registry.find("sequence", "./a+b.py")
     path = tmp_path / "a+b.py"
     path.write_text(
-        "from clbench.sequences.tasks import TaskSequence\n\n\nclass Mine(TaskSequence):\n    name = 'mine'\n"
+        "from clbench.sequences.tasks import TaskSequence\n\n\n"
+        "class Mine(TaskSequence):\n    name, scenario = 'mine', 'task'\n"
     )
     assert registry.find("sequence", f"{path}:Mine").__name__ == "Mine"
 
