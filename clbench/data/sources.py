@@ -8,7 +8,6 @@ import importlib.metadata
 import math
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from clbench.data.cache import ARRAYS, INSTEAD, DataSet, cached, data_root_folder, locked, save_arrays, stamp
+from clbench.data.cache import (
+    ARRAYS,
+    INSTEAD,
+    DataSet,
+    cached,
+    data_root_folder,
+    locked,
+    save_arrays,
+    stamp,
+    temporary_folder,
+)
 from clbench.errors import DataError
 
 
@@ -97,12 +106,12 @@ def _download(source: Source, root: Path) -> None:
     """Let torchvision download into a temporary folder beside, then move the files into the data root."""
     beside = next(path for path in [root, *root.parents] if path.is_dir())
     try:
-        with tempfile.TemporaryDirectory(prefix=".clbench-download-", dir=beside) as temporary:
+        with temporary_folder(beside) as temporary:
             with contextlib.redirect_stdout(sys.stderr):
-                _torchvision(source)(temporary, download=True)
+                _torchvision(source)(str(temporary), download=True)
             (root / source.folder).mkdir(parents=True, exist_ok=True)
             for name in source.files:
-                os.replace(Path(temporary) / source.folder / name, root / source.folder / name)
+                os.replace(temporary / source.folder / name, root / source.folder / name)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         where = f"{source.torchvision_name} is not in {root / source.folder} (expected: {', '.join(source.files)})"
