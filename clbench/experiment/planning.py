@@ -51,24 +51,31 @@ def plan(request: Request) -> Planned:
         if cls.load_state is Learner.load_state and cls.state is not Learner.state:
             raise UsageError(f"{method.label} has a state but no load_state: it cannot go on from a checkpoint")
     # runs that are not on the CPU are given one of the devices when they begin
-    return Planned(_jobs(runs, request, devices[0]), list(dict.fromkeys(notes)), workers, devices)
+    return Planned(_jobs(runs, request, devices[0], notes), list(dict.fromkeys(notes)), workers, devices)
 
 
-def _jobs(runs: Sequence[Point], request: Request, device: str) -> list[Job]:
-    """Return a job for every run, in order; raise UsageError if data are missing or do not fit."""
+def _jobs(runs: Sequence[Point], request: Request, device: str, notes: list[str]) -> list[Job]:
+    """Return a job for every run, in order; raise UsageError if data are missing or do not fit.
+
+    What the user should hear about the data goes to `notes`.
+    """
     jobs: dict[str, Job] = {}
+    remarks: dict[tuple[str, int], list[str]] = {}  # by sequence and seed
     data: dict[tuple[str, int], tuple[str, list[int] | None]] = {}  # by sequence and seed: fingerprint, class order
     fitting: set[Any] = set()  # the kinds of run whose data were checked, and the data whose tasks were
     for run in runs:
         sequence = run.sequence
+        place = sequence.label, run.seed
         with naming(sequence):
-            if (sequence.label, run.seed) not in data:
+            if place not in data:
                 fingerprint = sequence.instance.prepare(request.data_root, run.seed)
                 if not isinstance(fingerprint, str):
                     raise UsageError(f"{sequence.label}: prepare returned {fingerprint!r}, not a SHA-256 as text")
                 order = sequence.instance.class_order(run.class_order, run.seed, request.data_root)
-                data[sequence.label, run.seed] = fingerprint, None if order is None else [int(c) for c in order]
-            spec = _spec(run, request, device, *data[sequence.label, run.seed])
+                data[place] = fingerprint, None if order is None else [int(c) for c in order]
+                remarks[place] = sequence.instance.remarks(request.data_root, run.seed)
+                notes += remarks[place]
+            spec = _spec(run, request, device, *data[place])
             kind = json.dumps([spec.sequence_label, spec.model_label, spec.scenario, spec.training], sort_keys=True)
             own = sequence.code is not None or spec.data.startswith("seed:")  # the seed may change more than the order
             tasks_of = spec.sequence_label, run.seed if own else None
@@ -79,7 +86,7 @@ def _jobs(runs: Sequence[Point], request: Request, device: str) -> list[Job]:
         twin = jobs.get(spec.key)
         if twin is not None and run.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
-        jobs[spec.key] = _job(run, request, device, spec)
+        jobs[spec.key] = dataclasses.replace(_job(run, request, device, spec), remarks=remarks[place])
     return list(jobs.values())
 
 

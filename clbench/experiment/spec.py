@@ -85,6 +85,7 @@ class Job:
     first_task: Path | None = None  # the file in which runs of the sweep share their first task
     timeout: float | None = None  # seconds after which the run has failed
     checkpoint: Path | None = None  # the file from which the run goes on
+    remarks: Sequence[str] = ()  # what the user should hear about the data
 
     def instance(self, kind: Kind) -> Any:
         """Make the run's method, sequence or model, of settings that planning has checked."""

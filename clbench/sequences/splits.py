@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt
 
-from clbench.data import DataSet, load_dataset
+from clbench.data import DataSet, load_dataset, remarks
 from clbench.data.transforms import scaled
 from clbench.errors import UsageError, did_you_mean
 from clbench.seeding import stream
@@ -116,6 +116,9 @@ class SplitDataSet(TaskSequence):
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return load_dataset(self.source, data_root).fingerprint
 
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        return remarks(self.source, data_root)
+
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
         return full_class_order(self.name, rule, seed, range(self.n_classes), self.tasks)
 
@@ -208,6 +211,9 @@ class Chain(TaskSequence):
     def prepare(self, data_root: Path | None, seed: int) -> str:
         fingerprints = [load_dataset(part.source, data_root).fingerprint for part in self.parts]
         return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
+
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        return [remark for part in self.parts for remark in remarks(part.source, data_root)]
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         scaling = (*self.parts[0].constants, self.parts[0].divisor)

@@ -182,6 +182,10 @@ class TaskSequence:
         """Make sure that the data are there, and return their SHA-256, after `seed:` if each seed has its own."""
         raise NotImplementedError(f"{type(self).__name__} does not define prepare")
 
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        """Return what the user should hear about the data; it is printed once, and stands in every record."""
+        return []
+
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...] | None:
         """Return the class order in full, None where there is no such notion."""
         return None
