@@ -24,7 +24,7 @@ class DataError(UsageError):
 
 
 class DivergedError(ClbenchError):
-    """The training loss became NaN or infinite: the run fails and its record says where."""
+    """A loss, weight or score is not finite, or a loss ends far too high: the run fails, its record says where."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
