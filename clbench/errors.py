@@ -46,16 +46,11 @@ def line_of(code: Any, error: BaseException | None = None) -> str:
     """
     outside = [part for part in getattr(code, "__mro__", [code]) if part.__module__.split(".")[0] not in _NOT_OUTSIDE]
     files = {getattr(sys.modules.get(part.__module__), "__file__", None) for part in outside}
-    if error is not None and (line := line_in(files, error)):
-        return line
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    lines = [(frame.filename, frame.lineno) for frame in frames if frame.filename in files]
     try:
-        return f" ({Path(inspect.getfile(outside[0])).name}, line {inspect.getsourcelines(outside[0])[1]})"
+        file, line = lines[-1] if lines else (inspect.getfile(outside[0]), inspect.getsourcelines(outside[0])[1])
     except (IndexError, OSError, TypeError):  # clbench's own, or made where there is no file
         return ""
-
-
-def line_in(files: Iterable[str | None], error: BaseException) -> str:
-    """Return ' (file.py, line 12)': the last line of some files that an error came through, '' if through none."""
-    known = set(files)
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in known]
-    return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
+    path, here = Path(file), Path.cwd()
+    return f" ({path.relative_to(here) if path.is_relative_to(here) else path}, line {line})"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.errors import ClbenchError, UsageError, line_of
+from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import registry
 from clbench.experiment.presets import Preset, Row, at
 from clbench.experiment.registry import Kind
@@ -51,8 +51,7 @@ def naming(choice: Choice) -> Iterator[None]:
     except ClbenchError:
         raise
     except Exception as error:
-        what = f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}"
-        raise UsageError(f"{what}{line_of(type(choice.instance), error)}") from error
+        raise UsageError(f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}") from error
 
 
 def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any] | None = None) -> list[Choice]:

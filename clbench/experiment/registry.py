@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError, close_names, did_you_mean, line_in
+from clbench.errors import UsageError, close_names, did_you_mean
 
 Kind = Literal["method", "sequence", "model"]
 # each kind's base class, and the package of the built-in ones
@@ -123,10 +123,7 @@ def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any
     except (Exception, SystemExit) as error:
         place, _, name = reference.rpartition(":")
         hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
-        if "non-frozen dataclass" in str(error):
-            hint = ", write @dataclass(frozen=True)"
-        line = line_in([str(Path(place).expanduser().resolve())], error)
-        what = f"{type(error).__name__}: {error}{hint}{line}"
+        what = f"{type(error).__name__}: {error}{hint}"
         raise UsageError(f"the {kind} {reference!r} cannot be imported: {what}") from error
 
 
@@ -157,10 +154,6 @@ def _checked(kind: Kind, reference: str, thing: Any) -> type:
     fields = [hint for hint in inspect.get_annotations(thing).values() if "ClassVar" not in str(hint)]
     if fields and "__dataclass_params__" not in vars(thing):
         raise UsageError(f"{reference!r} declares fields but is no dataclass: put @dataclass above it")
-    if kind == "sequence":
-        from clbench.sequences.checking import check_class  # here, since it needs torch
-
-        check_class(reference, thing)
     return thing
 
 
