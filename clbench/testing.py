@@ -19,6 +19,7 @@ from clbench.errors import DivergedError
 from clbench.experiment import registry
 from clbench.method import SCENARIOS, Learner, Memory, Method, Run, Scenario, Training, shares_first_task
 from clbench.models.backbones import Backbone
+from clbench.sequences.checking import check_sequence
 from clbench.sequences.tasks import Split, Task
 from clbench.training.run import Outcome, run_sequence, weights_hash
 from clbench.training.snapshots import SnapshotFile
@@ -244,4 +245,4 @@ def _unchanging(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
-__all__ = ["TRAINING", "check_method", "tiny_tasks"]
+__all__ = ["TRAINING", "check_method", "check_sequence", "tiny_tasks"]

@@ -86,6 +86,7 @@ class Job:
     first_task: Path | None = None  # the file in which runs of the sweep share their first task
     timeout: float | None = None  # seconds after which the run has failed
     checkpoint: Path | None = None  # the file from which the run goes on
+    remarks: Sequence[str] = ()  # what the user should hear about the data
 
     def instance(self, kind: Kind) -> Any:
         """Make the run's method, sequence or model, of settings that planning has checked."""
@@ -97,6 +98,8 @@ class Job:
         return cls(**{**params, **self.files.get(kind, {})})
 
     def load_tasks(self) -> list[Task]:
-        """Return the run's tasks, on the CPU."""
+        """Return the run's tasks, on the CPU; raise UsageError for tasks that cannot be trained on."""
+        from clbench.sequences.checking import load_checked  # here, since it needs torch
+
         order = None if self.spec.class_order is None else tuple(self.spec.class_order)
-        return self.instance("sequence").load(self.data_root, self.spec.seed, order)
+        return load_checked(self.instance("sequence"), self.spec.sequence_label, self.data_root, self.spec.seed, order)
