@@ -12,10 +12,11 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from clbench.errors import ClbenchError, UsageError
-from clbench.experiment import registry
+from clbench.experiment import own_code, registry
 from clbench.experiment.presets import Preset, Row, at
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
@@ -36,7 +37,11 @@ class Choice:
     reference: str
     label: str
     instance: Any
-    code: str | None  # the hash of its file, for code from outside
+
+    @cached_property
+    def code(self) -> str | None:
+        """The hash of its files, for code from outside."""
+        return own_code.code_hash(type(self.instance), self.params)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -51,7 +56,9 @@ def naming(choice: Choice) -> Iterator[None]:
     except ClbenchError:
         raise
     except Exception as error:
-        raise UsageError(f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}") from error
+        where = own_code.raised_at(error, {type(choice.instance).__module__.split(".")[0]})
+        what = own_code.what(error) + (f", in {where}" if where else "")
+        raise UsageError(f"the {choice.kind} {choice.label} raises {what}") from error
 
 
 def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any] | None = None) -> list[Choice]:
@@ -63,12 +70,11 @@ def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any]
     for item in items:
         reference, own = _own_settings(item)
         cls = registry.find(kind, reference)
-        code = registry.code_hash(cls)
         shared = {name: values for name, values in grid.get(reference, {}).items() if name not in own}
         for values in itertools.product(*shared.values()):
             settings = {**(base or {}), **dict(zip(shared, values, strict=True)), **own}
             instance = registry.configure(reference, cls, settings)
-            choice = Choice(kind, reference, registry.label(reference, instance), instance, code)
+            choice = Choice(kind, reference, registry.label(reference, instance), instance)
             try:
                 json.dumps(choice.params, allow_nan=False)
             except (TypeError, ValueError) as error:
@@ -88,7 +94,7 @@ def _own_settings(item: str) -> tuple[str, dict[str, str]]:
         if name in own:
             raise UsageError(f"cannot read {item!r}: {name} is given twice")
         own[name] = value
-    return reference, own
+    return registry.canonical(reference), own
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ def points(request: Request, notes: list[str]) -> list[Point]:
     Each run says what is not as in its preset. Raises UsageError for what does not go together.
     """
     preset = request.preset or _without_preset(request)
+    notes += [f"{name} is left out: {fault}" for name, fault in registry.broken("method").items()]
     if outside := [scenario for scenario in request.scenario or () if scenario not in preset.scenarios]:
         raise UsageError(f"preset {preset.name} has the scenarios {', '.join(preset.scenarios)}, not {outside[0]}")
     asked_for: Sequence[Scenario | None] = request.scenario or (preset.scenarios if request.preset else [None])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clbench.errors import ClbenchError
-from clbench.experiment import registry
+from clbench.experiment import own_code, registry
 from clbench.experiment.presets import Scenario
 from clbench.experiment.registry import Kind
 
@@ -91,8 +91,9 @@ class Job:
         spec = self.spec
         params = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[kind]
         cls = registry.find(kind, self.references[kind])
-        if registry.code_hash(cls) != spec.code.get(kind):
-            raise ClbenchError(f"the code of {self.references[kind]} was changed while the sweep ran: run it again")
+        if own_code.code_hash(cls, params) != spec.code.get(kind):
+            what = f"the code of {self.references[kind]}, or a file that it names,"
+            raise ClbenchError(f"{what} was changed while the sweep ran, or is not here: run it again")
         return cls(**params)
 
     def load_tasks(self) -> list[Task]:

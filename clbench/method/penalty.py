@@ -1,10 +1,10 @@
 """The quadratic penalty that pulls weights towards earlier ones.
 
-Gradient descent with momentum μ and rate η follows a parabola of curvature h only if η h < 2 (1 + μ) (Polyak 1964). The
-curvature of factor · Ω_i (θ_i − θ*_i)² is 2 factor Ω_i. Under sgd, an Ω_i is therefore cut to (1 + μ) / (2 η factor), half
-of what is stable, as the loss has a curvature too: such a weight is held as fast as steps of this size can hold it.
-Without that, a large strength makes the weights swing ever further. Adam and its like scale their steps, and nothing is
-cut.
+Gradient descent with momentum μ and rate η follows a parabola of curvature h only if η h < 2 (1 + μ) (Polyak 1964).
+The curvature of factor · Ω_i (θ_i − θ*_i)² is 2 factor Ω_i. Under sgd, an Ω_i is therefore cut to
+(1 + μ) / (2 η factor), half of what is stable, as the loss has a curvature too: such a weight is held as fast as steps
+of this size can hold it. Without that, a large strength makes the weights swing ever further. Adam and its like scale
+their steps, and nothing is cut.
 """
 
 from __future__ import annotations
