@@ -82,7 +82,7 @@ def _classes(kind: Kind, module_name: str) -> list[type]:
         fault = f"{own[0].__name__} has no name: write name: ClassVar[str] = …" if own else "there is no method in it"
         raise UsageError(f"{where}: {fault}")
     for cls in named if kind == "method" else ():
-        _check_class(kind, cls)
+        check_class(kind, cls)
         if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # dataclass writes one, of its fields
             raise UsageError(f"{own_code.place_of(cls)}: {cls.__name__} has no docstring: a line says what it is")
     return named
@@ -195,11 +195,12 @@ def _module_from_file(path: Path) -> Any:
 def _checked(kind: Kind, reference: str, thing: Any) -> type:
     if not (inspect.isclass(thing) and issubclass(thing, base_class(kind))):
         raise UsageError(f"{reference!r} is no {kind}: it does not derive from {'.'.join(_BASES[kind][:2])}")
-    _check_class(kind, thing)
+    check_class(kind, thing)
     return thing
 
 
-def _check_class(kind: Kind, cls: type) -> None:
+def check_class(kind: Kind, cls: type) -> None:
+    """Raise UsageError, with file and line, for what can be seen to be wrong with a class before it is used."""
     fields = [hint for hint in inspect.get_annotations(cls).values() if "ClassVar" not in str(hint)]
     if fields and "__dataclass_params__" not in vars(cls):
         what = f"{cls.__name__} declares fields but is no dataclass: put @dataclass above it"
