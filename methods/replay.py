@@ -27,10 +27,11 @@ class Replay(Method):
     memory: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     images: Annotated[int, Ge(0)] = 1000  # in the memory
-    per_class: bool = False  # `images` counts those of each class; false: of all, shared equally among the tasks so far
-    # random: drawn at the end of a task, earlier ones cut down to make room; reservoir: every image seen so far is as
-    # likely to be there (Vitter 1985)
-    choice: Literal["random", "reservoir"] = "random"
+    per_class: bool = False  # `images` counts those of each class; false: of all, shared among the tasks so far
+    # equal: drawn at random at the end of a task, earlier ones cut down to make room; where the tasks so far do not
+    # divide `images`, the earlier ones have one more. random: the same, but the remainder is left out (Hsu: images //
+    # tasks). reservoir: every image seen so far is as likely to be there (Vitter 1985)
+    choice: Literal["equal", "random", "reservoir"] = "equal"
     # beside: each batch of new images is joined by old ones; concatenate: the memory, repeated until it is about as
     # large as the new task's data, is shuffled with these, so that there are more updates (Hsu et al. 2018)
     mode: Literal["beside", "concatenate"] = "beside"
@@ -79,9 +80,10 @@ class Replay(Method):
             ordered = y[order]
             self.stored.append(torch.cat([order[ordered == c][: self.images] for c in range(len(task.classes))]))
         else:
-            quota = self.images // (len(self.stored) + 1)
-            self.stored = [rows[:quota] for rows in self.stored]
-            self.stored.append(torch.randperm(len(task.train), generator=draws)[:quota])
+            share, left = divmod(self.images, len(self.stored) + 1)
+            left = left if self.choice == "equal" else 0
+            self.stored.append(torch.randperm(len(task.train), generator=draws))
+            self.stored = [rows[: share + (index < left)] for index, rows in enumerate(self.stored)]
 
     def _flow(self, count: int, draws: torch.Generator) -> None:
         """Let a task's images pass the reservoir in random order: image number i takes one of i places at random."""

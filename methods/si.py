@@ -42,7 +42,7 @@ class SI(QuadraticPenalty):
         if not self.start:
             self.start = snapshot(self.network)
             self.integral = {name: torch.zeros_like(value) for name, value in self.start.items()}
-        pull = self.quadratic if self.path == "task" and self.strength else None
+        pull = self.pull(step.lr) if self.path == "task" else None
         for name, parameter in self.network.named_parameters():
             if name in gradients:
                 gradient = gradients[name].clone()

@@ -62,6 +62,7 @@ def _jobs(runs: Sequence[Point], request: Request, device: str, notes: list[str]
     """
     jobs: dict[str, Job] = {}
     data: dict[tuple[Any, ...], tuple[str, list[int] | None]] = {}  # by what decides them: fingerprint, class order
+    remarks: dict[tuple[Any, ...], list[str]] = {}
     fitting: set[Any] = set()  # the kinds of run whose data were checked, and the data whose tasks were
     for run in runs:
         sequence, deciding = run.sequence, (run.sequence.label, run.seed, run.class_order)
@@ -72,7 +73,8 @@ def _jobs(runs: Sequence[Point], request: Request, device: str, notes: list[str]
                     raise UsageError(f"{sequence.label}: prepare returned {fingerprint!r}, not a SHA-256 as text")
                 order = sequence.instance.class_order(run.class_order, run.seed, request.data_root)
                 data[deciding] = fingerprint, None if order is None else [int(c) for c in order]
-                notes += sequence.instance.remarks(request.data_root, run.seed)
+                remarks[deciding] = sequence.instance.remarks(request.data_root, run.seed)
+                notes += remarks[deciding]
             spec = _spec(run, request, device, *data[deciding])
             what = [spec.sequence_label, spec.model_label, spec.scenario, spec.training, run.class_order]
             kind = json.dumps(what, sort_keys=True)
@@ -85,7 +87,7 @@ def _jobs(runs: Sequence[Point], request: Request, device: str, notes: list[str]
         twin = jobs.get(spec.key)
         if twin is not None and run.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
-        jobs[spec.key] = dataclasses.replace(_job(run, request, device, spec), remarks=remarks[place])
+        jobs[spec.key] = dataclasses.replace(_job(run, request, device, spec), remarks=remarks[deciding])
     return list(jobs.values())
 
 

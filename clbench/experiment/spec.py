@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clbench.errors import ClbenchError
-from clbench.experiment import registry
+from clbench.experiment import own_code, registry
 from clbench.experiment.presets import Scenario
 from clbench.experiment.registry import Kind
 
@@ -93,9 +93,11 @@ class Job:
         spec = self.spec
         params = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[kind]
         cls = registry.find(kind, self.references[kind])
-        if registry.code_hash(cls) != spec.code.get(kind):
-            raise ClbenchError(f"the code of {self.references[kind]} was changed while the sweep ran: run it again")
-        return cls(**{**params, **self.files.get(kind, {})})
+        values = {**params, **self.files.get(kind, {})}
+        if own_code.code_hash(cls, values) != spec.code.get(kind):
+            what = f"the code of {self.references[kind]}, or a file that it names,"
+            raise ClbenchError(f"{what} was changed while the sweep ran, or is not here: run it again")
+        return cls(**values)
 
     def load_tasks(self) -> list[Task]:
         """Return the run's tasks, on the CPU; raise UsageError for tasks that cannot be trained on."""

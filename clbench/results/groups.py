@@ -19,7 +19,8 @@ import pandas as pd
 
 from clbench.results import metrics, names
 from clbench.results.metrics import Array, View
-from clbench.results.record import RunRecord
+from clbench.results.record import SAME, RunRecord
+from clbench.results.references import BASELINE
 from clbench.results.statistics import collapsed
 
 PLACE = ("sequence", "scenario", "model")
@@ -166,6 +167,7 @@ def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Gr
             seeds = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
             warnings.append(f"{group.label} has no finished run of {seeds}, which other methods have")
     warnings += [line for group in groups for line in _odd_seeds(group)]
+    warnings += _equal_to_the_baseline(groups)
     if mixed and len(labels) > 1:
         warnings.append(f"methods were not run on equal terms, their labels say how: {', '.join(mixed)}")
     return groups, warnings
@@ -180,6 +182,18 @@ def _unequal_terms(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(presets) == 1 and None not in presets:
         return []
     return [field for field in _differing([_common(spec) for spec in specs]) if not field.startswith(OF_THE_METHOD)]
+
+
+def _equal_to_the_baseline(groups: Sequence[Group]) -> list[str]:
+    """Say which methods have changed nothing: every run of theirs ended as its twin of fine-tuning did, bit for bit."""
+    plain = {circumstances(run.spec): run for group in groups if group.method == BASELINE for run in group.runs}
+    lines = []
+    for group in groups:
+        twins = [(run, plain.get(circumstances(run.spec))) for run in group.runs if group.method != BASELINE]
+        same = [twin and all(getattr(run, name) == getattr(twin, name) for name in SAME) for run, twin in twins]
+        if same and all(same):
+            lines.append(f"{group.label} equals {BASELINE} to the last bit in every run: it has changed nothing")
+    return lines
 
 
 def _odd_seeds(group: Group) -> list[str]:

@@ -49,3 +49,16 @@ def test_runs_with_and_without_curves_are_the_same_run() -> None:
     assert group.seeds == [0, 1]
     assert group.runs[0].curves
     assert group.curves("task_aware") is None  # not all have one
+
+
+def test_a_method_that_changes_nothing_is_said_to() -> None:
+    """Equal in accuracy, steps and weights with every seed; one that differs anywhere is another method."""
+    finals = [0.8, 0.85]
+    runs = [
+        *ending_at("finetune", finals), *ending_at("pull", finals), *ending_at("lwf", [0.8, 0.9]),
+        *ending_at("si", finals, weights_hash="ef" * 32), *ending_at("ewc", [*finals, 0.9]),
+    ]  # fmt: skip
+    said = [line for line in Results(runs).warnings if "equals" in line]
+    assert said == [
+        "split-digits, task, mlp: pull equals finetune to the last bit in every run: it has changed nothing"
+    ]
