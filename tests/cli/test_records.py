@@ -54,7 +54,7 @@ def test_a_report_takes_methods_in_their_order_columns_and_baseline(place: Path,
 BAD = """
 report nowhere                            | no folder of records at nowhere
 report runs --methods si                  | no records of 'si' in runs: choose from finetune, joint, lwf
-report runs --columns accuracy            | no column 'accuracy': choose from average_accuracy
+report runs --columns accuracy            | no column 'accuracy', did you mean
 report runs --baseline si                 | no finished run of 'si'
 report runs --test z                      | unknown 'z': choose from t, wilcoxon
 report runs --interval exact              | unknown 'exact': choose from t, bootstrap
