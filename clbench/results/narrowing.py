@@ -73,7 +73,7 @@ def _read(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value).replace("null", "none")
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -62,7 +62,6 @@ def test_the_only_method_that_competes_is_not_marked() -> None:
     (place,) = results.comparisons
     table = Tables(results).results_table(place)
     assert {cell.mark for row in table.rows for cell in row} == {""}
-    assert Contents(results, Tables(results)).overview is None
 
 
 def test_findings_say_what_the_table_says() -> None:
