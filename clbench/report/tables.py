@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +16,8 @@ from clbench.results.frames import METRIC_NAMES, TOTALS, Results
 from clbench.results.groups import Comparison, Group
 from clbench.results.references import BASELINE
 from clbench.results.sentences import findings
-from clbench.results.statistics import IntervalKind, Test
-from clbench.results.verdicts import FEWEST_SEEDS
+from clbench.results.statistics import ALPHA, IntervalKind, Test
+from clbench.results.verdicts import FEWEST_SEEDS, reason
 from clbench.results.wording import CUT, CUT_NOTE, between, count_of, of_p, percent, signed
 
 DASH = "–"
@@ -94,17 +95,23 @@ class Tables:
         self._best: dict[tuple[tuple[str, str, str], str], Best] = {}
 
     def _untested(self) -> list[str]:
-        """Say how many differences there is no verdict on, and why."""
-        reasons = {"too few seeds": f"a verdict takes {FEWEST_SEEDS} seeds that both methods have"}
-        if self.choices.test == "wilcoxon":
-            reasons["no test"] = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six that differ"
-            reasons["no test"] += " (--test t can with five)"
-        counts = {verdict: int((self.differences["verdict"] == verdict).sum()) for verdict in reasons}
-        return [
-            f"{count_of(count, 'difference')} without a verdict, {verdict}: {reasons[verdict]}"
-            for verdict, count in counts.items()
-            if count
-        ]
+        """Say how many differences there is no verdict on, and why; and where no outcome could have given one."""
+        test, frame, lines = self.choices.test, self.differences, []
+        for verdict in ("too few seeds", "no test"):
+            if count := int((frame["verdict"] == verdict).sum()):
+                lines.append(f"{count_of(count, 'difference')} without a verdict, {verdict}: {reason(verdict, test)}")
+        for comparison in self.results.comparisons if test == "wilcoxon" else ():
+            tested = [
+                line for line in self.differences_of(comparison) if line.metric == COMPARED[0] and not np.isnan(line.p)
+            ]
+            least = len(tested) * 2 * 0.5 ** max((line.n for line in tested), default=0)
+            if tested and least > ALPHA:
+                enough = math.ceil(math.log2(2 * len(tested) / ALPHA))
+                lines.append(
+                    f"{comparison.title}: no difference can be told by Wilcoxon's test, whose p is {least:.2g} at least "
+                    f"by Holm over {count_of(len(tested), 'method')}; {enough} seeds would do"
+                )
+        return lines
 
     def _doubtful_baselines(self) -> list[str]:
         """Say where the baseline is one of several variants of fine-tuning, and nobody chose it."""
@@ -194,7 +201,8 @@ class Tables:
             values = self.results.values(group, name)
             mark: Any = "best" if group is first else "tie" if any(group is tie for tie in ties) else ""
             text = percent(values, name, len(group.runs), self.choices.interval)
-            cells.append(Cell(text, float(np.mean(values)) if values else None, mark * enough))
+            mark *= enough and text.count(CUT) < 2  # an interval over the whole scale says nothing
+            cells.append(Cell(text, float(np.mean(values)) if values else None, mark))
         return cells
 
     def difference_table(self, comparison: Comparison) -> Table | None:

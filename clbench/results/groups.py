@@ -191,7 +191,7 @@ def _terms_in_words(every: Sequence[Mapping[str, Any]]) -> list[str]:
     for terms in every:
         fields = _differing(kinds[terms.get("preset")])
         fields = ["preset"] * ("preset" in terms and len(kinds) > 1) + fields
-        shown.append(", ".join(_show(field, terms.get(field)) for field in fields))
+        shown.append(", ".join(_show(field, terms[field]) for field in fields if field in terms))
     return shown
 
 

@@ -13,7 +13,7 @@ from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Group
 from clbench.results.references import UPPER_BOUND
 from clbench.results.statistics import IntervalKind, Test, paired
-from clbench.results.verdicts import FEWEST_SEEDS, Judged, judge_pair
+from clbench.results.verdicts import FEWEST_SEEDS, Judged, judge_pair, reason
 from clbench.results.wording import CUT, CUT_NOTE, percent, spell
 
 
@@ -46,21 +46,20 @@ def compare(
             if judged is not None:
                 found.append((place, judged, family))
     if not found:
-        raise UsageError(
-            f"{a} and {b} have no finished runs of the same seeds, with {metric} defined, in any comparison"
-        )
+        raise UsageError(f"{a} and {b} have no finished runs of the same seeds, with {metric} defined, on equal terms")
     if test == "wilcoxon" and all(np.isnan(judged.found.p) for _, judged, _ in found):
         _, (one, other, *_), _ = found[0]
         ours, theirs = results.by_seed(one, metric), results.by_seed(other, metric)
         paired([ours[seed] - theirs[seed] for seed in ours if seed in theirs], test)  # raises, and says why
-    return [f"{place.title}: {_of_a_pair(judged, metric, family)}" for place, judged, family in found]
+    return [f"{place.title}: {_of_a_pair(judged, metric, family, test)}" for place, judged, family in found]
 
 
-def _of_a_pair(judged: Judged, metric: str, family: str) -> str:
+def _of_a_pair(judged: Judged, metric: str, family: str, test: Test) -> str:
     words = {"better": "is better than", "worse": "is worse than"}
     relation = words.get(judged.verdict, "can't be told from")
     what = f"{judged.one.label} {relation} {judged.other.label} in {metric.replace('_', ' ')}"
-    return f"{what}: {spell(judged.found, judged.p_holm, family)}: {judged.verdict}"
+    why = reason(judged.verdict, test)
+    return f"{what}: {spell(judged.found, judged.p_holm, family)}: {judged.verdict}" + (f" ({why})" if why else "")
 
 
 def findings(

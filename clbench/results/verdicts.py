@@ -24,6 +24,19 @@ OF_ALL_BUT_ONE = frozenset({"forgetting", "backward_transfer", "forward_transfer
 Pair = tuple[Group, Group]
 
 
+WHY = {
+    "too few seeds": f"a verdict takes {FEWEST_SEEDS} seeds that both methods have",
+    "no test": "the differences are all alike",
+    "less than one image": "the difference is smaller than one more right answer would make",
+}
+WHY_NO_WILCOXON = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six seeds that differ"
+
+
+def reason(verdict: str, test: Test) -> str:
+    """Say why a verdict is neither better nor worse nor undecided; '' of those."""
+    return WHY_NO_WILCOXON if (verdict, test) == ("no test", "wilcoxon") else WHY.get(verdict, "")
+
+
 class Judged(NamedTuple):
     """Two methods, what was found of the first minus the second, p after Holm's correction, and what it amounts to.
 

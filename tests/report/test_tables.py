@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from asking import prepared
-from made_up import ENDS, ending_at, record, three_methods, with_curve
+from made_up import ENDS, N, ending_at, record, three_methods, with_curve
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -41,6 +41,24 @@ def test_wilcoxon_is_refused_in_a_report_with_its_reason() -> None:
     (note,) = tables.notes
     assert "4 differences without a verdict, no test: Wilcoxon's signed-rank test cannot reach p < 0.05" in note
     assert Tables(five).notes == []
+
+
+def test_wilcoxon_that_no_outcome_could_decide_is_said() -> None:
+    """Six seeds give p = 2/64 at least, and 4/64 over two methods; of seven it is 4/128."""
+    results = Results([one for label, finals in ENDS.items() for one in ending_at(label, finals)])
+    (note,) = Tables(results, Choices(test="wilcoxon")).notes
+    assert (
+        "no difference can be told by Wilcoxon's test, whose p is 0.062 at least by Holm over 2 methods; 7 seeds"
+        in note
+    )
+
+
+def test_an_interval_over_the_whole_scale_is_not_bold() -> None:
+    """Of five seeds at 0 or 100 % in turns: 60 ± 68 %."""
+    wild = [record("lwf", seed, [[N, N], [1.0, N], [end, end]]) for seed, end in enumerate([1.0, 0.0, 1.0, 0.0, 1.0])]
+    results = Results([*wild, *ending_at("finetune", [0.52] * 5)])
+    table = Tables(results).results_table(results.comparisons[0])
+    assert ("LwF", "60.00 [0*, 100*]", "") in [(row[0].text, row[1].text, row[1].mark) for row in table.rows]
 
 
 def test_too_few_seeds_are_said_and_nothing_is_bold() -> None:

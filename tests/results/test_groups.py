@@ -98,7 +98,7 @@ def test_rows_of_a_preset_share_a_comparison_and_what_was_changed_sets_it_apart(
     models = {place.model: [group.label for group in place.groups] for place in results.comparisons}
     assert models == {
         "mlp": ["lwf"],
-        "mlp [preset=paper, training.epochs=null]": ["Fine-tuning", "LwF"],
+        "mlp [preset=paper]": ["Fine-tuning", "LwF"],
         "mlp [preset=paper, training.epochs=2]": ["Fine-tuning", "LwF"],
     }
 

@@ -57,7 +57,7 @@ def test_two_seeds_are_too_few_for_a_verdict() -> None:
     assert "There is no test against Fine-tuning: that takes 5 seeds that both have" in told[0]
     (line,) = compare(results, "lwf", "finetune")
     assert "lwf can't be told from finetune" in line
-    assert line.endswith("2 seeds): too few seeds")
+    assert line.endswith("2 seeds): too few seeds (a verdict takes 5 seeds that both methods have)")
 
 
 def test_an_interval_past_the_scale_is_cut_and_said() -> None:
