@@ -107,9 +107,10 @@ class Tables:
             least = len(tested) * 2 * 0.5 ** max((line.n for line in tested), default=0)
             if tested and least > ALPHA:
                 enough = math.ceil(math.log2(2 * len(tested) / ALPHA))
+                over = f"by Holm over {count_of(len(tested), 'method')}"
                 lines.append(
-                    f"{comparison.title}: no difference can be told by Wilcoxon's test, whose p is {least:.2g} at least "
-                    f"by Holm over {count_of(len(tested), 'method')}; {enough} seeds would do"
+                    f"{comparison.title}: no difference can be told by Wilcoxon's test: its p is at least {least:.2g} "
+                    f"{over}; {enough} seeds would do"
                 )
         return lines
 
