@@ -48,7 +48,7 @@ def test_wilcoxon_that_no_outcome_could_decide_is_said() -> None:
     results = Results([one for label, finals in ENDS.items() for one in ending_at(label, finals)])
     (note,) = Tables(results, Choices(test="wilcoxon")).notes
     assert (
-        "no difference can be told by Wilcoxon's test, its p is at least 0.062 by Holm over 2 methods; 7 seeds" in note
+        "no difference can be told by Wilcoxon's test: its p is at least 0.062 by Holm over 2 methods; 7 seeds" in note
     )
 
 
