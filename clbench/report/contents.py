@@ -72,13 +72,13 @@ class Contents:
             difference = Cell("it is the baseline")
             if line is not None:
                 text = f"to {comparison.titles[line.baseline]}: {spell(found_in(line), line.p_holm)}"
-                difference = Cell(f"{text}: {line.verdict}")
+                difference = Cell(text + (f": {line.verdict}" if line.n > 1 else ""))
             not_told = [group.title for group in ties] + [f"{group.title} (no test)" for group in untested]
             yield [
                 Cell(comparison.title),
                 Cell(question),
                 Cell(first.title),
-                Cell(percent(values, metric, interval=self.tables.choices.interval), float(np.mean(values))),
+                Cell(percent(values, interval=self.tables.choices.interval), float(np.mean(values))),
                 difference,
                 Cell(", ".join(not_told) or "none"),
                 number(first.train_seconds, "{:.2f}".format),
