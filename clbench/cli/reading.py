@@ -52,6 +52,8 @@ def report(
 
     choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
     results = load(records, methods=_list(methods), **_narrowed(sequence, scenario, model, where))
+    if baseline is not None:
+        results.resolve(baseline)  # raises before anything is written
     say(*results.problems, *results.warnings)
     if results.records and len(results.failed) == len(results.records):
         say("every run failed: there is nothing to compare")
