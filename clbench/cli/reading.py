@@ -30,29 +30,26 @@ def report(
     test: Test = "t",
     interval: Interval = "t",
     formats: Annotated[str, typer.Option(metavar="png,pdf,svg", help="Of the figures.")] = "png,pdf",
-    width: Annotated[
-        str | None, typer.Option(metavar="column|page", help="Of the figures. Default: as suits each.")
-    ] = None,
+    width: Annotated[str, typer.Option(metavar="column|page", help="Of the figures.")] = "column",
 ) -> None:
     """Write tables, figures and a page from a folder of records."""
+    from clbench.report.figures.files import check_format
     from clbench.report.tables import Choices, Tables
-    from clbench.report.writer import Report, print_tables
+    from clbench.report.writer import make_folder, print_tables, write_report
     from clbench.results.analysis import check_labels
     from clbench.results.frames import load
 
     choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
+    check_format(_list(formats), width)
     results = load(records, methods=_list(methods))
     check_labels(results, baseline)
+    make_folder(out)
     say(*results.problems, *results.warnings)
     if results.records and len(results.failed) == len(results.records):
         say("every run failed: there is nothing to compare")
     tables = Tables(results, choices)
-    report = Report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
-    paths = report.write_tables()
     print_tables(results, tables)
-    if report.waiting:
-        say(f"tables and page are in {out}; drawing the figures")
-    paths += report.draw()
+    paths = write_report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
     say(f"{len(paths)} files are in {out}; begin with {out / 'report.html'}")
 
 

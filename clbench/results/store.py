@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import itertools
 import os
+import re
 import secrets
 import time
 import zlib
@@ -107,6 +108,13 @@ def read_records(place: str | Path) -> tuple[list[RunRecord], list[str]]:
         hint = f", did you mean {inside}?" if inside else ": 'clbench run' makes them"
         raise UsageError(f"no records in {place}{hint}")
     return list(records.values()), problems
+
+
+def holds_records(folder: Path) -> bool:
+    """Whether a folder has records, by their names: a set, or files named by a run's key."""
+    return folder.is_dir() and any(
+        is_set(path) or re.fullmatch(r"[0-9a-f]{20}\.json", path.name) for path in folder.iterdir()
+    )
 
 
 def is_set(path: Path) -> bool:
