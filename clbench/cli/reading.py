@@ -16,7 +16,9 @@ KINDS: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence",
 
 
 def report(
-    records: Annotated[Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records.")] = Path("results/runs"),
+    records: Annotated[
+        Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records, and all below it.")
+    ] = Path("results/runs"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and figures.")] = Path("results/report"),
     methods: Annotated[
         str | None, typer.Option(metavar="LABEL,…", help="Only these, in this order. Default: all, by name.")
@@ -44,7 +46,7 @@ def report(
     results = load(records, methods=_list(methods))
     check_labels(results, baseline)
     make_folder(out)
-    say(*results.problems, *results.warnings)
+    say(*_read(records), *results.problems, *results.warnings)
     if results.records and len(results.failed) == len(results.records):
         say("every run failed: there is nothing to compare")
     tables = Tables(results, choices)
@@ -64,9 +66,9 @@ def compare(
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
     results = api.load(records)
     lines = api.compare(results, a, b, metric, test, interval)
-    say(*results.problems, *(line for line in results.warnings if a in line or b in line))
+    say(*_read(records), *results.problems, *(line for line in results.warnings if a in line or b in line))
     for line in lines:
-        typer.echo(line)
+        print(line)
 
 
 def merge(
@@ -85,6 +87,15 @@ def merge(
     except OSError as error:
         raise ClbenchError(f"cannot write to {out}: {error.strerror or error}") from None
     say(*(f"skipped {problem}" for problem in problems), f"{count} records were added to {out}")
+
+
+def _read(place: Path) -> list[str]:
+    """Say which folders of records were read, where it is not the one named."""
+    from clbench.results.store import record_folders
+    from clbench.results.wording import count_of
+
+    found = record_folders(place)
+    return [] if found == [place] else [f"records of {count_of(len(found), 'folder')}: {', '.join(map(str, found))}"]
 
 
 def _list(text: str | None) -> list[str]:
