@@ -11,7 +11,7 @@ import seaborn
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -105,7 +105,6 @@ def _lay_out_matrices(figure: Figure, subject: Subject) -> list[Line2D]:
         height = max(0.9, 0.19 * tasks) if numbers else 1.1
         if tasks <= 6 or rows * (height + 0.5) <= TALLEST:
             break
-    figure.set_figwidth(min(figure.get_figwidth(), max(WIDTHS["column"], 0.55 + columns * max(2.2, 0.4 * tasks))))
     width = characters((figure.get_figwidth() - 0.5) / columns - 0.1)
     titles = {label: wrap(subject.titles[label], width) for label in means}
     if len({subject.seeds[label] for label in means}) > 1:
@@ -172,12 +171,8 @@ def _lay_out_stability(figure: Figure, subject: Subject) -> list[Line2D]:
 
 
 def _lay_out_cost(figure: Figure, subject: Subject) -> list[Line2D]:
-    count = len(subject.data)
-    columns = count if figure.get_figwidth() > 5 else 1
-    if count == 1:
-        figure.set_figwidth(WIDTHS["column"])
-    figure.set_figheight(2.4 if columns == count else 2.0 * count)
-    panels = _panels(figure, count, columns, sharey=True)
+    figure.set_figheight(2.0 * len(subject.data))
+    panels = _panels(figure, len(subject.data), 1, sharey=True)
     for axes, (name, points) in zip(panels, subject.data.items(), strict=True):
         heading = "training time of a run (s)"
         if name == "bytes":
@@ -185,30 +180,21 @@ def _lay_out_cost(figure: Figure, subject: Subject) -> list[Line2D]:
             points = {label: p / [size, 1] for label, p in points.items()}
             heading = f"peak memory of a run ({unit})"
         plots.draw_cost(points, axes, subject.styles).set_xlabel(heading)
-    if columns > 1:
-        _name_outer(panels, columns)
     return _legend(figure, subject, {label for points in subject.data.values() for label in points}, lines=False)
 
 
 def _lay_out_differences(figure: Figure, subject: Subject) -> list[Line2D]:
-    frames = subject.data
-    beside = figure.get_figwidth() > 5
-    columns = len(frames) if beside else 1
-    together = beside and len({tuple(frame["label"]) for frame in frames}) == 1  # panels share their names
-    styles = wrapped(subject.styles, 34 if beside else 22)
-    lines = max(str(styles[label]["label"]).count("\n") + 1 for frame in frames for label in frame["label"])
-    width = 36 if together else 16 if columns > 1 else 26  # characters beside names of that width
-    around = 0.0
-    panels = _panels(figure, len(frames), columns, sharey=together)
-    for axes, frame in zip(panels, frames, strict=True):
+    styles = wrapped(subject.styles, 34 if figure.get_figwidth() > 5 else 22)
+    lines = max(str(styles[label]["label"]).count("\n") + 1 for frame in subject.data for label in frame["label"])
+    height = 0.0
+    for axes, frame in zip(_panels(figure, len(subject.data), 1), subject.data, strict=True):
         metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
         better = "← better" if metric in LOWER_IS_BETTER else "better →"
-        under = wrap(f"difference to {subject.titles.get(baseline, baseline).strip()} ({POINTS})", width)
-        around = max(around, 0.6 + 0.13 * under.count("\n"))
-        title = f"{metric.replace('_', ' ')} ({better})"
-        plots.draw_differences(frame, axes, styles).set(title=title, xlabel=under)
-    height = around + max(0.19, 0.13 * lines) * (max(len(frame) for frame in frames) + 0.5)
-    figure.set_figheight(height * len(frames) / columns)
+        under = wrap(f"difference to {subject.titles.get(baseline, baseline).strip()} ({POINTS})", 26)
+        plots.draw_differences(frame, axes, styles)
+        axes.set(title=f"{metric.replace('_', ' ')} ({better})", xlabel=under)
+        height += 0.6 + 0.13 * under.count("\n") + max(0.19, 0.13 * lines) * (len(frame) + 0.5)
+    figure.set_figheight(height)
     return []
 
 
@@ -225,24 +211,17 @@ def _lay_out_ranks(figure: Figure, subject: Subject) -> list[Line2D]:
 
 def _lay_out_within_tasks(figure: Figure, subject: Subject) -> list[Line2D]:
     every = subject.data
-    many = len(every) > 9 or (len(every) > 4 and figure.get_figwidth() < 5)
-    columns, rows = _grid(len(every), figure.get_figwidth() / (1.65 if many else 2.3))
-    figure.set_figheight(0.25 + (1.3 if many else 1.6) * rows)
+    columns, rows = _grid(len(every), figure.get_figwidth() / 1.65)
+    figure.set_figheight(0.25 + 1.45 * rows)
     alike = len({round(curves.updates[-1]) for curves in every.values()}) == 1  # joint training takes more
     width = characters(figure.get_figwidth() / columns - 0.3)
     panels = _panels(figure, len(every), columns, sharex=alike, sharey=True)
     for axes, (label, curves) in zip(panels, every.items(), strict=True):
-        axes.xaxis.set_major_locator(MaxNLocator(3 if many else 4, steps=plots.STEPS))
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=plots.STEPS))
         plots.draw_within_tasks(curves, axes).set_title(wrap(subject.titles[label], width))
     _name_outer(panels, columns, x=alike)
-    tasks = max(curves.accuracy.shape[2] for curves in every.values())
-    colours = plots.task_colours(tasks)
-    if tasks <= 10:
-        return [Line2D([], [], color=colour, label=f"task {n}") for n, colour in enumerate(colours, 1)]
-    norm = BoundaryNorm(np.arange(tasks + 1) + 0.5, tasks)
-    bar: Any = {"label": "task", "ticks": [1, *range(5, tasks + 1, 5)], "pad": 0.02, "aspect": 30}
-    figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=figure.axes, shrink=min(1, 3 / rows), **bar)
-    return []
+    colours = plots.task_colours(max(curves.accuracy.shape[2] for curves in every.values()))
+    return [Line2D([], [], color=colour, label=f"task {task}") for task, colour in enumerate(colours, 1)]
 
 
 LAYOUTS: Mapping[str, Callable[[Figure, Subject], list[Line2D]]] = {
