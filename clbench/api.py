@@ -94,7 +94,7 @@ def compare(
 
 
 def load(folder: str | Path = "results/runs") -> PlottedResults:
-    """Read the records in a folder; raise UsageError if there is none to read."""
+    """Read the records in a folder and those below it; raise UsageError if there is none to read."""
     from clbench.report.plotted import PlottedResults
 
     return PlottedResults.load(folder)

@@ -154,7 +154,7 @@ FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
     "accuracy-cost": Kind("Average accuracy against cost", f"{BAR}; top left is best", "two methods", _costs),
     "ranks": Kind(
         "Average rank over task sequences",
-        "bars join methods that may rank alike",
+        "bars join methods that may rank alike; joint training aside",
         f"{FEWEST_SEQUENCES} task sequences in a scenario that the same methods ran on",
         _ranks,
         of_scenario=True,
