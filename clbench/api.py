@@ -112,7 +112,7 @@ def load(
     model: Sequence[str] = (),
     where: Mapping[str, Any] | None = None,
 ) -> PlottedResults:
-    """Read the records in a folder; raise UsageError if there is none to read.
+    """Read the records in a folder and those below it; raise UsageError if there is none to read.
 
     `methods` are names: only these, in this order. `sequence`, `scenario` and `model` are names, and `where` is
     {"training.epochs": 2, …}: only runs of these and with these settings, a list of values meaning any of them.

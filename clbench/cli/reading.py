@@ -23,7 +23,9 @@ KINDS: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence",
 
 
 def report(
-    records: Annotated[Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records.")] = Path("results/runs"),
+    records: Annotated[
+        Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records, and all below it.")
+    ] = Path("results/runs"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and figures.")] = Path("results/report"),
     methods: Annotated[
         str | None, typer.Option(metavar="LABEL,…", help="Only these, in this order. Default: all, by name.")
@@ -41,30 +43,27 @@ def report(
     test: Test = "t",
     interval: Interval = "t",
     formats: Annotated[str, typer.Option(metavar="png,pdf,svg", help="Of the figures.")] = "png,pdf",
-    width: Annotated[
-        str | None, typer.Option(metavar="column|page", help="Of the figures. Default: as suits each.")
-    ] = None,
+    width: Annotated[str, typer.Option(metavar="column|page", help="Of the figures.")] = "column",
 ) -> None:
     """Write tables, figures and a page from a folder of records."""
+    from clbench.report.figures.files import check_format
     from clbench.report.tables import Choices, Tables
-    from clbench.report.writer import Report, print_tables
+    from clbench.report.writer import make_folder, print_tables, write_report
     from clbench.results.frames import load
 
     choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
+    check_format(_list(formats), width)
     results = load(records, methods=_list(methods), **_narrowed(sequence, scenario, model, where))
     if baseline is not None:
         results.resolve(baseline)  # raises before anything is written
-    say(*results.problems, *results.warnings)
+    make_folder(out)
+    say(*_read(records), *results.problems, *results.warnings)
     if results.records and len(results.failed) == len(results.records):
         say("every run failed: there is nothing to compare")
     tables = Tables(results, choices)
-    report = Report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
-    paths = report.write_tables()
     print_tables(results, tables)
     say(*tables.notes)
-    if report.waiting:
-        say(f"tables and page are in {out}; drawing the figures")
-    paths += report.draw()
+    paths = write_report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
     say(f"{len(paths)} files are in {out}; begin with {out / 'report.html'}")
 
 
@@ -87,9 +86,10 @@ def compare(
     results = api.load(records, **_narrowed(sequence, scenario, model, where))
     lines = api.compare(results, a, b, metric, test, interval, baseline)
     labels = [results.resolve(name) for name in (a, b)]
-    say(*results.problems, *(line for line in results.warnings if any(label in line for label in labels)))
+    warnings = [line for line in results.warnings if any(label in line for label in labels)]
+    say(*_read(records), *results.problems, *warnings)
     for line in lines:
-        typer.echo(line)
+        print(line)
 
 
 def merge(
@@ -108,6 +108,15 @@ def merge(
     except OSError as error:
         raise ClbenchError(f"cannot write to {out}: {error.strerror or error}") from None
     say(*(f"skipped {problem}" for problem in problems), f"{count} records were added to {out}")
+
+
+def _read(place: Path) -> list[str]:
+    """Say which folders of records were read, where it is not the one named."""
+    from clbench.results.store import record_folders
+    from clbench.results.wording import count_of
+
+    found = record_folders(place)
+    return [] if found == [place] else [f"records of {count_of(len(found), 'folder')}: {', '.join(map(str, found))}"]
 
 
 def _list(text: str | None) -> list[str]:

@@ -17,11 +17,12 @@ from clbench.results.groups import Comparison, Group
 from clbench.results.references import BASELINE
 from clbench.results.sentences import findings
 from clbench.results.statistics import ALPHA, IntervalKind, Test
-from clbench.results.verdicts import FEWEST_SEEDS, reason
+from clbench.results.verdicts import FEWEST_SEEDS, LOWER_IS_BETTER, reason
 from clbench.results.wording import CUT, CUT_NOTE, between, count_of, of_p, percent, signed
 
 DASH = "–"
 GAP = "gap_recovered"
+FIRST = (*COMPARED, "learning_accuracy")  # with method, seeds and failed runs six columns
 
 
 @dataclass(frozen=True)
@@ -149,16 +150,25 @@ class Tables:
         """Return a comparison's rows of `differences`, as named tuples."""
         return comparison.rows_of(self.differences)
 
-    def results_table(self, comparison: Comparison) -> Table:
+    def _columns(self, comparison: Comparison) -> Sequence[str]:
+        """Return the columns chosen, or all metrics that are defined."""
+        names = [name for name in METRIC_NAMES if any(self.results.by_seed(g, name) for g in comparison.finished)]
+        return self.choices.columns or names + [GAP] * bool(comparison.rows_of(self.gap))
+
+    def first_table(self, comparison: Comparison) -> Table:
+        """Tabulate what a page opens with: three columns chosen, or the metrics that come first, of `results_table`."""
+        columns = self._columns(comparison)
+        return self.results_table(comparison, self.choices.columns[:3] or [name for name in FIRST if name in columns])
+
+    def results_table(self, comparison: Comparison, names: Sequence[str] = ()) -> Table:
         """Tabulate metrics over seeds in per cent, and mark the best and ties; with failed runs if there are any."""
-        names = list(self.choices.columns)
-        if not names:
-            names = [name for name in METRIC_NAMES if any(self.results.by_seed(g, name) for g in comparison.finished)]
-            names += [GAP] * bool(comparison.rows_of(self.gap))
+        names = names or self._columns(comparison)
         marks = (
             f"Bold: the best mean, joint training aside, from {FEWEST_SEEDS} seeds on; underlined: a paired test "
-            "cannot tell it from the best (Holm, 5 % level). Lower is better for forgetting and intransigence."
+            "cannot tell it from the best (Holm, 5 % level)."
         )
+        if lower := [heading(name) for name in names if name in LOWER_IS_BETTER]:
+            marks += f" Lower is better for {' and '.join(lower)}."
         return self._table(comparison, names, [group.title for group in comparison.groups], (marks,))
 
     def terminal_table(self, comparison: Comparison) -> Table:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -121,10 +124,31 @@ def rich_table(title: str, rows: Sequence[Sequence[str]], texts: Sequence[str] =
     return table
 
 
+PLAIN = {"±": "+/-", "−": "-", "–": "-", "…": "...", "×": "x", "→": "->", "≥": ">=", "’": "'"}
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks in ASCII: a sign's usual form, or else its number, as Python's own errors do."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    return PLAIN.get(character, character.encode("ascii", "backslashreplace").decode()), error.start + 1
+
+
+codecs.register_error("clbench", _in_plain)
+
+
+def allow_any_encoding() -> None:
+    """Let standard output and standard error take any text, whatever their encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="clbench")
+
+
 def console() -> Console:
-    """Return standard output for tables: nothing is folded in a pipe or a file."""
+    """Return standard output for tables: in any encoding, and nothing is folded in a pipe or a file."""
     from rich.console import Console  # as above
 
+    allow_any_encoding()
     output = Console(highlight=False)
     if not output.is_terminal and output.width < 200:
         output.width = 200

@@ -112,6 +112,21 @@ def test_why_there_is_no_verdict_is_said_in_the_terminal(
         said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out"), "--test", "wilcoxon"])
         assert said.exit_code == 0, said.output
         assert reason in said.stderr
+def test_a_report_reads_folders_below_and_says_so(tmp_path: Path) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    write(three_methods(), above / "first")
+    write(three_methods(scenario="class"), above / "second")
+    words = ["--out", str(tmp_path / "report"), "--formats", "svg"]
+    said = CliRunner().invoke(app, ["report", str(above), *words])
+    assert said.exit_code == 0
+    assert f"records of 2 folders: {above / 'first'}, {above / 'second'}" in said.stderr
+    assert len((tmp_path / "report/runs.csv").read_text().splitlines()) == 1 + 12
+    compared = CliRunner().invoke(app, ["compare", "lwf", "joint", "--records", str(above)])
+    assert "records of 2 folders" in compared.stderr
+    assert len(compared.stdout.splitlines()) == 2
+    alone = CliRunner().invoke(app, ["compare", "lwf", "joint", "--records", str(above / "first")])
+    assert "records of" not in alone.stderr
 
 
 BAD = """
@@ -121,8 +136,11 @@ report runs --columns accuracy            | no column 'accuracy', did you mean
 report runs --baseline si                 | no finished run of 'si'
 report runs --test z                      | unknown 'z': choose from t, wilcoxon
 report runs --interval exact              | unknown 'exact': choose from t, bootstrap
+report nowhere --formats jpg --width wide | no format 'jpg': choose from png, pdf, svg
 report runs --formats gif                 | no format 'gif': choose from png, pdf, svg
 report runs --width wide                  | no width 'wide': choose one of column, page
+report runs --out runs                    | runs holds records, which a report must not mix with: name another folder
+report few --out runs                     | runs holds records
 report runs --out runs/x.json/report      | cannot write the report to runs/x.json/report
 compare lwf                               | Missing argument 'B'
 compare lwf si --records runs             | no finished run of 'si': choose from finetune, joint, lwf

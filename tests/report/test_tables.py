@@ -167,4 +167,4 @@ def test_a_gap_that_may_be_none_is_undefined() -> None:
 
 def test_what_has_no_test_is_said_on_the_page() -> None:
     results = Results([*ending_at("finetune", FINETUNE[:3]), *ending_at("lwf", LWF)[3:]])
-    assert "Fine-tuning (no test)" in page(Contents(results, Tables(results)))
+    assert "There is no test against Fine-tuning" in page(Contents(results, Tables(results)))
