@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,21 +83,42 @@ def _done(request: Request, quiet: bool) -> Sweep:
 
 
 def compare(
-    results: Results, a: str, b: str, metric: str = "average_accuracy", test: str = "t", interval: str = "t"
+    results: Results,
+    a: str,
+    b: str,
+    metric: str = "average_accuracy",
+    test: str = "t",
+    interval: str = "t",
+    baseline: str | None = None,
 ) -> list[str]:
     """Say whether a is better than b, a line per task sequence and scenario, as `clbench compare` does.
 
-    Raises UsageError for labels, metrics, tests and intervals that there are not.
+    The verdict is that of a report with the same baseline. Raises UsageError for labels, metrics, tests and intervals
+    that there are not.
     """
     from clbench.report.tables import Choices
-    from clbench.results import analysis
+    from clbench.results import sentences
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
-    return analysis.compare(results, a, b, metric, choices.test, choices.interval)
+    return sentences.compare(results, a, b, metric, choices.test, choices.interval, baseline)
 
 
-def load(folder: str | Path = "results/runs") -> PlottedResults:
-    """Read the records in a folder; raise UsageError if there is none to read."""
+def load(
+    folder: str | Path = "results/runs",
+    *,
+    methods: Sequence[str] = (),
+    sequence: Sequence[str] = (),
+    scenario: Sequence[str] = (),
+    model: Sequence[str] = (),
+    where: Mapping[str, Any] | None = None,
+) -> PlottedResults:
+    """Read the records in a folder and those below it; raise UsageError if there is none to read.
+
+    `methods` are names: only these, in this order. `sequence`, `scenario` and `model` are names, and `where` is
+    {"training.epochs": 2, …}: only runs of these and with these settings, a list of values meaning any of them.
+    """
     from clbench.report.plotted import PlottedResults
 
-    return PlottedResults.load(folder)
+    places = {"sequence": sequence, "scenario": scenario, "model": model}
+    lists = {name: [value] if isinstance(value, str) else value for name, value in places.items()}
+    return PlottedResults.load(folder, methods=[methods] if isinstance(methods, str) else methods, where=where, **lists)

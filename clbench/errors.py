@@ -1,7 +1,14 @@
 """The errors clbench raises on purpose: each message says what, which value and what to do."""
 
 import difflib
+import inspect
+import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_NOT_OUTSIDE = {"clbench", "torch", "builtins", "typing", "abc"}  # packages whose code is no user's
 
 
 class ClbenchError(Exception):
@@ -17,7 +24,7 @@ class DataError(UsageError):
 
 
 class DivergedError(ClbenchError):
-    """The training loss became NaN or infinite: the run fails and its record says where."""
+    """A loss, weight or score is not finite, or a loss ends far too high: the run fails, its record says where."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -30,3 +37,20 @@ def close_names(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known names that are close to an unknown one, empty where none is."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
     return f", did you mean {' or '.join(close)}?" if close else ""
+
+
+def line_of(code: Any, error: BaseException | None = None) -> str:
+    """Return ' (file.py, line 12)' to put behind a message about code from outside; '' for clbench's own.
+
+    That is the line where a class or function begins, or the last line of a class's files that an error came through.
+    """
+    outside = [part for part in getattr(code, "__mro__", [code]) if part.__module__.split(".")[0] not in _NOT_OUTSIDE]
+    files = {getattr(sys.modules.get(part.__module__), "__file__", None) for part in outside}
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    lines = [(frame.filename, frame.lineno) for frame in frames if frame.filename in files]
+    try:
+        file, line = lines[-1] if lines else (inspect.getfile(outside[0]), inspect.getsourcelines(outside[0])[1])
+    except (IndexError, OSError, TypeError):  # clbench's own, or made where there is no file
+        return ""
+    path, here = Path(file), Path.cwd()
+    return f" ({path.relative_to(here) if path.is_relative_to(here) else path}, line {line})"

@@ -6,25 +6,47 @@ import contextlib
 import copy
 import inspect
 import io
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from clbench.errors import DivergedError
-from clbench.experiment import registry
-from clbench.method import SCENARIOS, Learner, Memory, Method, Run, Scenario, Training, shares_first_task
+from clbench.errors import DivergedError, UsageError
+from clbench.execution.run import using_threads
+from clbench.experiment import own_code, registry
+from clbench.method import (
+    SCENARIOS,
+    GradientOf,
+    Gradients,
+    Learner,
+    Memory,
+    Method,
+    Run,
+    Scenario,
+    Step,
+    Training,
+    shares_first_task,
+)
 from clbench.models.backbones import Backbone
+from clbench.results.references import BASELINE
+from clbench.sequences.checking import check_sequence
 from clbench.sequences.tasks import Split, Task
 from clbench.training.run import Outcome, run_sequence, weights_hash
 from clbench.training.snapshots import SnapshotFile
 
 SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 8}}
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
+SLOW = ("resnet18",)  # is checked in one scenario, unless others are named, and with fewer steps
+SHORT = replace(TRAINING, epochs=1, batch_size=12)
+BACKWARD = torch.autograd.backward
 
 
 def tiny_tasks(
@@ -50,33 +72,60 @@ def check_method(
     *,
     models: Sequence[str] = ("mlp", "cnn", "resnet18"),
     scenarios: Sequence[Scenario] | None = None,
-    training: Training = TRAINING,
+    training: Training | None = None,
     tasks: int = 2,
+    quiet: bool = False,
 ) -> None:
     """Run a method on tiny tasks with every backbone and scenario; raise AssertionError where it breaks the contract.
 
-    It must declare its scenarios and be configurable by name; give the same run twice, also from a used instance; leave
-    the network alone before a task and when it is asked; answer a question without regard to those before;
-    train its first task as fine-tuning does if it says so; go on from a checkpoint as if nothing had happened; and,
-    unless it declares `memory`, not change when the images of earlier tasks are filled with NaN (copies that it keeps
-    are not found).
+    A method must declare its scenarios and be configurable by name; have no mistyped hook; leave the training to the
+    loop; give the same run twice, also from a used instance; leave the network alone before a task and when it is
+    asked; answer about an image without regard to the questions before, and to the images beside it; train its first
+    task as fine-tuning does if it says so; go on from a checkpoint as if nothing had happened; and, unless it declares
+    `memory`, not change when the images of earlier tasks are filled with NaN (copies that it keeps are not found).
+
+    The slow `resnet18` meets the first of its scenarios alone, unless `scenarios` names them. Lines on standard error
+    say how far it is, and in the end whether every run equalled fine-tuning's; none are written if `quiet`.
     """
     cls = method if inspect.isclass(method) else type(method)
     assert isinstance(cls, type), f"{cls} is no class"
     assert issubclass(cls, Learner), f"{cls} does not derive from clbench.method.Method"
+    try:
+        registry.check_class("method", cls)
+    except UsageError as error:
+        raise AssertionError(str(error)) from None
     settings = {} if inspect.isclass(method) else {name: getattr(method, name) for name in registry.defaults(cls)}
     assert cls.scenarios, f"{cls.__name__}.scenarios is empty"
     assert cls.scenarios <= set(SCENARIOS), f"{cls.__name__}.scenarios has unknown names: {set(cls.scenarios)}"
-    for scenario in scenarios or [s for s in SCENARIOS if s in cls.scenarios]:
-        for model in models:
-            backbone = registry.configure(model, registry.find("model", model), SMALL.get(model, {}))
-            try:
-                _Check(cls, settings, backbone, scenario, training, tasks).run()
-            except AssertionError as error:
-                raise AssertionError(f"{cls.__name__}, {model}, scenario {scenario}: {error}") from None
-            except Exception as error:
-                reason = f"it raises {type(error).__name__}: {error}"
-                raise AssertionError(f"{cls.__name__}, {model}, scenario {scenario}: {reason}") from error
+    changes_nothing = cls is not registry.builtin("method").get(BASELINE)
+    for model in models:
+        backbone = registry.configure(model, registry.find("model", model), SMALL.get(model, {}))
+        terms = training or (SHORT if model in SLOW else TRAINING)
+        there = [scenario for scenario in SCENARIOS if scenario in cls.scenarios]
+        for scenario in scenarios or (there[:1] if model in SLOW else there):
+            began, what = time.perf_counter(), f"{cls.__name__}, {model}, scenario {scenario}"
+            check = _Check(cls, settings, backbone, scenario, terms, tasks)
+            with using_threads(1), _named(what, cls):  # more wait for each other over so little
+                first = check.run()
+                changes_nothing = changes_nothing and check.equals_finetuning(first)
+            if not quiet:
+                print(f"{what}: holds ({time.perf_counter() - began:.1f} s)", file=sys.stderr, flush=True)
+    if changes_nothing and not quiet:
+        what = "equals fine-tuning to the last bit in every run: no hook of it has changed anything"
+        print(f"{cls.__name__} {what}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _named(what: str, cls: type[Learner]) -> Iterator[None]:
+    """Let what goes wrong be an AssertionError that names the run, and the line where it was raised."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from None
+    except Exception as error:
+        where = own_code.raised_at(error, {cls.__module__.split(".")[0]})
+        reason = f"it raises {type(error).__name__}: {error}" + (f", in {where}" if where else "")
+        raise AssertionError(f"{what}: {reason}") from error
 
 
 @dataclass
@@ -90,7 +139,7 @@ class _Check:
     training: Training
     tasks: int
 
-    def run(self) -> None:
+    def run(self) -> Outcome:
         watched = self.new(_watched(self.cls)) if issubclass(self.cls, Method) else self.new()
         first = self.go(watched)
         _same(first, self.go(watched), "a second run of the same instance differs: reset everything in `begin`")
@@ -111,6 +160,11 @@ class _Check:
             _same(first, self.go(self.new(), eval_every=2), message)
         if shares_first_task(self.cls):
             self.check_first_task()
+        return first
+
+    def equals_finetuning(self, first: Outcome) -> bool:
+        """Whether a run is fine-tuning's to the last bit."""
+        return all(getattr(first, name) == getattr(self.go(Method()), name) for name in MEASURED)
 
     def new(self, cls: type[Learner] | None = None) -> Any:
         instance = registry.configure(self.cls.__name__, cls or self.cls, self.settings)
@@ -128,11 +182,26 @@ class _Check:
         """Nothing that was asked before may matter: neither the order, nor being told the task at another time."""
         found: tuple[list[Tensor | None], list[Tensor | None]] = ([], [])
         classes = _never_told(self.cls, found[0]), _told(self.cls, found[1])
-        never, told = (self.go(self.new(cls), tiny_tasks(self.tasks, seed=1)) for cls in classes)
+        data, mixed = tiny_tasks(self.tasks, seed=1), []
+        x = torch.cat([task.test.batch(torch.arange(len(task.test))) for task in data])
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+
+        def ask(learner: Learner, task: Task) -> None:
+            if task.index == self.tasks - 1:
+                with torch.no_grad():
+                    mixed.append(self.cls.scores(copy.deepcopy(learner), x[order], None))
+
+        never = self.go(self.new(classes[0]), tiny_tasks(self.tasks, seed=1))
+        told = self.go(self.new(classes[1]), data, after_task=ask)
         assert never.weights_hash == told.weights_hash, "being asked for scores changes what is learnt"
         for one, other in zip(*found, strict=True):
             assert one is other is None or (one is not None and other is not None and torch.equal(one, other)), (
                 "its answers depend on what it was asked before: `scores` must not remember test images or their tasks"
+            )
+        last = [scores for scores in found[1][-self.tasks :] if scores is not None]
+        if mixed and mixed[0] is not None and len(last) == self.tasks:
+            assert torch.allclose(mixed[0], torch.cat(last)[order], rtol=1e-3, atol=1e-4), (
+                "its answer about an image is another one among images of all tasks: `scores` must look at each alone"
             )
 
     def check_earlier_data(self, first: Outcome) -> None:
@@ -175,8 +244,11 @@ class _Stopped(Exception):
     pass
 
 
+MEASURED = ("weights_hash", "task_aware", "task_agnostic", "updates", "images")
+
+
 def _same(one: Outcome, other: Outcome, message: str) -> None:
-    for name in ("weights_hash", "task_aware", "task_agnostic", "updates", "images"):
+    for name in MEASURED:
         assert getattr(one, name) == getattr(other, name), message
 
 
@@ -208,7 +280,7 @@ def _told(cls: type[Learner], answers: list[Tensor | None]) -> type[Learner]:
 
 
 def _watched(cls: type[Method]) -> type[Method]:
-    """Derive a class whose hooks assert that they leave the network as they found it."""
+    """Derive a class whose hooks assert that they leave the training to the loop, and the network as they found it."""
 
     class Watched(cls):  # type: ignore[misc, valid-type]
         def begin(self, run: Run) -> None:
@@ -225,9 +297,48 @@ def _watched(cls: type[Method]) -> type[Method]:
                 raise AssertionError("state holds something else than tensors and plain values") from None
             return state
 
-    for hook in ("start_task", "loss", "scores"):
-        setattr(Watched, hook, _unchanging(hook, getattr(cls, hook)))
+        def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
+            def allowed(loss: Tensor) -> Gradients:
+                with mock.patch.object(torch.autograd, "backward", BACKWARD):
+                    return gradient_of(loss)
+
+            if cls.gradients is Method.gradients:
+                return super().gradients(step, gradient_of)
+            with _no_training(cls, "gradients"):
+                return super().gradients(step, allowed)
+
+    for name in ("start_from", "start_task", "phases", "loss", "after_step", "finish_phase", "finish_task", "scores"):
+        hook = _guarded(cls, name)
+        setattr(Watched, name, _unchanging(name, hook) if name in ("start_task", "loss", "scores") else hook)
     return Watched
+
+
+def _guarded(cls: type[Method], name: str) -> Callable[..., Any]:
+    def guarded(self: Method, *arguments: Any) -> Any:
+        with _no_training(cls, name):
+            return getattr(cls, name)(self, *arguments)
+
+    return guarded
+
+
+@contextlib.contextmanager
+def _no_training(cls: type[Method], hook: str) -> Iterator[None]:
+    """Refuse what the loop alone does, while a hook is called."""
+
+    def refuse(what: str) -> Callable[..., None]:
+        def refusing(*_: Any, **__: Any) -> None:
+            where = own_code.place_of(getattr(cls, hook))
+            advice = "the loop does; torch.autograd.grad gives a gradient that leaves no trace"
+            raise AssertionError(f"`{hook}` ({where}) {what}: {advice}")
+
+        return refusing
+
+    handle = register_optimizer_step_pre_hook(refuse("steps an optimiser"))
+    try:
+        with mock.patch.object(torch.autograd, "backward", refuse("calls .backward()")):
+            yield
+    finally:
+        handle.remove()
 
 
 def _unchanging(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,4 +355,4 @@ def _unchanging(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
-__all__ = ["TRAINING", "check_method", "tiny_tasks"]
+__all__ = ["TRAINING", "check_method", "check_sequence", "tiny_tasks"]

@@ -41,7 +41,7 @@ class EWCPlusPlus(QuadraticPenalty):
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
         gradients = gradient_of(self.loss(step))
-        self.see(self.of_cross_entropy(gradients))
+        self.see(self.of_cross_entropy(gradients, step.lr))
         return gradients
 
     def see(self, own: Gradients) -> None:

@@ -28,6 +28,9 @@ class Replay(Rehearsal):
     keeps: ClassVar[Choice] = "random"
     groups: ClassVar[Literal["classes", "tasks"]] = "tasks"
     images: Annotated[int, Ge(0)] = 1000  # in the memory
+    # what is done with places that the tasks so far cannot share equally. shared: the earlier ones have one more each;
+    # unused: left empty, images // tasks each (Hsu et al. 2018)
+    remainder: Literal["shared", "unused"] = "shared"
     # beside: each batch of new images is joined by old ones; concatenate: the memory, repeated until it is about as
     # large as the new task's data, is shuffled with these, so that there are more updates (Hsu et al. 2018)
     mode: Literal["beside", "concatenate"] = "beside"
@@ -52,3 +55,6 @@ class Replay(Rehearsal):
         n_new = new.sum().clamp(min=1)
         n_old = (len(batch) - n_new).clamp(min=1)
         return step.cross_entropy(torch.where(new, 1 / (n * n_new), (1 - 1 / n) / n_old) * len(batch))
+
+    def finish_task(self, task: Task) -> None:
+        self.keep(task, remainder=self.remainder == "shared")

@@ -42,7 +42,7 @@ class SI(QuadraticPenalty):
         if not self.start:
             self.start = snapshot(self.network)
             self.integral = {name: torch.zeros_like(value) for name, value in self.start.items()}
-        own = self.of_cross_entropy(gradients) if self.path == "task" else gradients
+        own = self.of_cross_entropy(gradients, step.lr) if self.path == "task" else gradients
         for name, parameter in self.network.named_parameters():
             if name in own:
                 self.before[name] = own[name].clone(), parameter.detach().clone()

@@ -1,8 +1,13 @@
 """Rules that the code keeps, read off its syntax."""
 
 import ast
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import clbench
 import clbench.methods
@@ -121,3 +126,21 @@ def test_only_the_two_references_are_named() -> None:
     assert named.pop("scratch", set()) <= {"training/trainer.py"}  # the name of a stream, from which new weights come
     assert named.keys() <= {"finetune", "joint"}
     assert len(set().union(*named.values())) <= 1, named
+
+
+def test_what_users_save_in_the_checkout_is_not_linted(tmp_path: Path) -> None:
+    pytest.importorskip("ruff")
+    shutil.copy(Path(__file__).parents[1] / "pyproject.toml", tmp_path)
+    for place in ("pull.py", "mine/er.py"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("import os\nx=1\n")
+
+    def lint(*words: str) -> int:
+        return subprocess.run([sys.executable, "-m", "ruff", *words], cwd=tmp_path, capture_output=True).returncode
+
+    assert lint("check") == lint("format", "--check") == 0
+    for folder in ("clbench", "methods", "tests", "results"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text("import os\nx=1\n")
+        assert lint("check") == lint("format", "--check") == 1, folder
+        (tmp_path / folder / "own.py").unlink()

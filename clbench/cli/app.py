@@ -11,6 +11,7 @@ import typer
 from clbench.cli.reading import compare, list_, merge, report
 from clbench.cli.running import run, verify
 from clbench.errors import ClbenchError, UsageError
+from clbench.results.wording import allow_any_encoding
 from clbench.version import __version__
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def options(
 
 def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
+    allow_any_encoding()
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         print(end="", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,15 +12,28 @@ from clbench.cli.options import Interval, Test, say
 from clbench.errors import ClbenchError, UsageError, did_you_mean
 from clbench.experiment import presets, registry
 
+Sequences = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these task sequences.")]
+Scenarios = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these scenarios.")]
+Models = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these models.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SETTING=VALUE,…", help="Only runs with these: training.epochs=2, lwf.temperature=4, seed=0."),
+]
 KINDS: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}
 
 
 def report(
-    records: Annotated[Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records.")] = Path("results/runs"),
+    records: Annotated[
+        Path, typer.Argument(metavar="[RECORDS_DIR]", help="Folder of records, and all below it.")
+    ] = Path("results/runs"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and figures.")] = Path("results/report"),
     methods: Annotated[
         str | None, typer.Option(metavar="LABEL,…", help="Only these, in this order. Default: all, by name.")
     ] = None,
+    sequence: Sequences = None,
+    scenario: Scenarios = None,
+    model: Models = None,
+    where: Where = None,
     columns: Annotated[
         str | None, typer.Option(metavar="METRIC|COST,…", help="Columns of the table of results. Default: all metrics.")
     ] = None,
@@ -30,29 +43,27 @@ def report(
     test: Test = "t",
     interval: Interval = "t",
     formats: Annotated[str, typer.Option(metavar="png,pdf,svg", help="Of the figures.")] = "png,pdf",
-    width: Annotated[
-        str | None, typer.Option(metavar="column|page", help="Of the figures. Default: as suits each.")
-    ] = None,
+    width: Annotated[str, typer.Option(metavar="column|page", help="Of the figures.")] = "column",
 ) -> None:
     """Write tables, figures and a page from a folder of records."""
+    from clbench.report.figures.files import check_format
     from clbench.report.tables import Choices, Tables
-    from clbench.report.writer import Report, print_tables
-    from clbench.results.analysis import check_labels
+    from clbench.report.writer import make_folder, print_tables, write_report
     from clbench.results.frames import load
 
     choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
-    results = load(records, methods=_list(methods))
-    check_labels(results, baseline)
-    say(*results.problems, *results.warnings)
+    check_format(_list(formats), width)
+    results = load(records, methods=_list(methods), **_narrowed(sequence, scenario, model, where))
+    if baseline is not None:
+        results.resolve(baseline)  # raises before anything is written
+    make_folder(out)
+    say(*_read(records), *results.problems, *results.warnings)
     if results.records and len(results.failed) == len(results.records):
         say("every run failed: there is nothing to compare")
     tables = Tables(results, choices)
-    report = Report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
-    paths = report.write_tables()
     print_tables(results, tables)
-    if report.waiting:
-        say(f"tables and page are in {out}; drawing the figures")
-    paths += report.draw()
+    say(*tables.notes)
+    paths = write_report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
     say(f"{len(paths)} files are in {out}; begin with {out / 'report.html'}")
 
 
@@ -62,14 +73,23 @@ def compare(
     metric: Annotated[str, typer.Option(metavar="METRIC", help="Any of the table of results.")] = "average_accuracy",
     test: Test = "t",
     interval: Interval = "t",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Of the report that has the same verdict. Default: finetune.")
+    ] = None,
+    sequence: Sequences = None,
+    scenario: Scenarios = None,
+    model: Models = None,
+    where: Where = None,
     records: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results/runs"),
 ) -> None:
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
-    results = api.load(records)
-    lines = api.compare(results, a, b, metric, test, interval)
-    say(*results.problems, *(line for line in results.warnings if a in line or b in line))
+    results = api.load(records, **_narrowed(sequence, scenario, model, where))
+    lines = api.compare(results, a, b, metric, test, interval, baseline)
+    labels = [results.resolve(name) for name in (a, b)]
+    warnings = [line for line in results.warnings if any(label in line for label in labels)]
+    say(*_read(records), *results.problems, *warnings)
     for line in lines:
-        typer.echo(line)
+        print(line)
 
 
 def merge(
@@ -90,8 +110,30 @@ def merge(
     say(*(f"skipped {problem}" for problem in problems), f"{count} records were added to {out}")
 
 
+def _read(place: Path) -> list[str]:
+    """Say which folders of records were read, where it is not the one named."""
+    from clbench.results.store import record_folders
+    from clbench.results.wording import count_of
+
+    found = record_folders(place)
+    return [] if found == [place] else [f"records of {count_of(len(found), 'folder')}: {', '.join(map(str, found))}"]
+
+
 def _list(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _narrowed(sequence: str | None, scenario: str | None, model: str | None, where: list[str] | None) -> dict[str, Any]:
+    """Return what `Results.load` takes: lists of names, and lists of values by setting."""
+    settings: dict[str, list[str]] = {}
+    for text in where or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise UsageError(f"--where takes SETTING=VALUE, as in --where training.epochs=2, not {text!r}")
+        values = [value.strip()] if value.strip().startswith("[") else _list(value)
+        settings.setdefault(name.strip(), []).extend(values)
+    places = {"sequence": sequence, "scenario": scenario, "model": model}
+    return {"where": settings, **{name: _list(text) for name, text in places.items()}}
 
 
 def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|presets")]) -> None:

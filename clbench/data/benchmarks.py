@@ -23,7 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clbench.data.cache import INSTEAD, DataSet, cache_folder, cached, data_root_folder, save_arrays, stamp
+from clbench.data.cache import (
+    INSTEAD,
+    DataSet,
+    cache_folder,
+    cached,
+    data_root_folder,
+    files_below,
+    folders_in_order,
+    save_arrays,
+    stamp,
+)
 from clbench.errors import DataError
 
 CLASSIC = "avalanche.benchmarks.classic"
@@ -77,13 +87,18 @@ def load_benchmark(
     root = data_root_folder(data_root)
 
     def source() -> Any:
-        # three levels of the data root show whatever is added, removed or changed without walking 100 000 images
-        entries = sorted(path for pattern in ("*", "*/*", "*/*/*") for path in root.glob(pattern) if path.exists())
-        return [str(root), stamp(entries), dict(arguments), importlib.metadata.version("avalanche-lib")]
+        # every file of the data root, as which of them it reads is not known: 0.5 s for 100 000 images
+        files = stamp(files_below(root))
+        return [str(root), files, dict(arguments), importlib.metadata.version("avalanche-lib")]
 
     def write(folder: Path) -> Mapping[str, Any]:
         try:
-            with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            with (
+                contextlib.redirect_stdout(sys.stderr),
+                warnings.catch_warnings(),
+                torch.random.fork_rng(devices=[]),
+                folders_in_order(),
+            ):
                 warnings.simplefilter("ignore")
                 return _write_benchmark(benchmark, root, arguments, folder)
         except Exception as error:

@@ -7,20 +7,23 @@ source says of itself (such as its files' names, sizes and times) and FORMAT_VER
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import platformdirs
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from clbench.errors import DataError, UsageError
@@ -35,7 +38,7 @@ def data_root_folder(given: Path | None) -> Path:
     named = given or os.environ.get("CLBENCH_DATA_ROOT")
     if not named:
         return cache_folder() / "datasets"
-    folder = Path(named).expanduser()
+    folder = _without_tilde(Path(named), "name the data root in full")
     if not folder.is_dir():
         raise UsageError(f"the data root {named} is not a folder: make it, or name another with --data-root")
     return folder.resolve()
@@ -44,7 +47,22 @@ def data_root_folder(given: Path | None) -> Path:
 def cache_folder() -> Path:
     """Return the folder of materialised data: CLBENCH_CACHE, else the user's cache folder."""
     named = os.environ.get("CLBENCH_CACHE")
-    return Path(named).expanduser().absolute() if named else Path(platformdirs.user_cache_dir("clbench"))
+    instead = "set CLBENCH_CACHE to a folder for data that are turned into bytes"
+    if named:
+        return _without_tilde(Path(named), instead).absolute()
+    try:
+        folder = Path(platformdirs.user_cache_dir("clbench"))
+    except RuntimeError:  # it finds no home
+        folder = Path("~")
+    return _without_tilde(folder, instead)
+
+
+def _without_tilde(path: Path, instead: str) -> Path:
+    """Return a path with the home folder in place of ~; raise DataError where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise DataError(f"there is no home folder (is HOME set?): {instead}") from None
 
 
 @dataclass(frozen=True)
@@ -85,11 +103,28 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder inside another that is removed with this context; remove those that killed processes have left.
+
+    Each has a lock, held as long as its process lives. Those of other hosts are left alone: a lock may not be seen
+    there.
+    """
+    prefix = f".clbench-making-{platform.node()}-"
+    for left in parent.glob(f"{glob.escape(prefix)}*/.lock"):
+        with contextlib.suppress(OSError, NotImplementedError, Timeout), FileLock(left, timeout=0):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):  # no locks here, so that no one removes anything
+            stack.enter_context(FileLock(Path(folder) / ".lock"))
+        yield Path(folder)
+
+
 def _make(name: str, entry: Path, source: Callable[[], Any], write: Callable[[Path], Mapping[str, Any]]) -> DataSet:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as folder:
-            workplace = Path(folder) / "entry"
+        with temporary_folder(entry.parent) as folder:
+            workplace = folder / "entry"
             workplace.mkdir()
             _describe(workplace, write(workplace))
             entry = _entry(name, source())  # making it may have added or touched files at the source
@@ -108,10 +143,68 @@ def _entry(name: str, source: Any) -> Path:
     return cache_folder() / f"{name.replace(':', '-')}-{key}"
 
 
-def stamp(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Return the paths, sizes and times (ns) of files: another stamp means other files."""
-    found = [(path.resolve(), path.stat()) for path in paths]
-    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+def stamp(paths: Iterable[str | Path]) -> list[tuple[str, int, int, int]]:
+    """Return the paths, sizes and times (ns) of files: another stamp means other files.
+
+    The second time is that of the last change to the file or to what the file system says of it. It tells files apart
+    that were put in place of others with their sizes and dates.
+    """
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # a link to nothing, or removed meanwhile
+            about = os.stat(path)
+            found.append((str(path), about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+    return found
+
+
+def files_below(root: Path) -> list[str]:
+    """Return the paths of all files below a folder, in order, those behind links too; each folder once."""
+    found: list[str] = []
+    been: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in been:  # a link leads back
+            folders.clear()
+            continue
+        been.add(real)
+        folders.sort()
+        found += [os.path.join(folder, name) for name in sorted(names)]
+    return found
+
+
+@contextlib.contextmanager
+def folders_in_order() -> Iterator[None]:
+    """Let folders be listed by name meanwhile, as file systems do not promise to: each has an order of its own."""
+    listdir, scandir = os.listdir, os.scandir
+
+    def sorted_names(*folder: Any) -> list[Any]:
+        return sorted(listdir(*folder))
+
+    def sorted_entries(*folder: Any) -> _Entries:
+        with scandir(*folder) as entries:
+            return _Entries(sorted(entries, key=lambda entry: entry.name))
+
+    with mock.patch.object(os, "listdir", sorted_names), mock.patch.object(os, "scandir", sorted_entries):
+        yield
+
+
+class _Entries(contextlib.AbstractContextManager["_Entries"]):
+    """What `os.scandir` returns: an iterator that can be closed."""
+
+    def __init__(self, entries: Sequence[os.DirEntry[Any]]):
+        self.entries = iter(entries)
+
+    def __iter__(self) -> _Entries:
+        return self
+
+    def __next__(self) -> os.DirEntry[Any]:
+        return next(self.entries)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        pass
 
 
 def save_arrays(folder: Path, **arrays: np.ndarray) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import importlib.metadata
 import math
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from clbench.data.cache import ARRAYS, INSTEAD, DataSet, cached, data_root_folder, locked, save_arrays, stamp
+from clbench.data.cache import (
+    ARRAYS,
+    INSTEAD,
+    DataSet,
+    cached,
+    data_root_folder,
+    locked,
+    save_arrays,
+    stamp,
+    temporary_folder,
+)
 from clbench.errors import DataError
 
 
@@ -45,6 +55,29 @@ SOURCES = {
     "cifar100": Source("CIFAR100", "cifar-100-python", ("train", "test", "meta"), 100),
 }
 
+# SHA-256 of what is known under a name: of the bytes of its images and labels (int64), each in their order. There is
+# none of CIFAR, as torchvision refuses files that are not those it knows.
+KNOWN: dict[str, dict[str, str]] = {
+    "digits": {
+        "train_images": "5760f944f9d4583320655eb3932bdbb8a1d7ecccece1d5e8ac73699a93fdf434",
+        "train_labels": "c1281028e5251b910fbb998bc625b6d6473e39ec5817e7c6d69de2f5f8bf38ab",
+        "test_images": "3cc232bd25364446c8646cd9434a26e35ea92e20045d395b2fdd2232a75c9b8f",
+        "test_labels": "4493b2052e7b4258621d51f10f17a672594c5e3f2beaa1cf97c818dc583aafe7",
+    },
+    "mnist": {
+        "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+        "train_labels": "e474323ac02fc156161b0bbb1f8c9cfeb327a74bcd9f9680a8385269a24f566c",
+        "test_images": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        "test_labels": "2fd8de6bdb8d11780b4b96dc57847bcfe6953f7c32aa48bfcd8237c3b7847243",
+    },
+    "fashion-mnist": {
+        "train_images": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+        "train_labels": "e3245b63f7c40d1c8b652835f19744d970c1613b40ddac6bcfc87b9c46e16a0b",
+        "test_images": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+        "test_labels": "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae",
+    },
+}
+
 
 def load_dataset(name: str, data_root: Path | None = None) -> DataSet:
     """Return a data set, materialised and downloaded if need be: `digits` or one of SOURCES.
@@ -56,7 +89,29 @@ def load_dataset(name: str, data_root: Path | None = None) -> DataSet:
         return cached(name, lambda: ["scikit-learn", importlib.metadata.version("scikit-learn")], _write_digits)
     source = SOURCES[name]
     files = _find(source, root)
-    return cached(name, lambda: stamp(files), lambda folder: _write_checked(source, root, files, folder))
+    return cached(name, lambda: stamp(files), lambda folder: _write_checked(name, root, files, folder))
+
+
+def remarks(name: str, data_root: Path | None = None) -> list[str]:
+    """Return what the user should hear about a data set: how it differs from what is known under its name."""
+    differs: Mapping[str, str | None] = load_dataset(name, data_root).notes.get("differs", {})
+    if not differs:
+        return []
+    parts = ", ".join(part.replace("_", " ").replace("train ", "training ") for part in differs)
+    others = sorted({other for other in differs.values() if other is not None})
+    whose = f" (they are those of {' and '.join(others)})" if others else ""
+    where = f" in {data_root_folder(data_root) / SOURCES[name].folder}" if name in SOURCES else ""
+    return [f"the data{where} are not {name} as it is known: its {parts} differ{whose}"]
+
+
+def _differences(name: str, arrays: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """Return notes that say which arrays differ from what is known under a name, and whose those are; else none."""
+    differs: dict[str, str | None] = {}
+    for part, known in KNOWN.get(name, {}).items():
+        found = hashlib.sha256(arrays[part].tobytes()).hexdigest()
+        if found != known:
+            differs[part] = next((other for other, parts in KNOWN.items() if found in parts.values()), None)
+    return {"differs": differs} if differs else {}
 
 
 def _write_digits(folder: Path) -> Mapping[str, Any]:
@@ -67,9 +122,10 @@ def _write_digits(folder: Path) -> Mapping[str, Any]:
     digits = load_digits()
     images, labels = digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
-    save_arrays(folder, train_images=images[train], train_labels=labels[train])
-    save_arrays(folder, test_images=images[test], test_labels=labels[test])
-    return {}
+    arrays = {"train_images": images[train], "train_labels": labels[train]}
+    arrays |= {"test_images": images[test], "test_labels": labels[test]}
+    save_arrays(folder, **arrays)
+    return _differences("digits", arrays)
 
 
 def _find(source: Source, root: Path) -> list[Path]:
@@ -97,12 +153,12 @@ def _download(source: Source, root: Path) -> None:
     """Let torchvision download into a temporary folder beside, then move the files into the data root."""
     beside = next(path for path in [root, *root.parents] if path.is_dir())
     try:
-        with tempfile.TemporaryDirectory(prefix=".clbench-download-", dir=beside) as temporary:
+        with temporary_folder(beside) as temporary:
             with contextlib.redirect_stdout(sys.stderr):
-                _torchvision(source)(temporary, download=True)
+                _torchvision(source)(str(temporary), download=True)
             (root / source.folder).mkdir(parents=True, exist_ok=True)
             for name in source.files:
-                os.replace(Path(temporary) / source.folder / name, root / source.folder / name)
+                os.replace(temporary / source.folder / name, root / source.folder / name)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         where = f"{source.torchvision_name} is not in {root / source.folder} (expected: {', '.join(source.files)})"
@@ -115,7 +171,8 @@ def _torchvision(source: Source) -> Any:
     return getattr(torchvision.datasets, source.torchvision_name)
 
 
-def _write_checked(source: Source, root: Path, files: Sequence[Path], folder: Path) -> Mapping[str, Any]:
+def _write_checked(name: str, root: Path, files: Sequence[Path], folder: Path) -> Mapping[str, Any]:
+    source = SOURCES[name]
     arrays = _read_idx_files(files) if source.is_idx else _read_cifar(source, root)
     for part in ("train", "test"):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
@@ -128,7 +185,7 @@ def _write_checked(source: Source, root: Path, files: Sequence[Path], folder: Pa
         if not counts.all():
             raise _damaged(where, f"no image of class {counts.argmin()}")
     save_arrays(folder, **arrays)
-    return {}
+    return _differences(name, arrays)
 
 
 def _damaged(where: Path, reason: str) -> DataError:

@@ -54,6 +54,29 @@ def scaled(
         return None
 
 
+def alike(found: DataSet, channels: int, size: tuple[int, int], divisor: float) -> DataSet:
+    """Return a data set with images of [channels, *size], bytes from 0 to 255, materialised.
+
+    Grey images are repeated in all channels, smaller ones get a black border on all sides, and bytes whose largest is
+    `divisor` are brought to 255. Raises DataError where there is no room for it.
+    """
+    shape = tuple(found.train_images.shape[1:])
+    if shape == (channels, *size) and divisor == 255:
+        return found
+    down, across = size[0] - shape[1], size[1] - shape[2]
+    border = (across // 2, across - across // 2, down // 2, down - down // 2)
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        arrays = {"train_labels": found.train_labels.numpy(), "test_labels": found.test_labels.numpy()}
+        for part, images in (("train", found.train_images), ("test", found.test_images)):
+            levels = images if divisor == 255 else (images.float() * (255 / divisor)).round().to(torch.uint8)
+            arrays[f"{part}_images"] = F.pad(levels, border).expand(-1, channels, -1, -1).numpy()
+        save_arrays(folder, **arrays)
+        return {}
+
+    return cached(f"{found.name}:alike", lambda: [NUMBERS, found.fingerprint, channels, list(size), divisor], write)
+
+
 def move_pixels(x: Tensor, maps: Tensor) -> Tensor:
     """Take each pixel of images [n, channels, height, width] from where a map says; −1 stands for a pixel of 0.
 

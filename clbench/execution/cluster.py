@@ -246,7 +246,7 @@ def run_there(job: Job) -> RunRecord:
     try:
         _compare(job)
     except (Exception, SystemExit) as error:
-        return failed(job, f"on {platform.node()}, {what_happened(error)}\n\n{traceback.format_exc()}")
+        return failed(job, f"on {platform.node()}, {what_happened(error, job)}\n\n{traceback.format_exc()}")
     return run_one(job) if job.timeout is None else _run_in_process(job, job.timeout)
 
 

@@ -1,4 +1,5 @@
-"""What a record says about where its run was done: versions, processor or GPU, commit."""
+"""What a record says about where its run was done: versions, processor or GPU, commit; and how its data
+differ from those that are known under their name."""
 
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ def describe_environment(job: Job) -> dict[str, Any]:
         "kernels": job.spec.kernels,
         "deterministic": not on_gpu or torch.are_deterministic_algorithms_enabled(),
         "commit": job.commit,
+        **({"data": list(job.remarks)} if job.remarks else {}),
     }
 
 

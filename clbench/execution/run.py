@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from clbench.errors import ClbenchError
+from clbench.errors import DivergedError
 from clbench.execution.environment import describe_environment
 from clbench.execution.memory import begin_peak, peak_bytes
+from clbench.experiment import own_code, registry
 from clbench.experiment.spec import Job
 from clbench.method import Learner, Method, Training
 from clbench.models.backbones import MLP
@@ -44,13 +45,23 @@ def run_one(job: Job) -> RunRecord:
             environment = describe_environment(job)
             return _train(job, environment)
         except (Exception, SystemExit) as error:
-            return failed(job, f"{what_happened(error)}\n\n{traceback.format_exc()}", environment)
+            return failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
 
 
-def what_happened(error: BaseException) -> str:
-    """Return an exception as one line, with its type if it is not one of clbench's own."""
-    text = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-    return ", ".join([text, *getattr(error, "__notes__", [])])
+def what_happened(error: BaseException, job: Job | None = None) -> str:
+    """Return an exception as one line: its type if it is not one of clbench's own, and where in the user's code."""
+    where = None if isinstance(error, DivergedError) else _where(error, job)  # numbers diverge, and no line is at fault
+    return ", ".join([own_code.what(error), *([where] if where else []), *getattr(error, "__notes__", [])])
+
+
+def _where(error: BaseException, job: Job | None) -> str | None:
+    """Return the line of code from outside that raised an error, or else where the run's method is defined."""
+    if line := own_code.raised_at(error, registry.packages(job.references) if job is not None else ()):
+        return f"in {line}"
+    if job is not None and "method" in job.spec.code:
+        with contextlib.suppress(Exception):
+            return f"method in {own_code.place_of(registry.find('method', job.references['method']))}"
+    return None
 
 
 def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> RunRecord:

@@ -205,7 +205,7 @@ def _resume(sweep: Sweep) -> None:
         elif _question(job.spec.as_json()) in by_question:
             older[job.spec.label] += 1
     for label, count in older.items():
-        made = f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code"
+        made = f"{count} finished run{'s' * (count > 1)} of {label} were made by another version of its code or files"
         sweep.notes.append(f"{made}: run again")
 
 

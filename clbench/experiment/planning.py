@@ -20,6 +20,7 @@ from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
 from clbench.method import Learner, shares_first_task
 from clbench.models import ExpandingHeadModel
+from clbench.sequences.checking import load_checked
 from clbench.sequences.tasks import Task
 from clbench.training.batches import Batches, n_held_out
 from clbench.training.precision import check_precision
@@ -51,31 +52,42 @@ def plan(request: Request) -> Planned:
         if cls.load_state is Learner.load_state and cls.state is not Learner.state:
             raise UsageError(f"{method.label} has a state but no load_state: it cannot go on from a checkpoint")
     # runs that are not on the CPU are given one of the devices when they begin
-    return Planned(_jobs(runs, request, devices[0]), list(dict.fromkeys(notes)), workers, devices)
+    return Planned(_jobs(runs, request, devices[0], notes), list(dict.fromkeys(notes)), workers, devices)
 
 
-def _jobs(runs: Sequence[Point], request: Request, device: str) -> list[Job]:
-    """Return a job for every run, in order; raise UsageError if data are missing or do not fit."""
+def _jobs(runs: Sequence[Point], request: Request, device: str, notes: list[str]) -> list[Job]:
+    """Return a job for every run, in order; raise UsageError if data are missing or do not fit.
+
+    What the user should hear about the data goes to `notes`.
+    """
     jobs: dict[str, Job] = {}
     data: dict[tuple[Any, ...], tuple[str, list[int] | None]] = {}  # by what decides them: fingerprint, class order
-    fitting: set[str] = set()  # the kinds of run whose data were checked
+    remarks: dict[tuple[Any, ...], list[str]] = {}
+    fitting: set[Any] = set()  # the kinds of run whose data were checked, and the data whose tasks were
     for run in runs:
         sequence, deciding = run.sequence, (run.sequence.label, run.seed, run.class_order)
         with naming(sequence), run.named():
             if deciding not in data:
                 fingerprint = sequence.instance.prepare(request.data_root, run.seed)
+                if not isinstance(fingerprint, str):
+                    raise UsageError(f"{sequence.label}: prepare returned {fingerprint!r}, not a SHA-256 as text")
                 order = sequence.instance.class_order(run.class_order, run.seed, request.data_root)
-                data[deciding] = fingerprint, None if order is None else list(order)
+                data[deciding] = fingerprint, None if order is None else [int(c) for c in order]
+                remarks[deciding] = sequence.instance.remarks(request.data_root, run.seed)
+                notes += remarks[deciding]
             spec = _spec(run, request, device, *data[deciding])
             what = [spec.sequence_label, spec.model_label, spec.scenario, spec.training, run.class_order]
-            if (kind := json.dumps(what, sort_keys=True)) not in fitting:
-                fitting.add(kind)
+            kind = json.dumps(what, sort_keys=True)
+            own = sequence.code is not None or spec.data.startswith("seed:")  # the seed may change more than the order
+            tasks_of = spec.sequence_label, run.seed if own else None
+            if not {kind, tasks_of} <= fitting:
+                fitting |= {kind, tasks_of}
                 classes = None if spec.class_order is None else tuple(spec.class_order)
-                _check_data(run, sequence.instance.load(request.data_root, run.seed, classes))
+                _check_data(run, load_checked(sequence.instance, sequence.label, request.data_root, run.seed, classes))
         twin = jobs.get(spec.key)
         if twin is not None and run.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
-        jobs[spec.key] = _job(run, request, device, spec)
+        jobs[spec.key] = dataclasses.replace(_job(run, request, device, spec), remarks=remarks[deciding])
     return list(jobs.values())
 
 
@@ -84,8 +96,6 @@ def _check_data(run: Point, tasks: Sequence[Task]) -> None:
     name = run.sequence.label
     if run.scenario == "domain" and len({len(task.classes) for task in tasks}) > 1:
         raise UsageError(f"{name} has tasks of different numbers of classes: domain needs equal ones")
-    if len({split.shape for task in tasks for split in (task.train, task.test)}) > 1:
-        raise UsageError(f"{name} has images of different shapes")
     try:
         ExpandingHeadModel(run.model.instance, tasks[0].train.shape, 0)
     except Exception as error:

@@ -12,11 +12,12 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from clbench.errors import ClbenchError, DataError, UsageError
-from clbench.experiment import registry
+from clbench.experiment import own_code, registry
 from clbench.experiment.preset import Precision, Preset, Row, at, over
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
@@ -38,10 +39,14 @@ class Choice:
     reference: str
     label: str
     instance: Any
-    code: str | None  # the hash of its file, for code from outside
     place: str  # the reference, a path in it absolute
     written: Mapping[str, Any]  # settings that name files of a preset's folder, as it has them
     files: Mapping[str, str]  # the same by absolute path, as the instance has them
+
+    @cached_property
+    def code(self) -> str | None:
+        """The hash of its files, for code from outside."""
+        return own_code.code_hash(type(self.instance), {**self.params, **self.files})
 
     @property
     def params(self) -> dict[str, Any]:
@@ -62,7 +67,9 @@ def naming(choice: Choice) -> Iterator[None]:
     except ClbenchError:
         raise
     except Exception as error:
-        raise UsageError(f"the {choice.kind} {choice.label} raises {type(error).__name__}: {error}") from error
+        where = own_code.raised_at(error, {type(choice.instance).__module__.split(".")[0]})
+        what = own_code.what(error) + (f", in {where}" if where else "")
+        raise UsageError(f"the {choice.kind} {choice.label} raises {what}") from error
 
 
 def choose(
@@ -76,9 +83,9 @@ def choose(
     chosen: dict[str, Choice] = {}
     for item in items:
         reference, own = _own_settings(item)
+        reference = registry.canonical(reference) if folder is None else reference
         place = registry.absolute(reference, folder)
         cls = registry.find(kind, reference if folder is None else place)
-        code = registry.code_hash(cls)
         shared = {name: values for name, values in grid.get(reference, {}).items() if name not in own}
         for values in itertools.product(*shared.values()):
             over = {**dict(zip(shared, values, strict=True)), **own}
@@ -87,7 +94,7 @@ def choose(
             instance = registry.configure(reference, cls, {**below, **over, **files})
             written = {name: below[name] for name in files}
             label = registry.label(reference, instance, written)
-            choice = Choice(kind, reference, label, instance, code, place, written, files)
+            choice = Choice(kind, reference, label, instance, place, written, files)
             try:
                 json.dumps(choice.params, allow_nan=False)
             except (TypeError, ValueError) as error:
@@ -150,6 +157,7 @@ def points(request: Request, notes: list[str]) -> list[Point]:
     Each run says what is not as in its preset. Raises UsageError for what does not go together.
     """
     preset = request.preset or _without_preset(request)
+    notes += [f"{name} is left out: {fault}" for name, fault in registry.broken("method").items()]
     if outside := [scenario for scenario in request.scenario or () if scenario not in preset.scenarios]:
         raise UsageError(f"preset {preset.name} has the scenarios {', '.join(preset.scenarios)}, not {outside[0]}")
     rows = preset.choose(request.rows, request.controls)

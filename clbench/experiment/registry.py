@@ -24,6 +24,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from clbench.errors import UsageError, close_names, did_you_mean
+from clbench.experiment import own_code
 
 Kind = Literal["method", "sequence", "model"]
 # each kind's base class, and the package of the built-in ones
@@ -41,27 +42,61 @@ def base_class(kind: Kind) -> type:
 
 
 @cache
+def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
+    """Return the classes that clbench brings, by name; and by the name that a broken file stands for, its fault."""
+    package = importlib.import_module(_BASES[kind][2])
+    classes: dict[str, type] = {}
+    faults: dict[str, str] = {}
+    for part in pkgutil.iter_modules(package.__path__):
+        name = part.name.replace("_", "-") if kind == "method" else part.name
+        try:
+            defined = _classes(kind, f"{package.__name__}.{part.name}")
+        except UsageError as error:
+            faults[name] = str(error)
+            continue
+        for cls in defined:
+            first, other = classes.setdefault(vars(cls)["name"], cls), cls
+            if first is not other:
+                if name == vars(cls)["name"]:  # the file is named like the method, the other one's is not
+                    classes[name], other = cls, first
+                where = f"{first.__module__} and {cls.__module__}"
+                fault = f"the {kind} {vars(cls)['name']!r} is defined twice: by {where}; give one another name"
+                faults[other.__module__.split(".")[-1].replace("_", "-")] = fault
+    return classes, faults
+
+
+def _classes(kind: Kind, module_name: str) -> list[type]:
+    """Return the classes of a kind that a module of clbench defines; raise UsageError where one is not as it should be.
+
+    A file of a method has one with a name and a docstring.
+    """
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        where = own_code.raised_at(error) or module_name
+        raise UsageError(f"{where}: {own_code.what(error)}") from error
+    own = [thing for thing in vars(module).values() if inspect.isclass(thing) and thing.__module__ == module_name]
+    own = [cls for cls in own if issubclass(cls, base_class(kind))]
+    named = [cls for cls in own if "name" in vars(cls)]
+    if kind == "method" and not named:
+        where = own_code.place_of(own[0]) if own else own_code.place(str(module.__file__))
+        fault = f"{own[0].__name__} has no name: write name: ClassVar[str] = …" if own else "there is no method in it"
+        raise UsageError(f"{where}: {fault}")
+    for cls in named if kind == "method" else ():
+        check_class(kind, cls)
+        if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # dataclass writes one, of its fields
+            raise UsageError(f"{own_code.place_of(cls)}: {cls.__name__} has no docstring: a line says what it is")
+    return named
+
+
 def builtin(kind: Kind) -> dict[str, type]:
     """Return the classes that clbench brings, by name."""
-    base = base_class(kind)
-    package = importlib.import_module(_BASES[kind][2])
-    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
-    classes = [
-        thing
-        for module in modules
-        for thing in vars(module).values()
-        if inspect.isclass(thing) and issubclass(thing, base) and thing.__module__ == module.__name__
-    ]
-    found: dict[str, type] = {}
-    for cls in classes:
-        if "name" in vars(cls):
-            other = found.setdefault(vars(cls)["name"], cls)
-            if other is not cls:
-                where = f"{other.__module__} and {cls.__module__}"
-                raise UsageError(
-                    f"the {kind} {vars(cls)['name']!r} is defined twice: by {where}; give one another name"
-                )
-    return found
+    return found(kind)[0]
+
+
+def broken(kind: Kind) -> dict[str, str]:
+    """Return what is wrong with files of clbench that cannot be used, by the name that each stands for."""
+    return found(kind)[1]
 
 
 @cache
@@ -74,6 +109,12 @@ def plugins(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
             both = f"{'clbench' if entry.name in builtin(kind) else _origin(other)} and by {_origin(entry)}"
             raise UsageError(f"the {kind} {entry.name!r} is defined twice: by {both}; uninstall or rename one")
     return found
+
+
+def packages(references: Mapping[Kind, str]) -> set[str]:
+    """Return the top-level packages that some names and references stand for."""
+    values = {kind: plugins(kind)[name].value if name in plugins(kind) else name for kind, name in references.items()}
+    return {value.split(":")[0].split(".")[0] for value in values.values()}
 
 
 def _origin(entry: importlib.metadata.EntryPoint) -> str:
@@ -94,6 +135,8 @@ def find(kind: Kind, reference: str) -> type:
     installed = plugins(kind)
     if reference in builtin(kind):
         return builtin(kind)[reference]
+    if reference in broken(kind):
+        raise UsageError(f"the {kind} {reference!r} cannot be used: {broken(kind)[reference]}")
     if reference in installed:
         return _checked(kind, reference, _imported(kind, reference, installed[reference].load))
     place, colon, name = reference.rpartition(":")
@@ -124,7 +167,8 @@ def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any
     except (Exception, SystemExit) as error:
         place, _, name = reference.rpartition(":")
         hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
-        what = f"{type(error).__name__}: {error}{hint}"
+        where = own_code.raised_at(error, {place.split(".")[0]})
+        what = own_code.what(error) + (f", in {where}" if where else "") + hint
         raise UsageError(f"the {kind} {reference!r} cannot be imported: {what}") from error
 
 
@@ -152,10 +196,29 @@ def _module_from_file(path: Path) -> Any:
 def _checked(kind: Kind, reference: str, thing: Any) -> type:
     if not (inspect.isclass(thing) and issubclass(thing, base_class(kind))):
         raise UsageError(f"{reference!r} is no {kind}: it does not derive from {'.'.join(_BASES[kind][:2])}")
-    fields = [hint for hint in inspect.get_annotations(thing).values() if "ClassVar" not in str(hint)]
-    if fields and "__dataclass_params__" not in vars(thing):
-        raise UsageError(f"{reference!r} declares fields but is no dataclass: put @dataclass above it")
+    check_class(kind, thing)
     return thing
+
+
+def check_class(kind: Kind, cls: type) -> None:
+    """Raise UsageError, with file and line, for what can be seen to be wrong with a class before it is used."""
+    fields = [hint for hint in inspect.get_annotations(cls).values() if "ClassVar" not in str(hint)]
+    if fields and "__dataclass_params__" not in vars(cls):
+        what = f"{cls.__name__} declares fields but is no dataclass: put @dataclass above it"
+        raise UsageError(f"{own_code.place_of(cls)}: {what}")
+    if kind == "method":
+        own_code.check_hooks(cls)
+
+
+def canonical(reference: str) -> str:
+    """Return the one way to write a reference to a file: `./a.py:A` in the working folder, else an absolute path."""
+    place, colon, name = reference.rpartition(":")
+    if not (colon and place.endswith(".py")):
+        return reference
+    path = Path(place).expanduser().resolve()
+    return (
+        f"./{path.relative_to(Path.cwd()).as_posix()}:{name}" if path.is_relative_to(Path.cwd()) else f"{path}:{name}"
+    )
 
 
 def absolute(reference: str, folder: Path | None = None) -> str:
@@ -171,20 +234,6 @@ def files_in(cls: type, values: Mapping[str, Any], folder: Path) -> dict[str, st
     free = {name for name, hint in _hints(cls).items() if str in (hint, *typing.get_args(hint))}
     texts = {name: value for name, value in values.items() if name in free and isinstance(value, str) and value}
     return {name: str(folder / value) for name, value in texts.items() if os.path.exists(folder / value)}
-
-
-def code_hash(cls: type) -> str | None:
-    """Return the hash of the files that define a class from outside and its bases, None for built-in code."""
-    own = {"clbench", "torch", "builtins", "typing", "abc"}
-    outside = [base for base in cls.__mro__ if base.__module__.split(".")[0] not in own]
-    if not outside:
-        return None
-    try:
-        files = sorted({inspect.getfile(base) for base in outside})
-        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
-    except (OSError, TypeError):
-        # records made by it could not be told from those of another version
-        raise UsageError(f"the source of {cls.__qualname__} cannot be read: put it into a file") from None
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -216,6 +265,11 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     values = {}
     for field, value in settings.items():
         if field not in known:
+            if hasattr(cls, field) and not callable(getattr(cls, field)):
+                what = f"{name}.{field} is no field, as it has no type"
+                raise UsageError(
+                    f"{what}: write {field}: {type(getattr(cls, field)).__name__} = …, and @dataclass above"
+                )
             has = f"its fields are {', '.join(known)}" if known else "it has no fields"
             raise UsageError(f"{name} has no field {field!r}{close_names(field, known)}: {has}")
         is_default = type(value) is type(known[field]) and value == known[field]
@@ -283,7 +337,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def describe(kind: Kind) -> list[tuple[str, str, str]]:
     """Return for each registered name: the name, what it is (or why it is broken), its fields with their defaults."""
-    rows = []
+    rows = [(name, f"cannot be used: {fault}", "") for name, fault in broken(kind).items()]
     for name in names(kind):
         try:
             cls = find(kind, name)
@@ -294,4 +348,4 @@ def describe(kind: Kind) -> list[tuple[str, str, str]]:
         if kind == "sequence":
             fields += f" Default: {cls.scenario} scenario, {cls.model}, {_pairs(cls.budget)}"  # type: ignore[attr-defined]
         rows.append((name, (cls.__doc__ or "").strip().split("\n")[0].rstrip("."), fields))
-    return rows
+    return sorted(rows)

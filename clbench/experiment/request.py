@@ -58,6 +58,7 @@ def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dic
     parsed: dict[str, dict[str, list[Any]]] = {}
     for key, values in pairs:
         name, _, field = key.rpartition(".")
+        name = registry.canonical(name)
         if not values:
             raise UsageError(f"settings {key}: the list of values is empty")
         if not (name and field) or "" in values:

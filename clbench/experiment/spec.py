@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clbench.errors import ClbenchError
-from clbench.experiment import registry
+from clbench.experiment import own_code, registry
 from clbench.experiment.presets import Scenario
 from clbench.experiment.registry import Kind
 
@@ -86,17 +86,22 @@ class Job:
     first_task: Path | None = None  # the file in which runs of the sweep share their first task
     timeout: float | None = None  # seconds after which the run has failed
     checkpoint: Path | None = None  # the file from which the run goes on
+    remarks: Sequence[str] = ()  # what the user should hear about the data
 
     def instance(self, kind: Kind) -> Any:
         """Make the run's method, sequence or model, of settings that planning has checked."""
         spec = self.spec
         params = {"method": spec.params, "sequence": spec.sequence_params, "model": spec.model_params}[kind]
         cls = registry.find(kind, self.references[kind])
-        if registry.code_hash(cls) != spec.code.get(kind):
-            raise ClbenchError(f"the code of {self.references[kind]} was changed while the sweep ran: run it again")
-        return cls(**{**params, **self.files.get(kind, {})})
+        values = {**params, **self.files.get(kind, {})}
+        if own_code.code_hash(cls, values) != spec.code.get(kind):
+            what = f"the code of {self.references[kind]}, or a file that it names,"
+            raise ClbenchError(f"{what} was changed while the sweep ran, or is not here: run it again")
+        return cls(**values)
 
     def load_tasks(self) -> list[Task]:
-        """Return the run's tasks, on the CPU."""
+        """Return the run's tasks, on the CPU; raise UsageError for tasks that cannot be trained on."""
+        from clbench.sequences.checking import load_checked  # here, since it needs torch
+
         order = None if self.spec.class_order is None else tuple(self.spec.class_order)
-        return self.instance("sequence").load(self.data_root, self.spec.seed, order)
+        return load_checked(self.instance("sequence"), self.spec.sequence_label, self.data_root, self.spec.seed, order)

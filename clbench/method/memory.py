@@ -62,15 +62,20 @@ class Memory:
             contents.met[group] = contents.met.get(group, 0) + 1
         self._store(batch.split, batch, list(taken), list(taken.values()), extras)
 
-    def add_task(self, task: Task, y: Tensor, ranked: Mapping[int, Tensor], groups: int | None = None) -> None:
+    def add_task(
+        self, task: Task, y: Tensor, ranked: Mapping[int, Tensor], groups: int | None = None, remainder: bool = True
+    ) -> None:
         """Keep samples of a task that has been learnt, and fewer of those before.
 
         y: the samples' columns of the head [n]. `ranked` has the rows of each group that is to be kept, the most
         wanted first. Each group gets an equal share of the memory: of the groups so far, or of as many as `groups`.
+        Places left over go to the first groups, unless `remainder` is false.
         """
         contents = self.contents
         known = [*contents.members, *ranked]
-        quotas = dict(zip(known, shares(self.size, max(groups or 0, len(known))), strict=False))
+        count = max(groups or 0, len(known))
+        shared = self.size if remainder else self.size // count * count
+        quotas = dict(zip(known, shares(shared, count), strict=False))
         for group, places in list(contents.members.items()):
             for place in places[quotas[group] :]:
                 contents.leave(place)

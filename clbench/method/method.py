@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from clbench.errors import ClbenchError
 from clbench.method.learner import Costs, Learner, Run
 from clbench.method.phase import Phase
 from clbench.method.step import Step
@@ -62,7 +65,12 @@ class Method(Learner):
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
         """Return the gradients that the optimiser takes; `gradient_of` computes those of a scalar."""
-        return gradient_of(self.loss(step))
+        loss = self.loss(step)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise ClbenchError(
+                f"{_place(type(self).loss)} returns {_kind(loss)}: a loss is a scalar tensor with a gradient"
+            )
+        return gradient_of(loss)
 
     def after_step(self, step: Step) -> None:
         """Read the weights after the optimiser's step, set back those that must not move, or fill a memory."""
@@ -84,6 +92,17 @@ class Method(Learner):
     def weights(self) -> Mapping[str, Tensor]:
         """Return the network's parameters and buffers, and the method's own parameters."""
         return {**self.network.state_dict(), **{f"method.{n}": p.detach() for n, p in self.parameters().items()}}
+
+
+def _place(hook: Callable[..., Any]) -> str:
+    code = inspect.unwrap(hook).__code__
+    return f"{hook.__qualname__} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__}, no tensor" if value is not None else "nothing"
+    return f"{list(value.shape)} numbers" if value.numel() != 1 else "a number without a gradient"
 
 
 def shares_first_task(cls: type[Learner]) -> bool:

@@ -1,8 +1,16 @@
-"""The quadratic penalty that pulls weights towards earlier ones."""
+"""The quadratic penalty that pulls weights towards earlier ones.
+
+Gradient descent with momentum μ and rate η follows a parabola of curvature h only if η h < 2 (1 + μ) (Polyak 1964).
+The curvature of factor · Ω_i (θ_i − θ*_i)² is 2 factor Ω_i. Under sgd, an Ω_i is therefore cut to
+(1 + μ) / (2 η factor), half of what is stable, as the loss has a curvature too: such a weight is held as fast as steps
+of this size can hold it. Without that, a large strength makes the weights swing ever further. Adam and its like scale
+their steps, and nothing is cut.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -46,30 +54,52 @@ class QuadraticPenalty(Method):
 
     strength: Annotated[float, Ge(0)] = 1.0  # λ
     half: bool = False  # the factor ½ before the sum
+    # under sgd, cut importances that its steps could not follow, so that no strength diverges; false: as in the papers
+    stable: bool = field(default=True, metadata={"added": True})
 
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.quadratic: Quadratic | None = None
+        self._pull: tuple[Quadratic, float, Quadratic] | None = None  # the last answer of `pull`, and to what
 
     @property
     def factor(self) -> float:
         return self.strength / 2 if self.half else self.strength
 
     def loss(self, step: Step) -> Tensor:
-        loss = step.cross_entropy()
-        if self.quadratic is None or self.strength == 0:
+        loss, pull = step.cross_entropy(), self.pull(step.lr)
+        if pull is None:
             return loss
         parts: list[Tensor] = []
         for name, parameter in step.network.named_parameters():
-            if name in self.quadratic.anchor:
-                omega = None if self.quadratic.importance is None else self.quadratic.importance[name]
-                parts.append(_WeightedSquares.apply(parameter, self.quadratic.anchor[name], omega))
-        return loss + self.factor * (torch.stack(parts).sum() + self.quadratic.constant)
+            if name in pull.anchor:
+                omega = None if pull.importance is None else pull.importance[name]
+                parts.append(_WeightedSquares.apply(parameter, pull.anchor[name], omega))
+        return loss + self.factor * (torch.stack(parts).sum() + pull.constant)
+
+    def pull(self, lr: float) -> Quadratic | None:
+        """Return the quadratic that steps of this rate can follow, see above; None where nothing is pulled."""
+        if self.quadratic is None or self.factor == 0:
+            return None
+        if self._pull is None or self._pull[0] is not self.quadratic or self._pull[1] != lr:
+            self._pull = self.quadratic, lr, self._followed(self.quadratic, lr)
+        return self._pull[2]
+
+    def _followed(self, quadratic: Quadratic, lr: float) -> Quadratic:
+        training = self.run.training
+        if not self.stable:
+            return quadratic
+        most = (1 + training.momentum) / (2 * lr * self.factor) if training.optimizer == "sgd" else math.inf
+        importance = quadratic.importance or dict.fromkeys(quadratic.anchor, torch.ones(()))
+        if all(omega.max() <= most for omega in importance.values()):
+            return quadratic
+        cut = {name: omega.clamp(max=most).expand_as(quadratic.anchor[name]) for name, omega in importance.items()}
+        return replace(quadratic, importance=cut)
 
     @torch.no_grad()
-    def of_cross_entropy(self, gradients: Weights) -> Weights:
+    def of_cross_entropy(self, gradients: Weights, lr: float) -> Weights:
         """Take the penalty's part, 2 λ Ω (θ − θ*), off the gradients of the loss, and return what is left, copied."""
-        pull, own = self.quadratic if self.strength else None, {}
+        pull, own = self.pull(lr), {}
         for name, parameter in self.network.named_parameters():
             if name in gradients:
                 own[name] = gradients[name].clone()

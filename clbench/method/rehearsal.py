@@ -52,7 +52,7 @@ class Rehearsal(Method):
         """Keep the same number of samples of each task of the sequence, drawn at random: M/T of T tasks."""
         self.keep(task, self.run.tasks)
 
-    def keep(self, task: Task, groups: int | None = None) -> None:
+    def keep(self, task: Task, groups: int | None = None, remainder: bool = True) -> None:
         """Fill the memory with samples of a task that has been learnt: drawn at random, or by herding."""
         y = task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
         by_task = self.groups == "tasks" or self.run.scenario == "domain"
@@ -66,7 +66,7 @@ class Rehearsal(Method):
                 rows = rows.sort().values
                 rows = rows[herding(features[rows], self.images)]
             ranked[group] = rows
-        self.buffer.add_task(task, y, ranked, groups)
+        self.buffer.add_task(task, y, ranked, groups, remainder)
 
     def features(self, task: Task) -> Tensor:
         """Return the network's features of a task's training images, scaled to length 1: [n, d], on the CPU."""

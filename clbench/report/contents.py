@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from clbench.report.tables import DASH, Cell, Table, Tables, number
 from clbench.results import names
-from clbench.results.analysis import COMPARED, found_in, tasks_in_words
+from clbench.results.analysis import COMPARED, tasks_in_words
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison
-from clbench.results.wording import count_of, failure_title, percent, signed, spell
+from clbench.results.wording import count_of, failure_title, signed
 from clbench.version import __version__
 
 
 class Contents:
-    """What a report says: an overview, what there is to say of a comparison, failures, and what methods are."""
+    """What a report says: what there is to say of each comparison, failures, and what methods are."""
 
     def __init__(self, results: Results, tables: Tables):
         self.results, self.tables = results, tables
@@ -48,41 +46,6 @@ class Contents:
                 parts.append(f"{what} {' and '.join(found)}")
         by = "" if _distinct(environments, "clbench") == [__version__] else f" Report by clbench {__version__}."
         return f"{'; '.join(parts)}.{by}"
-
-    @cached_property
-    def overview(self) -> Table | None:
-        """What is most accurate and what forgets least, how sure that is, and what it costs; None without runs."""
-        rows = [row for comparison in self.results.comparisons for row in self._answers(comparison)]
-        headings = ["comparison", "question", "answer", "value (%)", "difference to the baseline"]
-        caption = (
-            "What is best in each comparison, joint training aside: mean over seeds with its 95 % interval, the paired "
-            "difference to the baseline, the methods that a paired test cannot tell from the best, and seconds of "
-            "training a run."
-        )
-        headings += ["cannot be told from", "training (s)"]
-        return Table("overview", caption, headings, rows) if rows else None
-
-    def _answers(self, comparison: Comparison) -> Iterator[list[Cell]]:
-        """Yield the overview's rows on a comparison."""
-        for metric, question in (("average_accuracy", "highest average accuracy"), ("forgetting", "least forgetting")):
-            first, ties, untested, line = self.tables.best(comparison, metric)
-            if first is None:
-                continue
-            values = self.results.values(first, metric)
-            difference = Cell("it is the baseline")
-            if line is not None:
-                text = f"to {comparison.titles[line.baseline]}: {spell(found_in(line), line.p_holm)}"
-                difference = Cell(text + (f": {line.verdict}" if line.n > 1 else ""))
-            not_told = [group.title for group in ties] + [f"{group.title} (no test)" for group in untested]
-            yield [
-                Cell(comparison.title),
-                Cell(question),
-                Cell(first.title),
-                Cell(percent(values, interval=self.tables.choices.interval), float(np.mean(values))),
-                difference,
-                Cell(", ".join(not_told) or "none"),
-                number(first.train_seconds, "{:.2f}".format),
-            ]
 
     def of_tasks(self, comparison: Comparison) -> str:
         """Say what the tasks and seeds of a comparison are."""

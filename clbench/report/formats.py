@@ -37,9 +37,9 @@ _LATEX = {character: rf"\{character}" for character in "{}$&#%_"} | {
 }
 
 
-def page(contents: Contents, pictures: Sequence[Picture] = (), waiting: bool = False) -> str:
-    """Return the page. `waiting`: more figures are to come."""
-    return _template("page.html").render(contents=contents, pictures=pictures, waiting=waiting)
+def page(contents: Contents, pictures: Sequence[Picture] = ()) -> str:
+    """Return the page."""
+    return _template("page.html").render(contents=contents, pictures=pictures)
 
 
 def table_in_html(table: Table, caption: str) -> str:

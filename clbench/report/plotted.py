@@ -32,8 +32,8 @@ class PlottedResults(Results):
         """Show the tables of results, as a notebook does."""
         return html_tables(self)
 
-    def figure(self, kind: str, *, width: Width | None = None, **place: Unpack[Place]) -> Figure:
-        """Return a figure; kinds are the keys of FIGURES, width "column" or "page" (default: as suits the kind).
+    def figure(self, kind: str, *, width: Width = "column", **place: Unpack[Place]) -> Figure:
+        """Return a figure; kinds are the keys of FIGURES, width "column" or "page".
 
         Raises UsageError unless exactly one comparison fits and has the data.
         """
@@ -71,7 +71,7 @@ class Plots:
         return self._panels("accuracy-matrix", place)
 
     def accuracy_by_task(self, **place: Unpack[Place]) -> Panels:
-        """Draw each task's accuracy as training goes on, a panel per task."""
+        """Draw each task's accuracy as training goes on, a panel per task that was evaluated more than once."""
         return self._panels("accuracy-by-task", place)
 
     def within_task_curves(self, **place: Unpack[Place]) -> Panels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,25 +10,19 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clbench.errors import UsageError
-from clbench.results.analysis import (
-    COMPARED,
-    Best,
-    baseline_of,
-    best,
-    differences,
-    findings,
-    gap_recovered,
-    unequal_budgets,
-)
+from clbench.errors import UsageError, did_you_mean
+from clbench.results.analysis import COMPARED, Best, baseline_of, best, differences, gap_recovered, unequal_budgets
 from clbench.results.frames import METRIC_NAMES, TOTALS, Results
 from clbench.results.groups import Comparison, Group
 from clbench.results.references import BASELINE
-from clbench.results.statistics import IntervalKind, Test
-from clbench.results.wording import count_of, of_p, percent, signed
+from clbench.results.sentences import findings
+from clbench.results.statistics import ALPHA, IntervalKind, Test
+from clbench.results.verdicts import FEWEST_SEEDS, LOWER_IS_BETTER, reason
+from clbench.results.wording import CUT, CUT_NOTE, between, count_of, of_p, percent, signed
 
 DASH = "–"
 GAP = "gap_recovered"
+FIRST = (*COMPARED, "learning_accuracy")  # with method, seeds and failed runs six columns
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class Choices:
         known = (*METRIC_NAMES, GAP, *COSTS)
         for name in self.columns:
             if name not in known:
-                raise UsageError(f"no column {name!r}: choose from {', '.join(known)}")
+                raise UsageError(f"no column {name!r}{did_you_mean(name, known)}")
         for value, allowed in ((self.test, ("t", "wilcoxon")), (self.interval, ("t", "bootstrap"))):
             if value not in allowed:
                 raise UsageError(f"unknown {value!r}: choose from {', '.join(allowed)}")
@@ -98,13 +93,27 @@ class Tables:
         runs = results.runs
         self._runs = runs if runs.empty else runs.set_index("key")
         self.notes = [*self._untested(), *self._doubtful_baselines()]
+        self._best: dict[tuple[tuple[str, str, str], str], Best] = {}
 
     def _untested(self) -> list[str]:
-        """Say how many differences are too few for Wilcoxon's test."""
-        count = int(((self.differences["verdict"] == "no test") & (self.differences["n"] > 1)).sum())
-        reason = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six seeds that differ"
-        note = f"{count_of(count, 'difference')} without a test: {reason}"
-        return [note] if count and self.choices.test == "wilcoxon" else []
+        """Say how many differences there is no verdict on, and why; and where no outcome could have given one."""
+        test, frame, lines = self.choices.test, self.differences, []
+        for verdict in ("too few seeds", "no test"):
+            if count := int((frame["verdict"] == verdict).sum()):
+                lines.append(f"{count_of(count, 'difference')} without a verdict, {verdict}: {reason(verdict, test)}")
+        for comparison in self.results.comparisons if test == "wilcoxon" else ():
+            tested = [
+                line for line in self.differences_of(comparison) if line.metric == COMPARED[0] and not np.isnan(line.p)
+            ]
+            least = len(tested) * 2 * 0.5 ** max((line.n for line in tested), default=0)
+            if tested and least > ALPHA:
+                enough = math.ceil(math.log2(2 * len(tested) / ALPHA))
+                over = f"by Holm over {count_of(len(tested), 'method')}"
+                lines.append(
+                    f"{comparison.title}: no difference can be told by Wilcoxon's test: its p is at least {least:.2g} "
+                    f"{over}; {enough} seeds would do"
+                )
+        return lines
 
     def _doubtful_baselines(self) -> list[str]:
         """Say where the baseline is one of several variants of fine-tuning, and nobody chose it."""
@@ -131,22 +140,35 @@ class Tables:
 
     def best(self, comparison: Comparison, metric: str) -> Best:
         """See `analysis.best`."""
-        return best(self.results, comparison, metric, self.choices.test, self.differences_of(comparison))
+        key = comparison.place, metric
+        if key not in self._best:
+            lines = self.differences_of(comparison)
+            self._best[key] = best(self.results, comparison, metric, self.choices.test, lines)
+        return self._best[key]
 
     def differences_of(self, comparison: Comparison) -> list[Any]:
         """Return a comparison's rows of `differences`, as named tuples."""
         return comparison.rows_of(self.differences)
 
-    def results_table(self, comparison: Comparison) -> Table:
+    def _columns(self, comparison: Comparison) -> Sequence[str]:
+        """Return the columns chosen, or all metrics that are defined."""
+        names = [name for name in METRIC_NAMES if any(self.results.by_seed(g, name) for g in comparison.finished)]
+        return self.choices.columns or names + [GAP] * bool(comparison.rows_of(self.gap))
+
+    def first_table(self, comparison: Comparison) -> Table:
+        """Tabulate what a page opens with: three columns chosen, or the metrics that come first, of `results_table`."""
+        columns = self._columns(comparison)
+        return self.results_table(comparison, self.choices.columns[:3] or [name for name in FIRST if name in columns])
+
+    def results_table(self, comparison: Comparison, names: Sequence[str] = ()) -> Table:
         """Tabulate metrics over seeds in per cent, and mark the best and ties; with failed runs if there are any."""
-        names = list(self.choices.columns)
-        if not names:
-            names = [name for name in METRIC_NAMES if any(self.results.by_seed(g, name) for g in comparison.finished)]
-            names += [GAP] * bool(comparison.rows_of(self.gap))
+        names = names or self._columns(comparison)
         marks = (
-            "Bold: the best mean, joint training aside; underlined: a paired test cannot tell it from the best (Holm, "
-            "5 % level). Lower is better for forgetting and intransigence."
+            f"Bold: the best mean, joint training aside, from {FEWEST_SEEDS} seeds on; underlined: a paired test "
+            "cannot tell it from the best (Holm, 5 % level)."
         )
+        if lower := [heading(name) for name in names if name in LOWER_IS_BETTER]:
+            marks += f" Lower is better for {' and '.join(lower)}."
         return self._table(comparison, names, [group.title for group in comparison.groups], (marks,))
 
     def terminal_table(self, comparison: Comparison) -> Table:
@@ -163,6 +185,8 @@ class Tables:
         if any(group.failed for group in comparison.groups):
             columns.append([number(len(group.failed)) for group in comparison.groups])
             headings.append("failed")
+        if any(CUT in cell.text for column in columns[1:] for cell in column):
+            notes = [*notes, CUT_NOTE]
         return Table("results", self._results_caption(comparison), headings, list(zip(*columns, strict=True)), notes)
 
     def _results_caption(self, comparison: Comparison) -> str:
@@ -182,12 +206,14 @@ class Tables:
         if name in COSTS:
             return [self._cost(group, name) for group in comparison.groups]
         first, ties, *_ = self.best(comparison, name)
+        enough = first is not None and len(self.results.values(first, name)) >= FEWEST_SEEDS
         cells = []
         for group in comparison.groups:
             values = self.results.values(group, name)
             mark: Any = "best" if group is first else "tie" if any(group is tie for tie in ties) else ""
-            text = percent(values, len(group.runs), self.choices.interval)
-            cells.append(Cell(text, float(np.mean(values)) if values else None, mark * (len(comparison.finished) > 1)))
+            text = percent(values, name, len(group.runs), self.choices.interval)
+            mark *= enough and text.count(CUT) < 2  # an interval over the whole scale says nothing
+            cells.append(Cell(text, float(np.mean(values)) if values else None, mark))
         return cells
 
     def difference_table(self, comparison: Comparison) -> Table | None:
@@ -198,12 +224,13 @@ class Tables:
         test = "Student's paired t test" if self.choices.test == "t" else "Wilcoxon's signed-rank test"
         caption = (
             f"Differences to {comparison.titles[lines[0].baseline]} in percentage points, paired by seed, with 95 % "
-            f"intervals; p by {test}, and after Holm's correction over the methods; effect size: mean over standard "
-            "deviation of the differences."
+            f"intervals; p by {test}, from {FEWEST_SEEDS} seeds on, and after Holm's correction over the methods; "
+            "effect size: mean over standard deviation of the differences."
         )
         headings = ["method", "metric", "difference", "95 % interval", "p", "p (Holm)", "effect size", "verdict"]
         rows = [_difference_row(comparison.titles[line.label], line) for line in lines]
-        return Table("differences", caption, [*headings, "seeds"], rows)
+        notes = [CUT_NOTE] * any(CUT in row[3].text for row in rows)
+        return Table("differences", caption, [*headings, "seeds"], rows, notes)
 
     def cost_table(self, comparison: Comparison) -> Table | None:
         """Tabulate the costs of one run, means over seeds; None where no run has finished."""
@@ -230,7 +257,7 @@ def _difference_row(title: str, line: Any) -> list[Cell]:
         Cell(title),
         Cell(heading(line.metric)),
         number(line.difference, signed),
-        Cell(f"{signed(line.ci_low)} to {signed(line.ci_high)}" if line.n > 1 else DASH, line.ci_low),
+        Cell(between(line.ci_low, line.ci_high) if line.n > 1 else DASH, line.ci_low),
         Cell(of_p(line.p).removeprefix("= "), line.p),
         Cell(of_p(line.p_holm).removeprefix("= "), line.p_holm),
         number(line.effect_size, "{:.2f}".format),

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.results import metrics
+from clbench.results import metrics, names
 from clbench.results.groups import PLACE, Comparison, Group, circumstances, compare_runs
 from clbench.results.metrics import Array, View
+from clbench.results.narrowing import narrow
 from clbench.results.record import RunRecord
 from clbench.results.references import UPPER_BOUND
 from clbench.results.statistics import IntervalKind, mean_interval
@@ -40,17 +41,38 @@ class Results:
         self.failed = [record for record in self.records if not record.ok]
 
     @classmethod
-    def load(cls, place: str | Path = "results/runs", *, methods: Sequence[str] = ()) -> Self:
+    def load(
+        cls,
+        place: str | Path = "results/runs",
+        *,
+        methods: Sequence[str] = (),
+        sequence: Sequence[str] = (),
+        scenario: Sequence[str] = (),
+        model: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Read the records in a folder, or in a set of them in one file; damaged ones become `problems`.
 
-        `methods` are labels: only these, in this order. Raises UsageError if none can be read, or one has no record.
+        `methods` are labels, or names for people: only these, in this order. `sequence`, `scenario`, `model` and
+        `where`, of settings as {"training.epochs": 2}, take some of the runs, see `narrow`. Raises UsageError if none
+        can be read, or there is none of what is asked for.
         """
         records, problems = read_records(place)
-        labels = {record.spec["label"] for record in records}
-        if unknown := [label for label in methods if label not in labels]:
-            raise UsageError(f"no records of {unknown[0]!r} in {place}: choose from {', '.join(sorted(labels))}")
+        records = narrow(records, {"sequence": sequence, "scenario": scenario, "model": model}, where or {})
+        titles = {one.spec["label"]: names.title(one.spec["method"], one.spec["label"]) for one in records}
+        methods = [names.resolve(label, titles, f"records of {{}} in {place}") for label in methods]
         chosen = [record for record in records if not methods or record.spec["label"] in methods]
         return cls(chosen, problems=[f"skipped {problem}" for problem in problems], order=methods)
+
+    def resolve(self, name: str) -> str:
+        """Return the label of a method that has finished runs, from its label or its name for people.
+
+        A label in records may be shared by several groups. Raises UsageError, with what is close, if there is none.
+        """
+        finished = [group for _, group in self.groups if group.runs]
+        titles = {group.label: group.title for group in finished}
+        shared = {group.name: names.title(group.method, group.name) for group in finished if group.name != group.label}
+        return names.resolve(name, shared | titles)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -104,8 +126,8 @@ class Results:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A row per finished run and metric defined for it: its names, its seed, the metric and its value."""
-        names = [*PLACE, "method", "label", "seed"]
-        rows = self.runs.melt(names, METRIC_NAMES, "metric", ignore_index=False)
+        keys = [*PLACE, "method", "label", "seed"]
+        rows = self.runs.melt(keys, METRIC_NAMES, "metric", ignore_index=False)
         return rows.dropna(subset="value").sort_index(kind="stable").reset_index(drop=True)
 
     def summary(self, interval: IntervalKind = "t") -> pd.DataFrame:

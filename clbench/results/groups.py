@@ -1,6 +1,7 @@
 """Which runs may be averaged, and which are compared with each other.
 
-Only runs that agree in everything but the seed are averaged; warnings say where labels would mix more.
+Only runs that agree in everything but the seed are averaged, and only those that agree in everything but seed and
+method are compared; warnings say where labels would mix more.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +23,8 @@ import pandas as pd
 
 from clbench.results import metrics, names
 from clbench.results.metrics import Array, View
-from clbench.results.record import RunRecord
+from clbench.results.record import SAME, RunRecord
+from clbench.results.references import BASELINE
 from clbench.results.statistics import collapsed
 
 PLACE = ("sequence", "scenario", "model")
@@ -58,24 +63,30 @@ class Group:
         """Return the accuracy matrices, NaN where not measured: [seeds, T+1, T]."""
         return np.stack([record.matrix(view) for record in self.runs])
 
+    @property
+    def with_curves(self) -> Sequence[RunRecord]:
+        """The finished runs that were evaluated within tasks, every so many updates as most of them."""
+        steps = [record.spec["eval_every"] for record in self.runs if record.curves]
+        usual = max(steps, key=steps.count, default=None)
+        return [record for record in self.runs if record.curves and record.spec["eval_every"] == usual]
+
     def curves(self, view: View) -> Curves | None:
-        """Return accuracies within tasks, or None unless all runs were evaluated every so many updates alike.
+        """Return accuracies within tasks, of the runs `with_curves`; None if there is none.
 
         Where seeds have tasks of different sizes, their points are paired by number, the last with the last: points
         that only some have, just before it, are left out, and `updates` are means.
         """
-        if any(not record.curves for record in self.runs) or len({r.spec.get("eval_every") for r in self.runs}) > 1:
-            return None
+        runs = self.with_curves
         parts = []
-        before = np.zeros(len(self.runs))
-        for task, of_seeds in enumerate(zip(*(record.curves or () for record in self.runs), strict=True), 1):
+        before = np.zeros(len(runs))
+        for task, of_seeds in enumerate(zip(*(record.curves or () for record in runs), strict=True), 1):
             count = min(len(curve["updates"]) for curve in of_seeds)
             if count:
                 chosen = [[*range(count - 1), -1]] * len(of_seeds)
                 updates = np.array([np.array(c["updates"])[i] for c, i in zip(of_seeds, chosen, strict=True)])
                 rows = [np.array(c[view], dtype=np.float64)[i] for c, i in zip(of_seeds, chosen, strict=True)]
                 parts.append(((before[:, None] + updates).mean(axis=0), np.full(count, float(task)), np.stack(rows)))
-            before += [record.updates[task - 1] for record in self.runs if record.updates]
+            before += [record.updates[task - 1] for record in runs if record.updates]
         if not parts:
             return None
         return Curves(
@@ -87,11 +98,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The groups that are compared with each other: one task sequence, scenario and model."""
+    """The groups that are compared with each other: one task sequence, scenario and model, on equal terms."""
 
     sequence: str
     scenario: str
-    model: str
+    model: str  # its label, with the terms in brackets where several comparisons share all three
     groups: Sequence[Group]
 
     @property
@@ -111,6 +122,13 @@ class Comparison:
     def finished(self) -> list[Group]:
         return [group for group in self.groups if group.runs]
 
+    @cached_property
+    def test_images(self) -> int:
+        """The number of test images of the largest task, as far as the accuracies tell: all are multiples of 1 / n."""
+        matrices = (record.matrix() for group in self.finished for record in group.runs)
+        columns = (column[~np.isnan(column)] for matrix in matrices for column in matrix.T)
+        return max((math.lcm(*map(_denominator, column.tolist())) for column in columns), default=1)
+
     def rows_of(self, frame: pd.DataFrame) -> list[Any]:
         """Return the rows of a data frame on several comparisons that are of this one, as named tuples."""
         return list(frame[(frame[list(PLACE)] == list(self.place)).all(axis=1)].itertuples())
@@ -120,21 +138,62 @@ class Comparison:
         return {group.label: group.accuracy(metrics.primary_view(self.scenario)) for group in self.finished}
 
 
+@cache
+def _denominator(accuracy: float) -> int:
+    return Fraction(accuracy).limit_denominator(100_000).denominator
+
+
 def compare_runs(records: Sequence[RunRecord], order: Sequence[str] = ()) -> tuple[list[Comparison], list[str]]:
     """Sort runs into groups and these into comparisons; return these, and lines on what to know of them.
 
     `order` lists labels as the groups should appear; those that are not in it follow by name.
     """
-    places: dict[tuple[str, str, str], list[RunRecord]] = {}
+    places: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = {}
     for record in records:
         spec = record.spec
-        places.setdefault((spec["sequence_label"], spec["scenario"], spec["model_label"]), []).append(record)
+        place = places.setdefault((spec["sequence_label"], spec["scenario"], spec["model_label"]), {})
+        place.setdefault(json.dumps(_terms(spec), sort_keys=True), []).append(record)
     comparisons, warnings = [], []
-    for place, runs in sorted(places.items()):
-        groups, said = _groups(runs, order)
-        comparisons.append(Comparison(*place, groups))
-        warnings += [f"{', '.join(place)}: {line}" for line in said]
+    for (sequence, scenario, model), by_terms in sorted(places.items()):
+        shown = _terms_in_words([json.loads(terms) for terms in by_terms])
+        if len(shown) > 1:
+            warnings.append(
+                f"{sequence}, {scenario}, {model}: runs on unequal terms are not compared with each other, but in "
+                f"{len(shown)} comparisons: {'; '.join(sorted(shown, key=_natural))}"
+            )
+        for terms, runs in sorted(zip(shown, by_terms.values(), strict=True), key=lambda one: _natural(one[0])):
+            own = f"{model} [{terms}]" if terms else model
+            groups, said = _groups(runs, order)
+            comparisons.append(Comparison(sequence, scenario, own, groups))
+            warnings += [f"{sequence}, {scenario}, {own}: {line}" for line in said]
     return comparisons, warnings
+
+
+def _terms(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the runs of a comparison agree in, beside sequence, scenario and model: all but method and seed.
+
+    The rows of a preset have training settings of their own: of these only what the user has changed counts.
+    """
+    terms = {name: value for name, value in _common(spec).items() if not name.startswith(OF_THE_METHOD)}
+    preset = spec.get("preset")
+    if preset is None:
+        return terms
+    changed = {name: value for name, value in preset["overridden"].items() if name.startswith("training.")}
+    own = {name: value for name, value in terms.items() if not name.startswith("training.")}
+    return own | changed | {"preset": preset["name"]}
+
+
+def _terms_in_words(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of each of the terms what sets them apart: '' where there is one, or no preset beside presets."""
+    kinds: dict[str | None, list[Mapping[str, Any]]] = {}
+    for terms in every:
+        kinds.setdefault(terms.get("preset"), []).append(terms)
+    shown = []
+    for terms in every:
+        fields = _differing(kinds[terms.get("preset")])
+        fields = ["preset"] * ("preset" in terms and len(kinds) > 1) + fields
+        shown.append(", ".join(_show(field, terms[field]) for field in fields if field in terms))
+    return shown
 
 
 def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Group], list[str]]:
@@ -143,13 +202,12 @@ def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Gr
     for record in records:
         same = labels.setdefault(record.spec["label"], {})
         same.setdefault(json.dumps(_common(record.spec), sort_keys=True), []).append(record)
-    mixed = _unequal_terms([runs[0].spec for same in labels.values() for runs in same.values()])
     ranks = {label: rank for rank, label in enumerate(order)}
     groups: list[Group] = []
     warnings = []
     for name in sorted(labels, key=lambda label: (ranks.get(label, len(ranks)), _natural(label))):
         alike = [labels[name][identity] for identity in sorted(labels[name])]
-        shown = _tell_apart(name, [_common(runs[0].spec) for runs in alike], mixed)
+        shown = _tell_apart(name, [_common(runs[0].spec) for runs in alike])
         if len(shown) > 1:
             warnings.append(f"runs of {name} that differ in more than the seed are not averaged: {'; '.join(shown)}")
         for label, runs in zip(shown, alike, strict=True):
@@ -163,23 +221,37 @@ def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Gr
     every_seed = {seed for group in groups for seed in group.seeds}
     for group in groups:
         if missing := sorted(every_seed - set(group.seeds)):
-            seeds = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-            warnings.append(f"{group.label} has no finished run of {seeds}, which other methods have")
+            warnings.append(f"{group.label} has no finished run of {_seeds(missing)}, which other methods have")
     warnings += [line for group in groups for line in _odd_seeds(group)]
-    if mixed and len(labels) > 1:
-        warnings.append(f"methods were not run on equal terms, their labels say how: {', '.join(mixed)}")
-    return groups, warnings
+    return groups, warnings + _equal_to_the_baseline(groups) + _without_curves(groups)
 
 
-def _unequal_terms(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what differs between the runs of a comparison beside the method: the fields' names.
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
-    None differ for the rows of one preset, which have terms of their own, and names for them.
-    """
-    presets = {(spec.get("preset") or {}).get("name") for spec in specs}
-    if len(presets) == 1 and None not in presets:
-        return []
-    return [field for field in _differing([_common(spec) for spec in specs]) if not field.startswith(OF_THE_METHOD)]
+
+def _without_curves(groups: Sequence[Group]) -> list[str]:
+    """Say which runs the curves within tasks leave out, if there are curves."""
+    lines = []
+    for group in groups:
+        missing = sorted({*group.seeds} - {record.spec["seed"] for record in group.with_curves})
+        if missing and any(other.with_curves for other in groups):
+            every = {record.spec["eval_every"] for record in group.with_curves}
+            how = "".join(f" {updates}" for updates in every)
+            lines.append(f"{group.label}: {_seeds(missing)} without --eval-every{how}, left out of curves within tasks")
+    return lines
+
+
+def _equal_to_the_baseline(groups: Sequence[Group]) -> list[str]:
+    """Say which methods have changed nothing: every run of theirs ended as its twin of fine-tuning did, bit for bit."""
+    plain = {circumstances(run.spec): run for group in groups if group.method == BASELINE for run in group.runs}
+    lines = []
+    for group in groups:
+        twins = [(run, plain.get(circumstances(run.spec))) for run in group.runs if group.method != BASELINE]
+        same = [twin and all(getattr(run, name) == getattr(twin, name) for name in SAME) for run, twin in twins]
+        if same and all(same):
+            lines.append(f"{group.label} equals {BASELINE} to the last bit in every run: it has changed nothing")
+    return lines
 
 
 def _odd_seeds(group: Group) -> list[str]:
@@ -215,17 +287,17 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
         left_out.add("class_order")
     if str(spec.get("data")).startswith("seed:"):
         left_out.add("data")
-    return {name: value for name, value in _flat(spec).items() if name not in left_out}
+    return {name: value for name, value in settings(spec).items() if name not in left_out}
 
 
 def circumstances(spec: Mapping[str, Any]) -> str:
     """Return everything about a run but its method, as text: equal for runs that are paired."""
     but = (*OF_THE_METHOD, "eval_every")
-    shared = {name: value for name, value in _flat(spec).items() if not name.startswith(but)}
+    shared = {name: value for name, value in settings(spec).items() if not name.startswith(but)}
     return json.dumps(shared, sort_keys=True)
 
 
-def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+def settings(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec with its inner mappings unfolded, as `training.lr`."""
     flat: dict[str, Any] = {}
     for name, value in spec.items():
@@ -235,20 +307,17 @@ def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    fields = sorted({field for setting in settings for field in setting})
-    return [field for field in fields if len({json.dumps(setting.get(field)) for setting in settings}) > 1]
+def _differing(several: Sequence[Mapping[str, Any]]) -> list[str]:
+    fields = sorted({field for setting in several for field in setting})
+    return [field for field in fields if len({json.dumps(setting.get(field)) for setting in several}) > 1]
 
 
-def _tell_apart(name: str, settings: Sequence[Mapping[str, Any]], mixed: Sequence[str]) -> list[str]:
-    """Return a label for each of the settings that go by one name: the name, and in brackets what differs.
-
-    `mixed` are fields that differ among all methods beside it.
-    """
-    differing = sorted({*_differing(settings), *mixed})
+def _tell_apart(name: str, several: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a label for each of the settings that go by one name: the name, and in brackets what differs."""
+    differing = _differing(several)
     if not differing:
         return [name]
-    return [f"{name} [{', '.join(_show(field, setting.get(field)) for field in differing)}]" for setting in settings]
+    return [f"{name} [{', '.join(_show(field, setting.get(field)) for field in differing)}]" for setting in several]
 
 
 def _show(field: str, value: Any) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+
+from clbench.errors import UsageError, close_names
 
 
 @cache
@@ -31,6 +33,29 @@ def title(method: str, label: str) -> str:
     settings = [setting.replace("=", " = ", 1) for setting in asked.split("@")[1:]]
     name = _names()[method]["title"] if method in _names() else method.rpartition(":")[2]
     return name + (f" ({', '.join(settings)})" if settings else "") + bracket + apart
+
+
+def resolve(asked: str, titles: Mapping[str, str], what: str = "finished run of {}") -> str:
+    """Return the label that is meant, of those in `titles` with their names for people.
+
+    It may be given as either, in any case and with or without spaces. Raises UsageError, with what is close, if there
+    is none or several; `what` there is none of.
+    """
+    if asked in titles:
+        return asked
+    meant = _plain(asked)
+    fitting = [label for label, title in titles.items() if meant in (_plain(label), _plain(title))]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"{asked!r} is ambiguous: choose from {', '.join(fitting)}")
+    close = close_names(asked, {**titles, **dict.fromkeys(titles.values())})
+    missing = "no " + what.format(repr(asked))
+    raise UsageError(missing + (close or f": choose from {', '.join(sorted(titles)) or 'nothing'}"))
+
+
+def _plain(name: str) -> str:
+    return "".join(name.split()).casefold()
 
 
 def explanations(methods: Iterable[str]) -> list[tuple[str, str]]:

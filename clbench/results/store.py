@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import itertools
 import os
+import re
 import secrets
 import time
 import zlib
@@ -96,21 +97,39 @@ class Store:
 
 
 def read_records(place: str | Path) -> tuple[list[RunRecord], list[str]]:
-    """Return the records in a folder or a set, and a line for each damaged one; raise UsageError if there is none."""
+    """Return the records in a folder and those below it, or in a set, and a line for each damaged one.
+
+    Raises UsageError if there is none, or if finished records of the same run disagree.
+    """
     place = Path(place)
     if not place.is_dir() and not (place.is_file() and is_set(place)):
         raise UsageError(
             f"no folder of records at {place}: name one that 'clbench run --out' wrote to, or a .jsonl.gz file"
         )
-    records, problems = Store(place).read()
-    if not records and problems:
+    joined, damaged = _join(record_folders(place), "name one of the folders")
+    problems = [problem if folder == place else f"{folder / problem}" for folder, problem in damaged]
+    if not joined and problems:
         raise UsageError(f"none of the {len(problems)} records in {place} can be read; the first, {problems[0]}")
-    if not records:
-        folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-        inside = next((path for path in folders if any(Store(path).paths())), None)
-        hint = f", did you mean {inside}?" if inside else ": 'clbench run' makes them"
-        raise UsageError(f"no records in {place}{hint}")
-    return list(records.values()), problems
+    if not joined:
+        raise UsageError(f"no records in {place}: 'clbench run' makes them")
+    return [record for _, record in joined.values()], problems
+
+
+def record_folders(place: Path) -> list[Path]:
+    """Return where `read_records` finds records: the folder and all below it that have some; or the set named."""
+    found = []
+    for folder, below, _ in os.walk(place):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if holds_records(Path(folder)):
+            found.append(Path(folder))
+    return found or [place]
+
+
+def holds_records(folder: Path) -> bool:
+    """Whether a folder has records, by their names: a set, or files named by a run's key."""
+    return folder.is_dir() and any(
+        is_set(path) or re.fullmatch(r"[0-9a-f]{20}\.json", path.name) for path in folder.iterdir()
+    )
 
 
 def is_set(path: Path) -> bool:
@@ -143,24 +162,10 @@ def merge(places: Sequence[Path], out: Path) -> tuple[int, list[str]]:
     finished record is taken. Raises UsageError, and writes nothing, if finished records of the same run disagree in
     what is equal on like hardware.
     """
-    merged: dict[str, tuple[Path, RunRecord]] = {}
-    problems, conflicts = [], []
-    for place in [out, *places]:
-        records, damaged = Store(place).read()
-        problems += [f"{place / problem}" if place.is_dir() else f"{place.parent / problem}" for problem in damaged]
-        for key, record in records.items():
-            where, other = merged.setdefault(key, (place, record))
-            if record.ok and not other.ok:
-                merged[key] = (place, record)
-            elif record.ok and (differing := [name for name in SAME if getattr(record, name) != getattr(other, name)]):
-                spec = record.spec
-                run = f"{spec['label']} on {spec['sequence_label']}, {spec['scenario']}, seed {spec['seed']}"
-                conflicts.append(f"{key} ({run}) in {where} and {place}: {', '.join(differing)}")
-    if conflicts:
-        count = "1 record disagrees" if len(conflicts) == 1 else f"{len(conflicts)} records disagree"
-        raise UsageError(f"{count}, nothing was merged: {'; '.join(conflicts)}")
-    if is_set(out) and out.exists() and (damaged := Store(out).read()[1]):
-        raise UsageError(f"nothing was merged, {out} is damaged: {damaged[0]}")
+    merged, damaged = _join([out, *places], "nothing was merged")
+    problems = [f"{(place if place.is_dir() else place.parent) / problem}" for place, problem in damaged]
+    if is_set(out) and out.exists() and (own := Store(out).read()[1]):
+        raise UsageError(f"nothing was merged, {out} is damaged: {own[0]}")
     new = [record for place, record in merged.values() if place != out]
     if is_set(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +177,31 @@ def merge(places: Sequence[Path], out: Path) -> tuple[int, list[str]]:
         store.set_aside(record.key)
         store.write(record)
     return len(new), problems
+
+
+def _join(places: Sequence[Path], then: str) -> tuple[dict[str, tuple[Path, RunRecord]], list[tuple[Path, str]]]:
+    """Return the records of folders and sets by key, and where each was; and where there is a damaged one, and which.
+
+    A finished record is taken before a failed one. Raises UsageError, which ends with `then`, if finished records of
+    the same run disagree in what is equal on like hardware.
+    """
+    joined: dict[str, tuple[Path, RunRecord]] = {}
+    damaged, conflicts = [], []
+    for place in places:
+        records, problems = Store(place).read()
+        damaged += [(place, problem) for problem in problems]
+        for key, record in records.items():
+            where, other = joined.setdefault(key, (place, record))
+            if record.ok and not other.ok:
+                joined[key] = (place, record)
+            elif record.ok and (differing := [name for name in SAME if getattr(record, name) != getattr(other, name)]):
+                spec = record.spec
+                run = f"{spec['label']} on {spec['sequence_label']}, {spec['scenario']}, seed {spec['seed']}"
+                conflicts.append(f"{key} ({run}) in {where} and {place}: {', '.join(differing)}")
+    if conflicts:
+        count = "1 record disagrees" if len(conflicts) == 1 else f"{len(conflicts)} records disagree"
+        raise UsageError(f"{count}, {then}: {'; '.join(conflicts)}")
+    return joined, damaged
 
 
 def _texts(path: Path) -> Iterator[tuple[str, bytes]]:

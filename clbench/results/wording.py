@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,21 +18,43 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
-def percent(values: Sequence[float], runs: int | None = None, interval: IntervalKind = "t") -> str:
-    """Write a mean in per cent with its 95 % interval: ± its half-width, or its bounds where it is a bootstrap's.
+CUT = "*"  # behind a bound that lies where the scale ends, and not where the formula has it
+CUT_NOTE = f"{CUT} The interval is cut where the scale ends."
 
-    The number of values is given where it isn't that of the runs; without values there is a dash.
+
+def percent(
+    values: Sequence[float], metric: str | None = None, runs: int | None = None, interval: IntervalKind = "t"
+) -> str:
+    """Write a metric's mean in per cent with its 95 % interval: ± its half-width, or its bounds.
+
+    Bounds are given where it is a bootstrap's, or would reach past the ends of the scale: 0 to 100 for an accuracy,
+    −100 to 100 for other metrics. The number of values is given where it isn't that of the runs; without values there
+    is a dash.
     """
     if not values:
         return "–"
     found = mean_interval(values, kind=interval)
     n, mean, low, high = found.n, float(found.mean), float(found.low), float(found.high)
     text = signed(mean, plus=False)
-    if n > 1 and interval == "t":
+    lowest = 0.0 if metric is not None and metric.endswith("accuracy") else -1.0
+    if n > 1 and interval == "t" and lowest - 1e-9 <= low and high <= 1 + 1e-9:
         text += f" ± {100 * (high - mean):.2f}"
     elif n > 1:
-        text += f" [{signed(low, plus=False)}, {signed(high, plus=False)}]"
+        text += f" [{_bound(low, lowest, 1.0, False)}, {_bound(high, lowest, 1.0, False)}]"
     return text if runs in (None, n) else f"{text} (n = {n})"
+
+
+def _bound(value: float, lowest: float = -1.0, highest: float = 1.0, plus: bool = True) -> str:
+    """Write the bound of an interval in per cent, with a mark where the scale cuts it."""
+    end = lowest if value < lowest - 1e-9 else highest if value > highest + 1e-9 else None
+    if end is None:
+        return signed(value, plus)
+    return f"{100 * end:{'+' if plus and end > 0 else ''}.0f}{CUT}".replace("-", "−")
+
+
+def between(low: float, high: float) -> str:
+    """Write the interval of a difference in percentage points."""
+    return f"{_bound(low)} to {_bound(high)}"
 
 
 def signed(fraction: float, plus: bool = True) -> str:
@@ -43,15 +68,13 @@ def of_p(p: float) -> str:
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
-def spell(found: Paired, p: float | None = None) -> str:
-    """Write a paired difference in percentage points: interval, p (the one corrected by Holm, if given), seeds."""
+def spell(found: Paired, p_holm: float, family: str = "Holm") -> str:
+    """Write a paired difference in percentage points: interval, p, the same corrected over a family of tests, seeds."""
     text = f"{signed(found.mean)} points"
     if found.n == 1:
-        return f"{text} (one seed: no test)"
-    if math.isnan(found.p):
-        return f"{text} (95 % interval {signed(found.low)} to {signed(found.high)}, no test, {found.n} seeds)"
-    shown = f"p {of_p(found.p)}" if p is None else f"p {of_p(p)} by Holm"
-    return f"{text} (95 % interval {signed(found.low)} to {signed(found.high)}, {shown}, {found.n} seeds)"
+        return f"{text} (one seed)"
+    p = "no test" if math.isnan(found.p) else f"p {of_p(found.p)}, {of_p(p_holm).removeprefix('= ')} by {family}"
+    return f"{text} (95 % interval {between(found.low, found.high)}, {p}, {found.n} seeds)"
 
 
 def count_of(number: int, what: str) -> str:
@@ -101,10 +124,31 @@ def rich_table(title: str, rows: Sequence[Sequence[str]], texts: Sequence[str] =
     return table
 
 
+PLAIN = {"±": "+/-", "−": "-", "–": "-", "…": "...", "×": "x", "→": "->", "≥": ">=", "’": "'"}
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks in ASCII: a sign's usual form, or else its number, as Python's own errors do."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    return PLAIN.get(character, character.encode("ascii", "backslashreplace").decode()), error.start + 1
+
+
+codecs.register_error("clbench", _in_plain)
+
+
+def allow_any_encoding() -> None:
+    """Let standard output and standard error take any text, whatever their encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="clbench")
+
+
 def console() -> Console:
-    """Return standard output for tables: nothing is folded in a pipe or a file."""
+    """Return standard output for tables: in any encoding, and nothing is folded in a pipe or a file."""
     from rich.console import Console  # as above
 
+    allow_any_encoding()
     output = Console(highlight=False)
     if not output.is_terminal and output.width < 200:
         output.width = 200

@@ -12,18 +12,34 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.data import DataSet, benchmarks
+from clbench.data import DataSet, benchmarks, remarks
 from clbench.errors import UsageError, did_you_mean
 from clbench.sequences.splits import MNIST_BUDGET, full_class_order, split_by_class, train_and_test
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
+# benchmarks of data sets that are known here; Avalanche reads the same files
+KNOWN = {
+    **dict.fromkeys(("SplitMNIST", "PermutedMNIST", "RotatedMNIST"), "mnist"),
+    "SplitFMNIST": "fashion-mnist",
+}
+
 
 @dataclass(frozen=True)
-class _AvalancheSplit(TaskSequence):
-    """A benchmark that shares classes equally: materialised once, split here for each seed."""
+class _Avalanche(TaskSequence):
+    """What all of them share."""
 
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
     benchmark: ClassVar[benchmarks.AvalancheBenchmark]
+
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        source = KNOWN.get(self.benchmark.name)
+        return [] if source is None else remarks(source, data_root)
+
+
+@dataclass(frozen=True)
+class _AvalancheSplit(_Avalanche):
+    """A benchmark that shares classes equally: materialised once, split here for each seed."""
+
     tasks: Annotated[int, Ge(1)] = 5
 
     def load_data(self, data_root: Path | None) -> DataSet:
@@ -43,11 +59,9 @@ class _AvalancheSplit(TaskSequence):
 
 
 @dataclass(frozen=True)
-class _AvalancheStreams(TaskSequence):
+class _AvalancheStreams(_Avalanche):
     """A benchmark with streams of its own making: materialised for each seed, its experiences as they are."""
 
-    budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
-    benchmark: ClassVar[benchmarks.AvalancheBenchmark]
     by_class: ClassVar[bool]  # whether each experience has classes of its own
 
     def load_data(self, data_root: Path | None, seed: int) -> DataSet:
@@ -117,6 +131,7 @@ def avalanche_sequence(name: str) -> type[TaskSequence]:
         "name": f"avalanche:{name}",
         "benchmark": benchmark,
         "by_class": by_class,
+        "every_class_shows": by_class,  # else an experience may have images of some
         "scenario": "task" if by_class else "domain",
         "model": "mlp" if "MNIST" in name else "cnn",
     }

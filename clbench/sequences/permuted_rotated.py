@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from clbench.data import load_dataset
+from clbench.data import load_dataset, remarks
 from clbench.sequences.splits import MNIST_BUDGET, MNIST_CONSTANTS, own_constants, train_and_test
 from clbench.sequences.tasks import Task, TaskSequence
 
@@ -45,6 +45,9 @@ class MovedMNIST(TaskSequence):
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return load_dataset("mnist", data_root).fingerprint
+
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        return remarks("mnist", data_root)
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = load_dataset("mnist", data_root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt
 
-from clbench.data import DataSet, load_dataset
-from clbench.data.transforms import scaled
+from clbench.data import DataSet, load_dataset, remarks
+from clbench.data.transforms import alike, scaled
 from clbench.errors import UsageError, did_you_mean
 from clbench.seeding import stream
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
@@ -125,6 +125,9 @@ class SplitDataSet(TaskSequence):
     def prepare(self, data_root: Path | None, seed: int) -> str:
         return load_dataset(self.source, data_root).fingerprint
 
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        return remarks(self.source, data_root)
+
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
         return full_class_order(self.name, rule, seed, range(self.n_classes), self.tasks)
 
@@ -207,8 +210,12 @@ class Chain(TaskSequence):
     scenario: ClassVar[str] = "task"
     parts: ClassVar[tuple[type[SplitDataSet], ...]]  # what is known of each data set
     images: Annotated[int, Ge(1)] | None = None  # at most, of each data set, to train on; none: all
+    # 3: grey images are repeated in three channels, and smaller ones get a black border; none: all stay as they are
+    channels: int | None = field(default=None, metadata={"added": True})
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
+        if self.channels not in (None, 3):
+            raise UsageError(f"{self.name}.channels={self.channels}: choose 3 (grey images in three channels) or none")
         if class_order != "seed":
             raise UsageError(f"{self.name} has no class order but that of its name: leave --class-order out")
 
@@ -216,17 +223,34 @@ class Chain(TaskSequence):
         fingerprints = [load_dataset(part.source, data_root).fingerprint for part in self.parts]
         return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
 
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        return [remark for part in self.parts for remark in remarks(part.source, data_root)]
+
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
-        scaling = (*self.parts[0].constants, self.parts[0].divisor)
+        found, divisor = self._data_sets(data_root)
         tasks, start = [], 0
-        for index, part in enumerate(self.parts):
-            train, test = train_and_test(load_dataset(part.source, data_root), *scaling)
+        for index, (part, data) in enumerate(zip(self.parts, found, strict=True)):
+            train, test = train_and_test(data, *self.parts[0].constants, divisor)
             if self.images is not None:
                 drawn = torch.randperm(len(train), generator=stream(seed, "images", index))
                 train = train.subset(drawn[: self.images].sort().values)
             tasks.append(Task(index, tuple(range(start, start + part.n_classes)), train, test))
             start += part.n_classes
         return tasks
+
+    def _data_sets(self, data_root: Path | None) -> tuple[list[DataSet], float]:
+        """Return the data sets, with images of one shape, and what their bytes are divided by."""
+        found = [load_dataset(part.source, data_root) for part in self.parts]
+        shapes = [tuple(one.train_images.shape[1:]) for one in found]
+        if self.channels is not None:
+            size = max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
+            parts = zip(found, self.parts, strict=True)
+            return [alike(one, self.channels, size, part.divisor) for one, part in parts], 255.0
+        if len(set(shapes)) > 1:
+            images = ", ".join(f"{part.source} {list(shape)}" for part, shape in zip(self.parts, shapes, strict=True))
+            what = f"{self.name} has images of different shapes ({images})"
+            raise UsageError(f"{what}: --set {self.name}.channels=3 makes them alike")
+        return found, self.parts[0].divisor
 
 
 @cache

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clbench.data import transforms
-from clbench.errors import UsageError
+from clbench.errors import UsageError, did_you_mean, line_of
 
 ClassOrder = str | tuple[int, ...]  # "seed", "fixed" or the classes themselves
 
@@ -166,6 +166,13 @@ class TaskSequence:
     scenarios: ClassVar[frozenset[str]] = frozenset({"task", "class", "domain"})
     model: ClassVar[str] = "mlp"  # its default backbone
     budget: ClassVar[Mapping[str, Any]] = {}  # its default training settings
+    every_class_shows: ClassVar[bool] = True  # whether a task has training images of each class that it names
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Raise UsageError for a class that lacks what every one says of itself."""
+        if problem := _problem(cls):
+            raise UsageError(f"the sequence {cls.__name__} {problem}{line_of(cls)}")
+        return super().__new__(cls)
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         """Raise UsageError if these settings make no sense together; reads no data.
@@ -179,6 +186,10 @@ class TaskSequence:
         """Make sure that the data are there, and return their SHA-256, after `seed:` if each seed has its own."""
         raise NotImplementedError(f"{type(self).__name__} does not define prepare")
 
+    def remarks(self, data_root: Path | None, seed: int) -> list[str]:
+        """Return what the user should hear about the data; it is printed once, and stands in every record."""
+        return []
+
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...] | None:
         """Return the class order in full, None where there is no such notion."""
         return None
@@ -186,3 +197,20 @@ class TaskSequence:
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         """Return all tasks; images stay memory-mapped and shared."""
         raise NotImplementedError(f"{type(self).__name__} does not define load")
+
+
+def _problem(cls: type[TaskSequence]) -> str | None:
+    """Return what is wrong with a class of task sequences, as the rest of a sentence."""
+    scenarios = cls.scenarios
+    if missing := [name for name in ("name", "scenario") if not isinstance(getattr(cls, name, None), str)]:
+        example = {"name": cls.__name__.lower(), "scenario": "task"}[missing[0]]
+        return f'has no {missing[0]}: write one into the class, as in {missing[0]} = "{example}"'
+    if isinstance(scenarios, str) or not set(scenarios) <= TaskSequence.scenarios:
+        return (
+            f"has the scenarios {scenarios!r}: a set is needed of some of {', '.join(sorted(TaskSequence.scenarios))}"
+        )
+    if cls.scenario not in scenarios:
+        return f"has the scenario {cls.scenario!r}{did_you_mean(cls.scenario, sorted(scenarios))}"
+    if not isinstance(cls.budget, Mapping):
+        return 'has a budget that is no mapping: write training settings, as in {"epochs": 3, "lr": 0.05}'
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clbench.errors import DivergedError
 from clbench.method import Learner, Method, Scenario, Training
 from clbench.sequences.tasks import Split, Task
 
@@ -29,12 +30,15 @@ class Evaluator:
 
     @torch.no_grad()
     def rows(self, learner: Learner, tasks: Sequence[Task], seen: int) -> tuple[Row, Row]:
-        """Return the accuracy on the test images of some tasks, told and not told, after `seen` tasks."""
+        """Return the accuracy on the test images of some tasks, told and not told, after `seen` tasks.
+
+        Raises DivergedError if a score is NaN.
+        """
         hits = [self.hits(learner, task.index, task.test, seen) for task in tasks]  # all, before one is waited for
         rows: tuple[Row, Row] = ([], [])
         for task, both in zip(tasks, hits, strict=True):
             for row, count in zip(rows, both, strict=True):
-                row.append(None if count is None else count.item() / len(task.test))
+                row.append(None if count is None else _share(count, task.index, len(task.test)))
         return rows
 
     @torch.no_grad()
@@ -45,7 +49,7 @@ class Evaluator:
         if scores is None and self.scenario == "class":  # it has no answer if it is not told
             told, scores = True, self._scores(learner, split, task)
         assert scores is not None
-        return self._right(scores, task, split, None if told else self._competing(task + 1)).item() / len(split)
+        return _share(self._right(scores, task, split, None if told else self._competing(task + 1)), task, len(split))
 
     def hits(self, learner: Learner, task: int, split: Split, seen: int) -> Hits:
         """Count right answers on images of a task; None where there is no answer."""
@@ -69,13 +73,15 @@ class Evaluator:
         return len(self.tasks) if self.training.predict_over == "all" else seen
 
     def _right(self, scores: Tensor, task: int, split: Split, competing: int | None = None) -> Tensor:
-        """Count right answers among the outputs of a task, or of the first `competing` tasks."""
-        if self.scenario == "domain":
-            return (scores.argmax(1) == split.y).sum()
-        start, stop = self._columns(task)
-        if competing is None:
-            return (scores[:, start:stop].argmax(1) == split.y).sum()
-        return (scores[:, : self._columns(competing - 1)[1]].argmax(1) == split.y + start).sum()
+        """Count right answers among the outputs of a task, or of the first `competing` tasks; −1 if one is NaN."""
+        start, stop, right = 0, scores.shape[1], split.y
+        if self.scenario != "domain":
+            start, stop = self._columns(task)
+            if competing is not None:
+                right = right + start
+                start, stop = 0, self._columns(competing - 1)[1]
+        asked = scores[:, start:stop]
+        return torch.where(asked.isnan().any(), -1, (asked.argmax(1) == right).sum())  # −1: not waited for here
 
     def _columns(self, task: int) -> tuple[int, int]:
         start = sum(len(other.classes) for other in self.tasks[:task])
@@ -89,6 +95,14 @@ class Evaluator:
                 return None
             parts.append(scores)
         return torch.cat(parts)
+
+
+def _share(count: Tensor, task: int, images: int) -> float:
+    """Return the share of a task's images that was answered right; raise DivergedError if a score was NaN."""
+    right = int(count)
+    if right < 0:
+        raise DivergedError(f"a score of task {task + 1}'s images is NaN: the network diverged; try a smaller lr")
+    return right / images
 
 
 class Stopwatch:

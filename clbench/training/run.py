@@ -21,6 +21,7 @@ from clbench.training.snapshots import SnapshotFile
 from clbench.training.trainer import Setting, Trainer
 
 AfterTask = Callable[[Learner, Task], None]
+HIGHEST_LOSS = 1e6  # of the last epoch of a task; guessing among k classes costs ln k
 
 
 @dataclass
@@ -73,7 +74,8 @@ def run_sequence(
     for others; `checkpoint` is where the run is kept after each task, and goes on from. With `eval_every`, the tasks
     seen so far are evaluated after every so many updates too: the network as it is at that moment, before
     `finish_task`; the last point of a task is its row of the accuracy matrix. None of them changes a number. Raises
-    DivergedError when the loss is not finite. The global random state is left as found.
+    DivergedError when a loss, weight or score is not finite, or a loss ends above HIGHEST_LOSS. The global random
+    state is left as found.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -112,6 +114,7 @@ class _Run:
             self._evaluate(0)
         for task in setting.tasks[len(outcome.updates) :]:
             costs = self.learner.learn(task)
+            _check_loss(costs, task.index)
             outcome.add(costs)
             watch = Stopwatch(setting.device)
             if costs.trained:
@@ -132,6 +135,8 @@ class _Run:
                 checkpoint.keep(self._snapshot())
         outcome.shared_first_task = self.trainer.shared_first_task
         weights = self.learner.weights()
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise DivergedError("a weight is not finite at the end of the run: it diverged; try a smaller lr")
         outcome.parameters, outcome.weights_hash = self._count_parameters(weights), weights_hash(weights)
         return outcome
 
@@ -179,6 +184,14 @@ class _Run:
         if isinstance(self.learner, Method):
             self.trainer.load_state(snapshot["trainer"], len(self.outcome.updates))
         self.learner.load_state(snapshot["learner"])
+
+
+def _check_loss(costs: Costs, task: int) -> None:
+    """Raise DivergedError if the last epoch of a task has a loss that no training ends at."""
+    loss = (costs.history.get("loss") or [0.0])[-1]
+    if not abs(loss) <= HIGHEST_LOSS:
+        what = f"the loss ends at {loss:.3g} at task {task + 1}, above {HIGHEST_LOSS:,.0f}"
+        raise DivergedError(f"{what}: it diverged; try a smaller lr or a smaller weight of the method's own term")
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:

@@ -1,5 +1,6 @@
 """The command line as a person meets it, in a new folder."""
 
+import io
 import json
 import os
 import subprocess
@@ -66,8 +67,16 @@ def test_compare_names_damaged_records(swept: tuple[Path, Ended], clbench: Comma
     assert clbench("report", ".").code == 2
 
 
-def test_report_on_the_folder_above(swept: tuple[Path, Ended], clbench: Command) -> None:
-    one_clear_line(clbench("report", str(swept[0] / "results")), "did you mean")
+def test_output_need_not_be_utf_8(swept: tuple[Path, Ended], clbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the table of a run nor a report stops where ± and − cannot be written."""
+    os.chdir(swept[0])
+    for words in (RUN, ["report", "--formats", "svg", "--out", "ascii"]):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+        assert clbench(*words).code == 0
+        sys.stdout.flush()
+        assert "+/-" in written.getvalue().decode("ascii")
+    assert len(list(Path("ascii/figures").glob("*.svg"))) == 7
 
 
 @pytest.mark.parametrize("folder", ["none", "empty"])

@@ -1,5 +1,7 @@
 """Avalanche as a source: what it makes is stored as it is, and it is asked once what benchmarks there are."""
 
+import itertools
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clbench.data.benchmarks import AvalancheBenchmark, avalanche_benchmarks, load_benchmark
 from clbench.errors import DataError
 
 BENCHMARK = """
+from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
@@ -41,6 +45,22 @@ def _make(sizes, n_experiences, seed, shuffle, train_transform, eval_transform):
 def Good(n_experiences, *, seed=None, shuffle=True, train_transform=None, eval_transform=TRANSFORM, dataset_root=None):
     print("chatter")
     return _make([(16, 20), (24, 13)], n_experiences, seed, shuffle, train_transform, eval_transform)
+
+class Folder(torch.utils.data.Dataset):
+    def __init__(self, root, part, transform=None):
+        classes = sorted((Path(root) / "deep" / "down").iterdir())
+        self.files = [(file, label) for label, one in enumerate(classes) for file in (one / "images" / part).iterdir()]
+        self.targets, self.transform = [label for _, label in self.files], transform
+    def __len__(self):
+        return len(self.files)
+    def __getitem__(self, row):
+        image = Image.open(self.files[row][0])
+        return (image if self.transform is None else self.transform(image)), self.targets[row]
+
+def Folders(n_experiences, *, seed=None, shuffle=True, train_transform=None, eval_transform=None, dataset_root=None):
+    train, test = Folder(dataset_root, "train"), Folder(dataset_root, "test")
+    return nc_benchmark(train, test, n_experiences, False, seed=seed, shuffle=shuffle,
+                        train_transform=train_transform, eval_transform=eval_transform)
 
 def Ragged(n_experiences, *, seed=None, shuffle=True, train_transform=None, eval_transform=None, dataset_root=None):
     return _make([(16, 20), (24, 13)], n_experiences, seed, shuffle, train_transform, eval_transform)
@@ -90,6 +110,28 @@ def test_a_benchmark_that_cannot_be_made(
     assert str(root) in message
     assert "\n" not in message
     assert not any(cache_folder.iterdir())
+
+
+def picture(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), grey, np.uint8)).save(path)
+
+
+def test_a_folder_of_images_is_read_in_order_and_anew_once_there_are_more(
+    photographs: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label, part, number in itertools.product((1, 0), ("train", "test"), (2, 0, 1)):
+        picture(root / "deep" / "down" / f"class-{label}" / "images" / part / f"{number}.png", 10 * label + number)
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda *folder: sorted(listdir(*folder), reverse=True))
+    benchmark, arguments = AvalancheBenchmark("Folders", {}, photographs), {"n_experiences": 1, "shuffle": False}
+    first = load_benchmark(benchmark, root, arguments)
+    assert first.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 11, 12]
+    assert first.test_images[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 11, 12]
+    picture(root / "deep" / "down" / "class-1" / "images" / "train" / "00.png", 99)
+    assert load_benchmark(benchmark, root, arguments).train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 99, 11, 12]
+    picture(root / "deep" / "down" / "class-1" / "images" / "train" / "00.png", 77)  # in place
+    assert load_benchmark(benchmark, root, arguments).train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 77, 11, 12]
 
 
 @pytest.fixture

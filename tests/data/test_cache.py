@@ -1,9 +1,13 @@
 """The cache: an entry is made once, is shared, and can be trusted."""
 
 import contextlib
+import glob
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +152,117 @@ def test_what_cannot_be_made_leaves_nothing_behind(cache_folder: Path) -> None:
     with pytest.raises(DataError, match="No space left on device"):
         load(full)
     assert entries(cache_folder) == []
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from clbench.data.cache import temporary_folder
+with temporary_folder(Path(sys.argv[1])) as folder:
+    (folder / "images.npy").write_bytes(bytes(1000))
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_leaves_is_removed_and_what_one_at_work_has_is_not(cache_folder: Path) -> None:
+    cache_folder.mkdir()
+    command = [sys.executable, "-c", KILLED, str(cache_folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"there\n"
+        (under_way,) = entries(cache_folder)
+        load()
+        assert (under_way / "images.npy").exists()
+        other.kill()
+    assert (under_way / "images.npy").exists()
+    load(source="elsewhere")
+    assert not under_way.exists()
+    assert len(entries(cache_folder)) == 2
+
+
+def test_what_other_hosts_have_under_way_is_left_alone(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.node", lambda: "another")
+    with cache.temporary_folder(cache_folder.parent) as theirs:
+        monkeypatch.setattr("platform.node", lambda: "this")
+        monkeypatch.setattr(cache, "FileLock", lambda *_, **__: contextlib.nullcontext())  # a lock that is not seen
+        with cache.temporary_folder(cache_folder.parent):
+            assert theirs.exists()
+
+
+def test_all_files_below_a_folder_in_order(tmp_path: Path) -> None:
+    for name in ("b/1/2/3/4/x", "a/y", "b/1/2/a", "z"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "w").write_text("w")
+    (tmp_path / "root" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "b" / "back").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "nowhere").symlink_to(tmp_path / "nothing")
+    names = ["nowhere", "z", "a/y", "b/1/2/a", "b/1/2/3/4/x", "c/w"]
+    files = cache.files_below(tmp_path / "root")
+    assert files == [str(tmp_path / "root" / name) for name in names]
+    stamped = cache.stamp(files)
+    assert [size for _, size, *_ in stamped] == [1, 3, 7, 11, 1]
+    (tmp_path / "root" / "b/1/2/3/4/x").write_text("another")
+    assert cache.stamp(files) != stamped
+
+
+def test_folders_are_listed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["b", "c", "a", "d"]
+    for name in names:
+        (tmp_path / name / "inside").mkdir(parents=True)
+        (tmp_path / f"{name}.txt").write_text(name)
+    scandir = os.scandir
+
+    class Backwards:
+        """Entries in the order of a file system that goes backwards."""
+
+        def __init__(self, folder: Any = "."):
+            self.entries = iter(sorted(scandir(folder), key=lambda entry: entry.name, reverse=True))
+
+        def __iter__(self) -> Any:
+            return self.entries
+
+        def __next__(self) -> Any:
+            return next(self.entries)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    monkeypatch.setattr(os, "listdir", lambda folder=".": [entry.name for entry in Backwards(folder)])
+    listings: list[Callable[[], list[str]]] = [
+        lambda: os.listdir(tmp_path),
+        lambda: [path.name for path in tmp_path.iterdir()],
+        lambda: [Path(path).name for path in glob.glob(f"{tmp_path}/*")],
+        lambda: [path.name for path in tmp_path.glob("*")],
+        lambda: [entry.name for entry in os.scandir(tmp_path)],
+        lambda: [name for _, folders, files in os.walk(tmp_path) for name in (*folders, *files) if name != "inside"],
+    ]
+    for listing in listings:
+        found = listing()
+        with cache.folders_in_order():
+            ordered = listing()
+        assert set(ordered) == set(found)
+        assert [name for name in ordered if len(name) == 1] == sorted(names)
+        assert found != ordered
+
+
+def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(*_: object) -> Any:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    with pytest.raises(DataError, match=r"no home folder.*CLBENCH_CACHE"):
+        load_dataset("digits")
+    monkeypatch.delenv("CLBENCH_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_dir", no_home)
+    with pytest.raises(DataError, match=r"no home folder.*CLBENCH_CACHE"):
+        load_dataset("digits")
 
 
 def test_an_unusable_cache_folder(cache_folder: Path) -> None:

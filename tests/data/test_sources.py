@@ -1,6 +1,7 @@
 """Sources: what is read equals what lies in the files, each fault has one clear line."""
 
 import gzip
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from made_up_data import IDX_NAMES, idx_bytes, make_cifar, make_mnist
 from sklearn.datasets import load_digits
 
-from clbench.data import DataSet, load_dataset
+from clbench.data import DataSet, load_dataset, remarks
+from clbench.data.cache import ARRAYS
+from clbench.data.sources import KNOWN
 from clbench.errors import DataError, UsageError
 
 
@@ -109,6 +112,51 @@ def test_changed_files_are_read_anew(root: Path) -> None:
     second = load_dataset("mnist", root)
     assert second.fingerprint != first.fingerprint
     assert second.train_images[-1, 0, -1, -1] == first.train_images[-1, 0, -1, -1] ^ 1
+
+
+def replaced_unseen(path: Path, content: bytes) -> None:
+    """Put another content of the same size into a file, and give it the date that it had."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_files_in_place_of_others_of_the_same_size_and_date_are_read_anew(root: Path) -> None:
+    first, path = make_mnist(root), root / "MNIST" / "raw" / IDX_NAMES[0]
+    assert same(load_dataset("mnist", root), first)
+    other = make_mnist(root.parent / "other", seed=1)
+    replaced_unseen(path, idx_bytes(other[0]))
+    assert same(load_dataset("mnist", root), [other[0], *first[1:]])
+
+
+def known(arrays: list[np.ndarray]) -> dict[str, str]:
+    """Return the SHA-256 of the bytes of images, and of labels as int64."""
+    kinds = (np.uint8, np.int64, np.uint8, np.int64)
+    digests = [
+        hashlib.sha256(array.astype(kind).tobytes()).hexdigest() for array, kind in zip(arrays, kinds, strict=True)
+    ]
+    return dict(zip(ARRAYS, digests, strict=True))
+
+
+def test_what_differs_from_the_data_set_that_is_known_by_the_name_is_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mnist, fashion = make_mnist(root), make_mnist(root, "FashionMNIST", seed=1)
+    monkeypatch.setitem(KNOWN, "mnist", known(mnist))
+    monkeypatch.setitem(KNOWN, "fashion-mnist", known(fashion))
+    assert remarks("mnist", root) == remarks("fashion-mnist", root) == remarks("digits") == []
+    images, labels = (root / "MNIST" / "raw" / name for name in IDX_NAMES[:2])
+    replaced_unseen(images, idx_bytes(fashion[0]))
+    whose = "its training images differ (they are those of fashion-mnist)"
+    assert remarks("mnist", root) == [f"the data in {root / 'MNIST' / 'raw'} are not mnist as it is known: {whose}"]
+    replaced_unseen(images, idx_bytes(np.where(np.arange(40)[:, None, None] < 20, mnist[0], 255 - mnist[0])))
+    replaced_unseen(labels, idx_bytes(mnist[1][::-1]))
+    assert remarks("mnist", root)[0].endswith("as it is known: its training images, training labels differ")
+
+
+def test_the_real_data_sets_are_those_that_are_known(data_root: Path) -> None:
+    assert remarks("mnist", data_root) == remarks("fashion-mnist", data_root) == []
 
 
 def test_a_data_root_that_was_named_must_be_a_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

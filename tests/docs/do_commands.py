@@ -70,7 +70,7 @@ def lay_out(folder: Path) -> None:
     for package in ("clbench.methods", "clbench.sequences"):
         place = "methods" if package == "clbench.methods" else "clbench/sequences"
         importlib.import_module(package).__path__.append(str(folder / place))
-    registry.builtin.cache_clear()
+    registry.found.cache_clear()
 
 
 def records(folder: Path) -> None:

@@ -92,7 +92,7 @@ class Raises(Method):
 def test_an_exception_is_a_record_that_says_where(tmp_path: Path) -> None:
     (tmp_path / "raises.py").write_text(RAISES)
     error = run(tmp_path / "out", f"{tmp_path}/raises.py:Raises").error or ""
-    assert error.startswith("ZeroDivisionError: a bug, at task 3 of 5\n")
+    assert error.startswith(f"ZeroDivisionError: a bug, in {tmp_path}/raises.py, line 9, at task 3 of 5\n")
     assert "raises.py" in error  # the traceback
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clbench.errors import UsageError
-from clbench.experiment import registry
+from clbench.experiment import own_code, registry
 from clbench.methods.lwf import LwF
 from clbench.methods.replay import Replay
 
@@ -71,11 +71,11 @@ def test_a_method_from_a_file(method_file: Path) -> None:
     cls = registry.find("method", f"{method_file}:Half")
     assert registry.configure("half", cls, {"factor": "0.25"}).factor == 0.25
     assert registry.find("method", f"{method_file}:Half") is cls
-    before = registry.code_hash(cls)
+    before = own_code.code_hash(cls)
     method_file.write_text(METHOD.replace("Half the loss", "Half of the loss"))
     edited = registry.find("method", f"{method_file}:Half")
     assert edited is not cls
-    assert registry.code_hash(edited) != before
+    assert own_code.code_hash(edited) != before
 
 
 def test_what_can_be_wrong_with_a_file(method_file: Path) -> None:
@@ -166,11 +166,15 @@ def test_a_method_that_refuses_its_settings(tmp_path: Path) -> None:
         registry.find("method", str(path))
 
 
-def test_a_name_that_two_built_in_classes_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.builtin.cache_clear()
+@pytest.fixture
+def found_anew() -> Iterator[None]:
+    registry.found.cache_clear()
+    yield
+    registry.found.cache_clear()
+
+
+def test_a_name_that_two_built_in_classes_have_is_refused(found_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LwF, "name", "finetune")
-    try:
-        with pytest.raises(UsageError, match=r"'finetune' is defined twice: by clbench.methods.finetune and .*lwf"):
-            registry.builtin("method")
-    finally:
-        registry.builtin.cache_clear()
+    with pytest.raises(UsageError, match=r"'finetune' is defined twice: by clbench.methods.finetune and .*lwf"):
+        registry.find("method", "lwf")
+    assert registry.find("method", "finetune").__module__ == "clbench.methods.finetune"

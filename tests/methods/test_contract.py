@@ -1,5 +1,6 @@
 """`check_method` over every registered method, and what it catches."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -8,7 +9,19 @@ import torch
 from torch import Tensor
 
 from clbench.experiment import registry
-from clbench.method import SCENARIOS, Learner, Memory, Method, Phase, Run, Scenario, Step, Training
+from clbench.method import (
+    SCENARIOS,
+    GradientOf,
+    Gradients,
+    Learner,
+    Memory,
+    Method,
+    Phase,
+    Run,
+    Scenario,
+    Step,
+    Training,
+)
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
 from clbench.methods.lwf import LwF
@@ -305,6 +318,67 @@ class AnswersTheFirstClass(Method):
         return scores
 
 
+class CallsBackward(Method):
+    def loss(self, step: Step) -> Tensor:
+        loss = step.cross_entropy()
+        loss.backward(retain_graph=True)
+        return loss
+
+
+class CallsBackwardInTheEnd(Method):
+    """As an estimate of the Fisher information may be written, whose gradients the next task's first step would get."""
+
+    def finish_task(self, task: Task) -> None:
+        torch.autograd.backward([self.network(task.train.batch(torch.arange(4))).logsumexp(1).sum()])
+
+
+class CallsBackwardForItsGradients(Method):
+    def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
+        step.cross_entropy().backward(retain_graph=True)
+        return gradient_of(self.loss(step))
+
+
+class StepsAnOptimiser(Method):
+    def loss(self, step: Step) -> Tensor:
+        optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1)
+        parameters = list(self.network.parameters())
+        gradients = torch.autograd.grad(step.cross_entropy(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        return step.cross_entropy()
+
+
+class GuessesTheTaskFromTheBatch(Finetune):
+    """All images that are asked about at once are of one task: the most likely one answers for all of them."""
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        scores = self.network(x)
+        share = scores.softmax(1).sum(0)
+        tasks = range(len(self.network.widths))
+        likely = max(tasks, key=lambda index: share[self.network.columns(index)].sum().item())
+        scores[:, self.network.columns(likely)] += 1e6
+        return scores
+
+
+class AsksWhoIsAsking(Finetune):
+    """Reads the task's number from its caller's variables."""
+
+    def scores(self, x: Tensor, task: int | None) -> Tensor:
+        scores, frame = self.network(x), sys._getframe()
+        for _ in range(6):
+            frame = frame.f_back or frame
+            place = frame.f_locals.get("task") if frame.f_code.co_name == "hits" else None
+            if isinstance(place, int) and place < self.network.seen:
+                scores[:, self.network.columns(place)] += 1e6
+        return scores
+
+
+class MistypedHook(Method):
+    def los(self, step: Step) -> Tensor:
+        return 2 * step.cross_entropy()
+
+
 class AsksForNoGradient(Method):
     def gradients(self, step: Step, gradient_of: Any) -> dict[str, Tensor]:
         return {}
@@ -327,6 +401,13 @@ class AsksForNoGradient(Method):
         (NoLoadState, "no load_state"),
         (ClaimsAPlainFirstTask, "its first task is not that of fine-tuning"),
         (AnswersTheFirstClass, "its first task is not that of fine-tuning"),
+        (CallsBackward, r"`loss` \(.*test_contract.py, line \d+\) calls .backward\(\): the loop does"),
+        (CallsBackwardInTheEnd, "`finish_task` .* calls .backward"),
+        (CallsBackwardForItsGradients, "`gradients` .* calls .backward"),
+        (StepsAnOptimiser, "`loss` .* steps an optimiser"),
+        (GuessesTheTaskFromTheBatch, "must look at each alone"),
+        (AsksWhoIsAsking, "must look at each alone"),
+        (MistypedHook, r"test_contract.py, line \d+: MistypedHook.los is no hook of a method, .* did you mean loss"),
         (AsksForNoGradient, "asks for the gradient of no loss"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -361,3 +442,55 @@ def test_a_memory_must_be_declared() -> None:
 
     with pytest.raises(AssertionError, match="keeps a Memory, `kept`, without declaring"):
         check_method(Undeclared, models=["mlp"], scenarios=["class"])
+
+
+# ------------------------------------------------------------------------------------------ what it says
+
+
+class SaysNothing(Method):
+    """Its hooks change nothing."""
+
+    def loss(self, step: Step) -> Tensor:
+        return step.cross_entropy()
+
+
+class SaysSomethingInClass(Method):
+    def loss(self, step: Step) -> Tensor:
+        return step.cross_entropy() * (2 if self.run.scenario == "class" else 1)
+
+
+EQUAL = "equals fine-tuning to the last bit in every run"
+
+
+@pytest.mark.parametrize(
+    ("method", "equal"),
+    [(SaysNothing, True), (LwF(weight=0), True), (SaysSomethingInClass, False), (Finetune, False)],
+    ids=str,
+)
+def test_a_method_that_changes_nothing_is_said_to(
+    method: type[Method] | Method, equal: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_method(method, models=["mlp"], scenarios=["task", "class"])
+    said = capsys.readouterr().err
+    assert (EQUAL in said) == equal
+    name = method.__name__ if isinstance(method, type) else type(method).__name__
+    assert [line.split(":")[0] for line in said.splitlines()[:2]] == [
+        f"{name}, mlp, scenario {s}" for s in ("task", "class")
+    ]
+
+
+def test_it_computes_with_one_thread_and_restores_their_number(capsys: pytest.CaptureFixture[str]) -> None:
+    seen, before = [], torch.get_num_threads()
+
+    class Threads(Method):
+        def finish_task(self, task: Task) -> None:
+            seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        check_method(Threads, models=["mlp"], scenarios=["domain"], quiet=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+    assert capsys.readouterr().err == ""

@@ -443,12 +443,12 @@ def three_tasks(method: Method, scenario: Scenario, training: Training = PLAIN, 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("half", [True, False])
 def test_ewc_has_a_term_for_each_old_task(double: None, scenario: Scenario, half: bool) -> None:
-    method = EWCByHand(strength=20.0, half=half)
+    method = EWCByHand(strength=10.0, half=half)
     three_tasks(method, scenario)
     assert [step[0] for step in method.steps] == [0] * 6 + [1] * 6 + [2] * 6
     for _, loss, cross_entropy, pull in method.steps:
-        assert loss == pytest.approx(cross_entropy + (10 if half else 20) * pull, rel=1e-10)
-    assert all(20 * step[3] > 1e-3 * step[2] for step in method.steps[-6:])  # or there would be nothing to compare
+        assert loss == pytest.approx(cross_entropy + (5 if half else 10) * pull, rel=1e-10)
+    assert all(10 * step[3] > 1e-3 * step[2] for step in method.steps[-6:])  # or there would be nothing to compare
     for found, expected in method.found:
         assert_same(found, expected, rtol=1e-9, atol=1e-12)
 

@@ -79,7 +79,21 @@ def test_the_memory_is_shared_equally_among_the_tasks() -> None:
 
 def test_a_small_task_fills_no_more_than_it_has() -> None:
     assert [len(rows) for rows in memories(Replay(images=40), [3, 30, 2])[-1]] == [3, 13, 2]
-    assert [len(rows) for rows in memories(Replay(images=2), [9, 9, 9])[-1]] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("images", [0, 1, 2, 3, 4, 5, 7, 11])
+def test_what_the_tasks_do_not_divide_goes_to_the_earlier_ones(images: int) -> None:
+    """The memory is always full: no task has two images more than another, and no later one more than an earlier."""
+    for stored in memories(Replay(images=images), [20] * 5):
+        counts = [len(rows) for rows in stored]
+        assert sum(counts) == images
+        assert counts == sorted(counts, reverse=True)
+        assert counts[0] - counts[-1] <= 1
+
+
+def test_hsus_memory_leaves_the_remainder_out() -> None:
+    counts = [[len(rows) for rows in stored] for stored in memories(Replay(images=11, remainder="unused"), [20] * 5)]
+    assert counts == [[11 // tasks] * tasks for tasks in range(1, 6)]
 
 
 def test_the_memory_is_random_and_depends_on_the_seed_alone() -> None:
@@ -185,8 +199,9 @@ def test_old_images_take_turns_beside_new_ones() -> None:
         ({"images": 10}, [3, 6, 6]),
         # 7, then 4 + 3, three times: 24 + 21 = 45
         ({"images": 7}, [3, 6, 6]),
-        # 1, 24 times: 48
+        # 1, then 1 + 0, 24 times; without the remainder none of either, 1 // 2
         ({"images": 1}, [3, 6, 6]),
+        ({"images": 1, "remainder": "unused"}, [3, 6, 3]),
         # 15 once: 39, then 8 + 7
         ({"images": 15}, [3, 5, 5]),
         # all 24, then 20 + 20, once: 48 and 64

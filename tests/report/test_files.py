@@ -1,5 +1,8 @@
-"""Figures in a folder: which are drawn, which are left, and whose they are."""
+"""Figures in a folder: drawn anew every time, in copies of the process where there can be any, and whose they are."""
 
+import errno
+import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from matplotlib import image
 
 from clbench.errors import UsageError
 from clbench.report.figures import files, layouts
-from clbench.report.figures.files import FigureFolder
+from clbench.report.figures.files import LIST, check_format, draw, planned
 from clbench.report.figures.kinds import FIGURES
 from clbench.results.analysis import differences
 from clbench.results.frames import Results
@@ -19,20 +22,16 @@ DIFFERENCES = "split-digits-task-mlp-differences.svg"
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have two kinds of figures only, to be fast; return the kinds drawn, which grow as the test goes on."""
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have two kinds of figures only, to be fast."""
     monkeypatch.setattr(files, "FIGURES", {kind: FIGURES[kind] for kind in ("average-accuracy", "differences")})
-    drawn: list[str] = []
-    monkeypatch.setattr("sys.platform", "one without copies of processes, in which the list would not grow")
-    lay_out = layouts.lay_out
-    monkeypatch.setattr(layouts, "lay_out", lambda kind, *rest: (drawn.append(kind), lay_out(kind, *rest))[1])
-    return drawn
 
 
-def written(results: Results, folder: Path, **options: Any) -> dict[str, bytes]:
+def written(results: Results, folder: Path, width: Any = "column", **options: Any) -> dict[str, bytes]:
     folder.mkdir(exist_ok=True)
-    drawn = FigureFolder(results, folder, **{"formats": ["svg"], **options}).draw()
-    return {path.name: path.read_bytes() for figure in drawn for path in figure.paths}
+    pictures = planned(results, folder, **{"formats": ["svg"], **options})
+    draw(pictures, folder, width)
+    return {path.name: path.read_bytes() for picture in pictures for path in picture.paths}
 
 
 def test_files_are_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,70 +45,37 @@ def test_files_are_the_same_every_time(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_what_is_up_to_date_is_not_drawn_again(few: list[str], tmp_path: Path) -> None:
-    results = Results([*three_methods(), *three_methods(scenario="class")])
-    folder = FigureFolder(results, tmp_path, ["svg"])
-    assert folder.ready() == []
-    assert len(folder.missing) == 4
-    first = [figure.paths for figure in folder.draw()]
-    assert [tmp_path / DIFFERENCES] in first
-    few.clear()
-    again = FigureFolder(Results([*three_methods(), *three_methods(scenario="class")]), tmp_path, ["svg"])
-    assert again.missing == []
-    assert again.ready() == again.draw()
-    assert [figure.paths for figure in again.ready()] == first
-    assert few == []
-
-    changed = FigureFolder(Results([*three_methods(), *three_methods(scenario="class")[:-1]]), tmp_path, ["svg"])
-    assert {figure.place for figure in changed.ready()} == {("split-digits", "task", "mlp")}  # not the other's
-    assert [figure.paths for figure in changed.draw()] == first
-    assert sorted(few) == ["average-accuracy", "differences"]
-
-
-@pytest.mark.parametrize("harm", ["missing", "touched", "other width", "other baseline"])
-def test_what_is_not_up_to_date_is_drawn_again(harm: str, few: list[str], tmp_path: Path) -> None:
-    results = Results(three_methods())
-    first = written(results, tmp_path)
-    few.clear()
-    path = tmp_path / DIFFERENCES
-    options: dict[str, Any] = {}
-    if harm == "missing":
-        path.unlink()
-    elif harm == "touched":
-        path.write_text("mine")
-    elif harm == "other width":
-        options["width"] = "column"
-    else:
-        options["differences"] = differences(results, baseline="lwf")
-    second = written(results, tmp_path, **options)
-    assert few == [*["average-accuracy"] * (harm == "other width"), "differences"]
-    assert (second == first) == (harm in ("missing", "touched"))
-    if harm == "other baseline":
-        assert b"difference to LwF" in second[DIFFERENCES]
+@pytest.mark.usefixtures("few")
+def test_every_report_draws_all_its_figures(tmp_path: Path) -> None:
+    first = written(Results(three_methods()), tmp_path)
+    (tmp_path / DIFFERENCES).write_text("spoilt")
+    assert written(Results(three_methods()), tmp_path) == first
+    wide = written(Results(three_methods()), tmp_path, width="page")
+    assert all(wide[name] != first[name] for name in first)
+    other = written(
+        Results(three_methods()), tmp_path, differences=differences(Results(three_methods()), baseline="lwf")
+    )
+    assert b"difference to LwF" in other[DIFFERENCES]
 
 
 @pytest.mark.usefixtures("few")
-def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_figures_that_are_no_longer_made_go_and_files_of_others_stay(tmp_path: Path) -> None:
     both = Results([*three_methods(), *three_methods(sequence_label="other")])
-    (tmp_path / DIFFERENCES).write_text("theirs")
     (tmp_path / "notes.svg").write_text("notes")
     first = written(both, tmp_path)
-    assert DIFFERENCES in first
-    kept = DIFFERENCES.replace(".svg", ".kept-1.svg")
-    assert (tmp_path / kept).read_text() == "theirs"
-    edited = tmp_path / "other-task-mlp-differences.svg"
-    edited.write_text("edited by hand")
     second = written(Results(three_methods()), tmp_path)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {*second, ".made-by-clbench", "notes.svg", edited.name, kept}
-    assert (tmp_path / "notes.svg").read_text() == "notes"
+    assert len(first) == 2 * len(second) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {*second, LIST, "notes.svg"}
+    assert (tmp_path / LIST).read_text().splitlines() == list(second)
+    assert written(Results([]), tmp_path) == {}
+    assert {path.name for path in tmp_path.iterdir()} == {LIST, "notes.svg"}
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xfe", b'{"a.svg": 3}', b'{"../a.svg": {"figure": "1", "file": "2"}}', b"{"])
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"../a.svg", b'{"a.svg": 3}', b"/etc/passwd\n.\n..\n\n../a.svg"])
 @pytest.mark.usefixtures("few")
 def test_a_damaged_list_of_what_is_ours_does_no_harm(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures/.made-by-clbench").write_bytes(damage)
+    (tmp_path / "figures" / LIST).write_bytes(damage)
     theirs = [tmp_path / "figures/mine.svg", tmp_path / "a.svg"]
     for path in theirs:
         path.write_text("mine")
@@ -117,24 +83,51 @@ def test_a_damaged_list_of_what_is_ours_does_no_harm(damage: bytes, tmp_path: Pa
     assert [path.read_text() for path in theirs] == ["mine", "mine"]
 
 
+def failing(code: int) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
 @pytest.mark.usefixtures("few")
-def test_drawing_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = FigureFolder(Results(three_methods()), tmp_path, ["svg"])
-    with monkeypatch.context() as patch:
-        patch.setitem(layouts.LAYOUTS, "differences", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            folder.draw()
-    again = FigureFolder(Results(three_methods()), tmp_path, ["svg"])
-    assert len(again.ready()) == 1
-    assert len(again.draw()) == 2
-    assert not list(tmp_path.glob("*.kept-*"))
+@pytest.mark.parametrize("what", ["full", "missing", "no more processes", "in a pool"])
+def test_figures_are_drawn_where_processes_cannot_be(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With /dev/shm full or missing, semaphores fail; with too many processes, forking; a pool's start no others."""
+    expected = written(Results(three_methods()), tmp_path / "expected")
+    if what == "in a pool":
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            assert pool.apply(written, (Results(three_methods()), tmp_path / "found")) == expected
+        return
+    if what == "no more processes":
+        monkeypatch.setattr(os, "fork", failing(errno.EAGAIN))
+    else:
+        code = errno.ENOSPC if what == "full" else errno.ENOENT
+        monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", failing(code))
+    assert written(Results(three_methods()), tmp_path / "found") == expected
 
 
-def test_formats_and_widths_are_checked(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few")
+def test_what_cannot_be_drawn_is_said_here_and_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("a broken figure")
+
+    monkeypatch.setitem(layouts.LAYOUTS, "differences", broken)  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError, match="a broken figure"):
+        written(Results(three_methods()), tmp_path)
+    assert (tmp_path / "split-digits-task-mlp-average-accuracy.svg").exists()
+    assert capfd.readouterr().err == ""  # nothing from copies of this process
+
+
+def test_formats_and_widths_are_checked() -> None:
     with pytest.raises(UsageError, match="no format 'gif': choose from png, pdf, svg"):
-        FigureFolder(Results([]), tmp_path, ["gif"])
-    with pytest.raises(UsageError, match="no width 'wide'"):
-        FigureFolder(Results([]), tmp_path, width="wide")  # type: ignore[arg-type]
+        check_format(["png", "gif"], "column")
+    with pytest.raises(UsageError, match="no width 'wide': choose one of column, page"):
+        check_format(["png"], "wide")
 
 
 def test_files_are_laid_out_for_the_ticks_that_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,18 +140,18 @@ def test_files_are_laid_out_for_the_ticks_that_they_show(tmp_path: Path, monkeyp
             R = np.where(np.tri(6, 5, -1), end, np.nan)
             R[np.arange(1, 6), np.arange(5)] = 1.0
             runs.append(record(label, seed, [[N if x != x else x for x in row] for row in R.tolist()]))
-    drawn = FigureFolder(Results(runs), tmp_path, ["png"]).draw()
+    drawn = written(Results(runs), tmp_path, formats=["png"])
     assert len(drawn) == 3
-    for path in (path for figure in drawn for path in figure.paths):
-        pixels = image.imread(path)
+    for name in drawn:
+        pixels = image.imread(tmp_path / name)
         for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
-            assert (edge[..., :3] == 1).all(), path.name
+            assert (edge[..., :3] == 1).all(), name
 
 
 @pytest.mark.usefixtures("few")
 def test_names_that_look_alike_in_files_are_numbered(tmp_path: Path) -> None:
     models = ("m", "m!", "m-2", "M", HOSTILE)
-    drawn = FigureFolder(Results([record("lwf", model_label=model) for model in models]), tmp_path, ["svg"]).draw()
+    drawn = planned(Results([record("lwf", model_label=model) for model in models]), tmp_path, ["svg"])
     paths = [path for figure in drawn for path in figure.paths]
     assert len({path.name.lower() for path in paths}) == len({figure.place for figure in drawn}) == len(models)
     assert all(path.parent == tmp_path for path in paths)

@@ -11,7 +11,7 @@ from matplotlib import image
 
 from clbench.errors import UsageError
 from clbench.report.figures.kinds import FIGURES
-from clbench.report.figures.style import WIDTHS
+from clbench.report.figures.style import WIDTHS, characters
 from clbench.report.plotted import PlottedResults
 from clbench.results import names
 
@@ -30,12 +30,17 @@ ODD = {
 }
 WIDE = ("odd labels", "many methods")  # on a page too
 ONLY = {"an odd baseline": "differences", "curves": "within-task-curves", "ranks": "ranks"}  # the others are as usual
+FEW = {  # where there is no curve, nothing to forget, or the cost of one method only; elsewhere there are five at least
+    "one task": {"accuracy-matrix", "differences", "accuracy-cost"},
+    "nothing measured": {"accuracy-matrix"},
+    "only the last row": {"accuracy-matrix"},
+}
 
 
 @pytest.mark.parametrize(("odd", "width"), [*((odd, "column") for odd in ODD), *((odd, "page") for odd in WIDE)])
 def test_odd_results_are_drawn_and_nothing_is_cut_off(odd: str, width: Any) -> None:
     results = PlottedResults(ODD[odd])
-    drawn = 0
+    drawn = set()
     for kind, what in FIGURES.items():
         if ONLY.get(odd, kind) != kind:
             continue
@@ -43,7 +48,7 @@ def test_odd_results_are_drawn_and_nothing_is_cut_off(odd: str, width: Any) -> N
             shown = results.figure(kind, width=width)
         except UsageError:
             continue
-        drawn += 1
+        drawn.add(kind)
         buffer = io.BytesIO()
         shown.savefig(buffer, dpi=100)
         buffer.seek(0)
@@ -54,8 +59,10 @@ def test_odd_results_are_drawn_and_nothing_is_cut_off(odd: str, width: Any) -> N
         assert pixels.shape[1] <= 100 * WIDTHS[width] + 1
         sizes = {text.get_fontsize() for text in shown.findobj(mpl.text.Text) if text.get_text().strip()}
         assert 7 <= min(sizes) <= max(sizes) <= 9, kind
-        assert " ".join(shown.get_suptitle().split()).startswith(what.title)
-    assert drawn >= (1 if odd in ONLY else 5)
+        assert shown.get_suptitle() == what.title  # in one line
+        assert len(what.title) < characters(WIDTHS["column"])
+    assert drawn == FEW.get(odd, drawn)
+    assert len(drawn) >= (5 if odd not in {**ONLY, **FEW} else 1)
 
 
 def test_forgetting_of_many_goes_over_rows_that_hold_every_task_once() -> None:
@@ -69,5 +76,23 @@ def test_legends_show_labels_as_they_are_and_one_seed_is_said() -> None:
     drawn = PlottedResults([record("a$x$_b"), record("_hidden")]).figure("average-accuracy")
     shown = [text.get_text().replace(r"\$", "$").strip() for text in drawn.legends[0].get_texts()]
     assert sorted(shown) == ["_hidden", "a$x$_b"]
-    assert "split-digits, task scenario, mlp" in " ".join(drawn.get_suptitle().split())
-    assert "no intervals" in drawn.get_suptitle()
+    assert " ".join(drawn.texts[-1].get_text().split()) == "split-digits, task scenario, mlp; one seed, so no intervals"
+
+
+def test_a_panel_of_one_point_is_left_out() -> None:
+    """The last task is only evaluated once, unless before it was learnt too."""
+    R = [[N, N, N], [0.9, N, N], [0.8, 0.9, N], [0.7, 0.8, 0.9]]
+    before = [[0.1, 0.1, 0.1], *R[1:]]
+    assert [axes.get_title() for axes in PlottedResults([record("lwf", R=R)]).plot.accuracy_by_task()] == [
+        "task 1",
+        "task 2",
+    ]
+    both = PlottedResults([record("lwf", R=R), record("si", R=before)])
+    assert [axes.get_title() for axes in both.plot.accuracy_by_task()] == ["task 1", "task 2", "task 3"]
+
+
+def test_figures_of_one_point_are_not_drawn() -> None:
+    alone = PlottedResults([record("lwf", R=[[N], [0.9]])])
+    for kind in ("accuracy-by-task", "average-accuracy", "forgetting-by-task", "stability-plasticity", "accuracy-cost"):
+        with pytest.raises(UsageError, match=f"no figure '{kind}' of these records: it needs "):
+            alone.figure(kind)

@@ -38,7 +38,7 @@ def test_plot_draws_into_axes_of_the_caller() -> None:
 def test_plot_returns_a_panel_per_method_task_or_metric() -> None:
     plot = PlottedResults(within_tasks()).plot
     assert [axes.get_title() for axes in plot.accuracy_matrix()] == ["Fine-tuning", "LwF"]
-    assert [axes.get_title() for axes in plot.accuracy_by_task()] == ["task 1", "task 2"]
+    assert [axes.get_title() for axes in plot.accuracy_by_task()] == ["task 1"]
     assert [axes.get_title() for axes in plot.within_task_curves()] == ["Fine-tuning", "LwF"]
     assert len(plot.accuracy_cost()) == 1
     assert len(plot.differences()) == 2
@@ -48,7 +48,7 @@ def test_figure_refuses_what_it_cannot_choose() -> None:
     results = PlottedResults([record("lwf"), record("lwf", scenario="class")])
     with pytest.raises(UsageError, match=r"2 comparisons fit: .*class scenario.*task scenario"):
         results.figure("accuracy-matrix")
-    with pytest.raises(UsageError, match=r"no figure 'pie': choose one of accuracy-matrix"):
+    with pytest.raises(UsageError, match=r"no figure 'pie': choose one of accuracy-by-task, acc"):
         results.figure("pie")
     with pytest.raises(UsageError, match=r"no width 'wide': choose one of column, page"):
         results.figure("accuracy-matrix", scenario="task", width="wide")  # type: ignore[arg-type]

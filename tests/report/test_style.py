@@ -34,12 +34,13 @@ def test_sixty_methods_differ_in_grey_and_more_are_drawn() -> None:
 
 
 def test_methods_look_alike_in_all_figures_and_unlike_each_other() -> None:
-    results = PlottedResults([*(record(f"method{i}") for i in range(12)), record("method5", scenario="class")])
+    alone = [record("method5", seed, scenario="class") for seed in (0, 1)]
+    results = PlottedResults([*(record(f"method{i}") for i in range(12)), *alone])
     (axes,) = results.figure("average-accuracy", scenario="task").axes
     looks = {line.get_label(): (line.get_color(), str(line.get_marker()), line.get_linestyle()) for line in axes.lines}
     assert len(looks) == len(set(looks.values())) == len({marker for _, marker, _ in looks.values()}) == 12
-    (alone,) = results.figure("average-accuracy", scenario="class").axes
-    (line,) = alone.lines
+    (curves,) = results.figure("average-accuracy", scenario="class").axes
+    (line,) = curves.lines
     assert (line.get_color(), str(line.get_marker()), line.get_linestyle()) == looks["method5"]
     (points,) = results.figure("stability-plasticity", scenario="class").axes
     assert to_rgba(points.containers[0][0].get_color()) == to_rgba(looks["method5"][0])

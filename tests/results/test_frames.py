@@ -130,7 +130,22 @@ def test_accuracy_gives_the_matrices() -> None:
         results.accuracy("finetune", view="both")  # type: ignore[arg-type]
 
 
-# What is averaged
+# What is averaged, and what is compared
+
+
+@pytest.mark.parametrize(
+    ("changes", "suffixes"),
+    [
+        ({"code": {"method": "1a2b3c" + "0" * 58}}, ("code 1a2b3c", "code built-in")),
+        ({"params": {"of": "lwf", "temperature": 4}}, ("params.temperature=4", "params.temperature=null")),
+    ],
+)
+def test_different_configurations_are_never_averaged(changes: dict, suffixes: tuple[str, str]) -> None:
+    results = Results([record("lwf", 0), record("lwf", 1, LWF[1], **changes)])
+    assert set(results.summary()["n"]) == {1}
+    assert sum("are not averaged" in warning for warning in results.warnings) == 1
+    assert all(label in results.warnings[0] for label in results.labels)
+    assert sorted(results.labels) == sorted(f"lwf [{suffix}]" for suffix in suffixes)
 
 
 @pytest.mark.parametrize(
@@ -138,35 +153,29 @@ def test_accuracy_gives_the_matrices() -> None:
     [
         ({"training": {"epochs": 10, "iterations": None, "lr": 0.01}}, ("training.lr=0.01", "training.lr=0.1")),
         ({"device": "cuda"}, ("device=cpu", "device=cuda")),
-        ({"code": {"method": "1a2b3c" + "0" * 58}}, ("code 1a2b3c", "code built-in")),
         ({"data": "cd" * 32}, ("data ababab", "data cdcdcd")),
         ({"numbers": 2}, ("numbers=1", "numbers=2")),
-        ({"params": {"of": "lwf", "temperature": 4}}, ("params.temperature=4", "params.temperature=null")),
         ({"class_order_rule": "given"}, None),
     ],
 )
-def test_different_configurations_are_never_averaged(changes: dict, suffixes: tuple[str, str] | None) -> None:
-    results = Results([record("lwf", 0), record("lwf", 1, LWF[1], **changes)])
-    assert len(results.labels) == 2
-    assert set(results.summary()["n"]) == {1}
-    assert sum("are not averaged" in warning for warning in results.warnings) == 1
-    assert all(label in results.warnings[0] for label in results.labels)
+def test_runs_on_unequal_terms_are_not_compared(changes: dict, suffixes: tuple[str, str] | None) -> None:
+    results = Results([record("lwf", 0), record("finetune", 0, FINETUNE[0], **changes)])
+    assert [[group.label for group in place.groups] for place in results.comparisons] in (
+        [["lwf"], ["finetune"]],
+        [["finetune"], ["lwf"]],
+    )
+    (line,) = results.warnings
+    assert "runs on unequal terms are not compared with each other, but in 2 comparisons: " in line
     if suffixes:
-        assert sorted(results.labels) == sorted(f"lwf [{suffix}]" for suffix in suffixes)
+        assert {place.model for place in results.comparisons} == {f"mlp [{suffix}]" for suffix in suffixes}
+        assert all(suffix in line for suffix in suffixes)
 
 
-def test_methods_on_unequal_terms_say_so_in_every_label() -> None:
+def test_methods_on_equal_terms_are_compared_without_a_word() -> None:
     longer = {"training": {"epochs": 20, "iterations": None, "lr": 0.1}}
-    shorter = {"training": {"epochs": 10, "iterations": None, "lr": 0.1}}
-    results = Results([record("lwf", **longer), record("finetune", **shorter), record("joint", **longer)])
-    assert results.labels == [
-        "finetune [training.epochs=10]",
-        "joint [training.epochs=20]",
-        "lwf [training.epochs=20]",
-    ]
-    assert [warning for warning in results.warnings if "not run on equal terms" in warning] == results.warnings[-1:]
     equal = Results([record("lwf", **longer), record("joint", **longer)])
     assert equal.labels == ["joint", "lwf"]
+    assert len(equal.comparisons) == 1
     assert equal.warnings == []
 
 

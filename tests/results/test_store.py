@@ -12,7 +12,7 @@ from made_up import record, three_methods
 from clbench.errors import ClbenchError, UsageError
 from clbench.results.frames import Results
 from clbench.results.record import RunRecord, record_text
-from clbench.results.store import SET, Store, merge, pack, read_records, write_set
+from clbench.results.store import SET, Store, merge, pack, read_records, record_folders, write_set
 
 GOOD = record("lwf")
 FAILED = RunRecord(GOOD.key, GOOD.spec, "failed", "out of memory")
@@ -20,7 +20,7 @@ RECORDS = {one.key: one for one in three_methods()}
 
 
 def folder_of(folder: Path, *records: RunRecord) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for one in records:
         Store(folder).write(one)
     return folder
@@ -120,12 +120,39 @@ def test_damage_in_a_set_is_named_by_its_line(tmp_path: Path) -> None:
 
 def test_a_place_without_records_is_one_clear_line(tmp_path: Path) -> None:
     folder_of(tmp_path / "runs", GOOD)
-    with pytest.raises(UsageError, match=rf"no records in .*, did you mean {tmp_path / 'runs'}\?"):
-        read_records(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=rf"no records in {tmp_path / 'empty'}: 'clbench run' makes them"):
+        read_records(tmp_path / "empty")
     with pytest.raises(UsageError, match="no folder of records"):
         read_records(tmp_path / "nowhere.jsonl.gz")
     with pytest.raises(UsageError, match="no folder of records"):
         read_records(tmp_path / "runs" / f"{GOOD.key}.json")
+
+
+def test_records_of_all_folders_below_are_read_each_once(tmp_path: Path) -> None:
+    first, second, third, *_ = RECORDS.values()
+    failed = RunRecord(third.key, third.spec, "failed", "out of memory")
+    folder_of(tmp_path / "a", first, failed)
+    folder_of(tmp_path / "b/deeper", first, third)
+    folder_of(tmp_path / "b/.hidden", second)
+    (tmp_path / "c").mkdir()
+    write_set(tmp_path / "c" / SET, [second])
+    (tmp_path / "package.json").write_text("{}")
+    records, problems = read_records(tmp_path)
+    assert {one.key: one for one in records} == {one.key: one for one in (first, second, third)}
+    assert problems == []
+    assert record_folders(tmp_path) == [tmp_path / "a", tmp_path / "b/deeper", tmp_path / "c"]
+    (tmp_path / "b/deeper" / f"{first.key}.json").write_text("{")
+    (problem,) = read_records(tmp_path)[1]
+    assert problem.startswith(str(tmp_path / "b/deeper" / f"{first.key}.json"))
+
+
+def test_folders_that_disagree_on_a_run_are_refused(tmp_path: Path) -> None:
+    other = dataclasses.replace(GOOD, weights_hash="other")
+    folder_of(tmp_path / "a", GOOD)
+    folder_of(tmp_path / "b", other)
+    with pytest.raises(UsageError, match=rf"1 record disagrees, name one of the folders: {GOOD.key} .*weights_hash"):
+        read_records(tmp_path)
 
 
 def test_folders_and_sets_are_joined_in_either(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import clbench
 from clbench.cli.app import app
 from clbench.data import sources as data
 from clbench.errors import UsageError
-from clbench.experiment import registry
+from clbench.execution.run import run_one
+from clbench.experiment import own_code, registry
 from clbench.results.frames import Results
 from clbench.results.store import Store
 from clbench.seeding import stream
@@ -121,21 +122,64 @@ def test_class_ids_go_on_where_the_data_set_before_ended(
 
 
 @pytest.mark.usefixtures("files")
-def test_three_data_sets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_cifar(root, monkeypatch, 100)
-    tasks = load("mnist+cifar100+fashion-mnist", root)
+def test_grey_and_colour_need_to_be_made_alike(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cifar(root, monkeypatch, 10)
+    shapes = r"mnist \[1, 28, 28\], cifar10 \[3, 32, 32\]"
+    with pytest.raises(UsageError, match=rf"different shapes \({shapes}\): --set mnist\+cifar10.channels=3 makes"):
+        plan("finetune", sequence="mnist+cifar10", seeds=1, data_root=root, out=root / "out")
+    with pytest.raises(UsageError, match=r"mnist\+cifar10.channels=1: choose 3"):
+        plan("finetune", sequence="mnist+cifar10@channels=1", seeds=1, data_root=root, out=root / "out")
+
+
+def test_three_data_sets_grey_and_colour(root: Path, files: dict[str, Arrays], monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = list(make_cifar(root, monkeypatch, 100).values())
+    tasks = load("mnist+cifar100+fashion-mnist", root, channels=3)
     assert [task.index for task in tasks] == [0, 1, 2]
     assert [task.classes for task in tasks] == [tuple(range(10)), tuple(range(10, 110)), tuple(range(110, 120))]
-    with pytest.raises(UsageError, match=r"mnist\+cifar100\+fashion-mnist has images of different shapes"):
-        plan("finetune", sequence="mnist+cifar100+fashion-mnist", seeds=1, data_root=root, out=root / "out")
+    border = ((0, 0), (2, 2), (2, 2))
+    for task, arrays in zip(tasks, (files["mnist"], photographs, files["fashion-mnist"]), strict=True):
+        images = [np.pad(a, border)[:, None].repeat(3, 1) if a.ndim == 3 else a for a in arrays]
+        assert_task(task, images, MNIST)
+    concat([task.train for task in tasks])  # joint training takes them
+
+
+def test_colour_first_scales_each_channel_by_its_own_constants(
+    root: Path, files: dict[str, Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cifar(root, monkeypatch, 10)
+    images, *others = files["mnist"]
+    task = load("cifar10+mnist", root, channels=3)[1]
+    grey = [np.pad(a, ((0, 0), (2, 2), (2, 2)))[:, None].repeat(3, 1) if a.ndim == 3 else a for a in (images, *others)]
+    assert_task(task, grey, CIFAR10)
 
 
 @pytest.mark.usefixtures("files")
-def test_the_first_data_set_may_be_digits_with_a_divisor_of_their_own(root: Path) -> None:
-    """They are scaled by 16, and so is what follows; their shape lets nothing follow in a run."""
-    tasks = load("digits+mnist", root)
-    assert everything(tasks[0].train).unique().tolist() == [level / 16 for level in range(17)]
-    assert {(task.train.mean, task.train.std, task.train.divisor) for task in tasks} == {((0.0,), (1.0,), 16.0)}
+def test_digits_among_others_are_as_bright(root: Path) -> None:
+    """They have 17 levels of grey, the others 256; without `channels` their shape lets nothing follow."""
+    with pytest.raises(UsageError, match=r"digits\+mnist has images of different shapes"):
+        load("digits+mnist", root)
+    digits = load("digits+mnist", root, channels=3)[0].train
+    assert digits.shape == (3, 28, 28)
+    inside = everything(digits)[:, :, 10:18, 10:18]
+    assert inside.unique().tolist() == pytest.approx([round(level * 255 / 16) / 255 for level in range(17)])
+    border = everything(digits).clone()
+    border[:, :, 10:18, 10:18] = 0
+    assert not border.any()
+
+
+def test_a_run_over_grey_and_colour(root: Path, files: dict[str, Arrays], monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cifar(root, monkeypatch, 10)
+    name = "mnist+cifar10@channels=3"
+    sweep = plan("joint", sequence=name, seeds=1, data_root=root, out=root / "out", training={"iterations": 2})
+    (job,) = sweep.jobs
+    record = run_one(job)
+    assert record.ok, record.error
+    assert record.spec["sequence_label"] == name
+    differs = "as it is known: its training images, training labels, test images, test labels differ"
+    (remark,) = [note for note in sweep.notes if "as it is known" in note]  # the made-up MNIST is not MNIST
+    assert differs in remark
+    assert record.environment is not None
+    assert record.environment["data"] == [remark]
 
 
 def test_images_are_drawn_by_the_seed(root: Path, files: dict[str, Arrays]) -> None:
@@ -191,10 +235,10 @@ def test_a_chain_is_found_by_its_name() -> None:
     assert cls.scenarios == {"task", "class", "domain"}  # type: ignore[attr-defined]
     photographs = chain_sequence("cifar100+cifar10")
     assert (photographs.model, photographs.budget) == ("cnn", CIFAR_BUDGET)
-    assert registry.defaults(cls) == {"images": None}
+    assert registry.defaults(cls) == {"images": None, "channels": None}
     assert registry.label(NAME, registry.configure(NAME, cls, {"images": "200"})) == f"{NAME}@images=200"
     assert registry.configure(NAME, cls, {"images": "none"}) == cls() != chain_sequence(REVERSED)()
-    assert registry.code_hash(cls) is None
+    assert own_code.code_hash(cls) is None
     assert not any("+" in name for name, _, _ in registry.describe("sequence"))
 
 
@@ -235,7 +279,8 @@ def test_a_plus_means_a_chain_only_in_a_sequence_of_the_registry(tmp_path: Path)
         registry.find("sequence", "./a+b.py")
     path = tmp_path / "a+b.py"
     path.write_text(
-        "from clbench.sequences.tasks import TaskSequence\n\n\nclass Mine(TaskSequence):\n    name = 'mine'\n"
+        "from clbench.sequences.tasks import TaskSequence\n\n\n"
+        "class Mine(TaskSequence):\n    name, scenario = 'mine', 'task'\n"
     )
     assert registry.find("sequence", f"{path}:Mine").__name__ == "Mine"
 
@@ -275,7 +320,7 @@ def test_a_run_from_end_to_end(scenario: str, root: Path, tmp_path: Path, files:
         assert record.ok, record.error
         assert record.spec["sequence"] == NAME
         assert record.spec["sequence_label"] == f"{NAME}@images=200"
-        assert record.spec["sequence_params"] == {"images": 200}
+        assert record.spec["sequence_params"]["images"] == 200
         assert record.spec["scenario"] == scenario
         assert (record.spec["class_order_rule"], record.spec["class_order"]) == ("seed", None)
         assert record.updates == [3, 3]
@@ -324,6 +369,6 @@ def test_domain_is_refused_where_the_numbers_of_classes_differ(root: Path, monke
 
 def test_the_settings_of_a_chain_are_fields_of_a_frozen_dataclass() -> None:
     instance = chain_sequence(NAME)()
-    assert [field.name for field in dataclasses.fields(instance)] == ["images"]
+    assert [field.name for field in dataclasses.fields(instance)] == ["images", "channels"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         instance.images = 3  # type: ignore[attr-defined]

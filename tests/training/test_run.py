@@ -14,7 +14,7 @@ from tiny import Weights, batch_of, step_on
 from torch import Tensor, nn
 
 from clbench.errors import DivergedError, UsageError
-from clbench.method import GradientOf, Gradients, Learner, Method, Scenario, Step, Training
+from clbench.method import Costs, GradientOf, Gradients, Learner, Method, Run, Scenario, Step, Training
 from clbench.methods.feature_extraction import FeatureExtraction
 from clbench.methods.finetune import Finetune
 from clbench.methods.joint import Joint
@@ -280,6 +280,86 @@ def test_weights_hash_sees_every_parameter_and_buffer() -> None:
 def test_weights_that_blow_up_after_the_last_loss_are_a_failure_too() -> None:
     with pytest.raises(DivergedError, match="not finite"):
         go(tasks=1, training=Training(epochs=None, iterations=1, batch_size=8, lr=1e39))
+
+
+class Raised(Method):
+    """Fine-tuning with a constant in the loss, which changes no weight, in the last epoch of the second task."""
+
+    def __init__(self, constant: float):
+        self.constant, self.calls = constant, 0
+
+    def loss(self, step: Step) -> Tensor:
+        self.calls += 1
+        return step.cross_entropy() + self.constant * (self.calls > 3 * 2 + 3)  # 2 epochs of 3 steps
+
+
+@pytest.mark.parametrize(("constant", "ok"), [(9.9e5, True), (1.1e6, False), (6e30, False), (-6e30, False)])
+def test_a_loss_that_ends_far_above_that_of_guessing_is_a_failure(constant: float, ok: bool) -> None:
+    if ok:
+        assert go(Raised(constant), tasks=2).weights_hash == go(tasks=2).weights_hash
+    else:
+        with pytest.raises(DivergedError, match=r"the loss ends at -?[16][.\d]*e\+\d+ at task 2, above 1,000,000"):
+            go(Raised(constant), tasks=2)
+
+
+def test_a_loss_that_was_high_and_came_down_is_none() -> None:
+    class High(Raised):
+        def loss(self, step: Step) -> Tensor:
+            return super().loss(step) + 2e6 * (self.calls <= 3)  # in the first epoch
+
+    assert go(High(0.0), tasks=2).weights_hash == go(tasks=2).weights_hash
+
+
+@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
+@pytest.mark.parametrize("column", [0, 3])
+def test_a_score_that_is_nan_is_a_failure_where_it_takes_part(scenario: Scenario, column: int) -> None:
+    class Undefined(Finetune):
+        def scores(self, x: Tensor, task: int | None) -> Tensor | None:
+            scores = self.network(x)
+            if scores.shape[1] > column:
+                scores[-1, column] = torch.nan
+            return scores
+
+    if scenario == "domain" and column == 3:  # there are two outputs
+        go(Undefined(), scenario, tasks=2)
+        return
+    with pytest.raises(DivergedError, match="a score of task 1's images is NaN"):
+        go(Undefined(), scenario, tasks=2)
+
+
+def test_scores_of_minus_infinity_leave_an_output_out() -> None:
+    class Masked(Finetune):
+        def scores(self, x: Tensor, task: int | None) -> Tensor | None:
+            scores = self.network(x)
+            scores[:, 0] = -torch.inf
+            return scores
+
+    assert go(Masked(), "domain", tasks=1).task_agnostic[-1] == [0.5]  # all are said to be of the other class
+
+
+def test_a_test_image_that_is_nan_is_no_image_that_was_answered_right_or_wrong() -> None:
+    tasks = tiny_tasks(2)
+    tasks[1].test.images[5, 0, 0, 0] = torch.nan
+    with pytest.raises(DivergedError, match="a score of task 2's images is NaN"):
+        go(tasks=tasks)
+
+
+def test_weights_of_a_learner_of_its_own_are_looked_at_too() -> None:
+    class Own(Learner):
+        def begin(self, run: Run) -> None:
+            pass
+
+        def learn(self, task: Task) -> Costs:
+            return Costs(updates=1, images=1)
+
+        def scores(self, x: Tensor, task: int | None) -> Tensor | None:
+            return torch.zeros(len(x), 2)
+
+        def weights(self) -> dict[str, Tensor]:
+            return {"w": torch.tensor([0.0, torch.inf])}
+
+    with pytest.raises(DivergedError, match="a weight is not finite at the end"):
+        run_sequence(tiny_tasks(2), Own(), MLP(width=8), TRAINING, "domain", 0)
 
 
 def test_predicting_over_outputs_that_are_not_there() -> None:

@@ -1,41 +1,31 @@
-"""Figures in a folder: drawn only where something has changed, and never over what is someone else's.
+"""The figures of a report as files in a folder, drawn anew every time.
 
-The folder's `.made-by-clbench` says which files are ours: for each, a hash of what its figure was drawn from, and one
-of the file.
+The folder's `.made-by-clbench` names them, so that the next report removes them first. Files of others stay.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import io
 import itertools
-import json
 import multiprocessing
+import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import joblib
-from pydantic import TypeAdapter, ValidationError
+import pandas as pd
 
 from clbench.errors import UsageError
 from clbench.report.figures.kinds import FIGURES, Subject, key_of, places, read
 from clbench.report.figures.style import WIDTHS, Width
-from clbench.results.store import unused, write_whole
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from clbench.results.frames import Results
+from clbench.results.frames import Results
+from clbench.results.store import write_whole
 
 FORMATS: Mapping[str, Mapping[str, Any]] = {  # options of savefig; no dates, so that the same data gives the same bytes
     "png": {},
@@ -43,19 +33,17 @@ FORMATS: Mapping[str, Mapping[str, Any]] = {  # options of savefig; no dates, so
     "svg": {"metadata": {"Date": None}},
 }
 LIST = ".made-by-clbench"
-Place = tuple[str, ...]  # sequence, scenario and model of a comparison; or a scenario
+MOST_COPIES = 8  # of this process, to draw in
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Picture:
-    """A figure that there is data for: its files, and a hash of all that it depends on."""
+    """A figure that there is data for, and the files that it goes to."""
 
     kind: str
-    place: Place
+    place: tuple[str, ...]  # sequence, scenario and model of a comparison; or a scenario
     subject: Subject
     paths: Sequence[Path]
-    fingerprint: str
-    wide: bool  # whether it takes a page's whole width
 
     @property
     def title(self) -> str:
@@ -74,98 +62,36 @@ class Picture:
         return f"data:image/{kind};base64,{base64.b64encode(self.shown.read_bytes()).decode()}"
 
 
-class FigureFolder:
-    """The figures of results in a folder that exists. `ready()` says which are there; `draw()` draws the rest.
-
-    `differences` are those to show, as `analysis.differences` makes them (default: its own, to its own baseline).
-    """
-
-    def __init__(
-        self,
-        results: Results,
-        folder: str | Path,
-        formats: Sequence[str] = ("png", "pdf"),
-        width: Width | None = None,
-        differences: pd.DataFrame | None = None,
-    ):
-        check_format(formats, width)
-        self.folder, self.width, self.formats = Path(folder), width, tuple(dict.fromkeys(formats))
-        self._figures = list(self._planned(results, differences))
-        self._made = _read_list(self.folder / LIST)
-
-    def _planned(self, results: Results, differences: pd.DataFrame | None) -> Iterator[Picture]:
-        """Yield every figure that there is data for."""
-        stems = _stems([comparison.place for comparison in results.comparisons])
-        for kind in FIGURES:
-            for place in places(kind, results):
-                subject = read(kind, results, place, differences)
-                if subject is not None:
-                    key = key_of(place)
-                    name = f"{stems.get(key, key[0])}-{kind}"
-                    paths = [self.folder / f"{name}.{suffix}" for suffix in self.formats]
-                    fingerprint = joblib.hash((_code(), kind, subject, self.width))
-                    wide = (self.width or FIGURES[kind].width) == "page"
-                    yield Picture(kind, key, subject, paths, fingerprint, wide)
-
-    @property
-    def missing(self) -> list[Picture]:
-        """The figures that are to be drawn."""
-        return [
-            figure
-            for figure in self._figures
-            if any(self._made.get(path.name, ("",))[0] != figure.fingerprint for path in figure.paths)
-            or not all(map(self._is_ours, figure.paths))
-        ]
-
-    def ready(self) -> list[Picture]:
-        """Return what is up to date, without drawing."""
-        missing = self.missing
-        return [figure for figure in self._figures if figure not in missing]
-
-    def draw(self) -> list[Picture]:
-        """Draw what is not up to date, and return all.
-
-        Files of an earlier report that are no longer made are removed unless someone has changed them; a file of
-        someone else's in the place of a figure is renamed.
-        """
-        wanted = {path.name for figure in self._figures for path in figure.paths}
-        for name in self._made.keys() - wanted:
-            if Path(name).name == name and self._is_ours(self.folder / name):
-                (self.folder / name).unlink()
-            del self._made[name]
-        missing = self.missing
-        tasks = [(figure.kind, figure.subject, self.width, self.formats) for figure in missing]
-        with _mapping(len(tasks)) as each:
-            for figure, contents in zip(missing, each(_draw, tasks), strict=True):
-                for path, content in zip(figure.paths, contents, strict=True):
-                    if path.exists() and not self._is_ours(path):
-                        path.rename(unused(self.folder, f"{path.stem}.kept-", path.suffix))
-                    write_whole(path, content)
-                    self._made[path.name] = figure.fingerprint, _hash(content)
-                self._write_list()
-        self._write_list()
-        return self.ready()
-
-    def _is_ours(self, path: Path) -> bool:
-        """Whether a file is there as it was written."""
-        return path.is_file() and self._made.get(path.name, ("", ""))[1] == _hash(path.read_bytes())
-
-    def _write_list(self) -> None:
-        if self._made or (self.folder / LIST).exists():
-            write_whole(self.folder / LIST, json.dumps(self._made, indent=0, sort_keys=True).encode())
-
-
-def check_format(formats: Sequence[str], width: str | None) -> None:
+def check_format(formats: Sequence[str], width: str) -> None:
     """Raise UsageError for formats and widths that do not exist."""
     if unknown := [name for name in formats if name not in FORMATS] or ([] if formats else ["none"]):
         raise UsageError(f"no format '{unknown[0]}': choose from {', '.join(FORMATS)}")
-    if width not in (None, *WIDTHS):
+    if width not in WIDTHS:
         raise UsageError(f"no width '{width}': choose one of {', '.join(WIDTHS)}")
 
 
-def _stems(keys: Sequence[Place]) -> dict[Place, str]:
+def planned(
+    results: Results, folder: Path, formats: Sequence[str] = ("png", "pdf"), differences: pd.DataFrame | None = None
+) -> list[Picture]:
+    """Return every figure that there is data for.
+
+    `differences` are those to show, as `analysis.differences` makes them (default: its own, to its own baseline).
+    """
+    stems = _stems([comparison.place for comparison in results.comparisons])
+    pictures = []
+    for kind in FIGURES:
+        for place in places(kind, results):
+            subject = read(kind, results, place, differences)
+            if subject is not None:
+                key = key_of(place)
+                paths = [folder / f"{stems.get(key, key[0])}-{kind}.{suffix}" for suffix in dict.fromkeys(formats)]
+                pictures.append(Picture(kind, key, subject, paths))
+    return pictures
+
+
+def _stems(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     """Return the beginning of comparisons' file names; names that are alike get a number."""
-    stems: dict[Place, str] = {}
+    stems: dict[tuple[str, ...], str] = {}
     for key in keys:
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(key)).strip("-.")[:80]
         numbered = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
@@ -174,51 +100,69 @@ def _stems(keys: Sequence[Place]) -> dict[Place, str]:
     return stems
 
 
-@contextlib.contextmanager
-def _mapping(count: int) -> Iterator[Callable[..., Iterator[list[bytes]]]]:
-    """Return a `map` that works in copies of this process: on Linux, and where no other thread would be cut off.
+def draw(pictures: Sequence[Picture], folder: Path, width: Width = "column") -> None:
+    """Draw figures into a folder that exists, in place of an earlier report's; raise UsageError if it is not writable.
 
-    Elsewhere it works in this one: new processes would take longer to start than most reports to draw.
+    On Linux copies of this process share the work, where no other thread would be cut off. They need no shared memory,
+    which may be full, and what they could not draw is drawn here.
     """
-    if count > 1 and sys.platform == "linux" and threading.active_count() == 1:
+    names = [path.name for picture in pictures for path in picture.paths]
+    with writing(folder):
+        for name in {*names, *_listed(folder)}:
+            (folder / name).unlink(missing_ok=True)
+        write_whole(folder / LIST, "\n".join(names).encode())
+    copies = []
+    if sys.platform == "linux" and threading.active_count() == 1 and not multiprocessing.current_process().daemon:
         from clbench.report.figures import layouts  # noqa: F401  # once, and not in each copy
 
-        copies = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(min(count, joblib.cpu_count()), copies) as pool:
-            yield pool.map
-    else:
-        yield map
+        count = min(len(pictures), len(os.sched_getaffinity(0)), MOST_COPIES)
+        process = multiprocessing.get_context("fork").Process
+        copies = [process(target=_draw_quietly, args=(pictures[n::count], width), daemon=True) for n in range(count)]
+    with contextlib.suppress(OSError):  # there can be no more processes
+        for copy in copies:
+            copy.start()
+    for copy in copies:
+        if copy.pid is not None:
+            copy.join()
+    _draw(pictures, width)
 
 
-def _draw(task: tuple[str, Subject, Width | None, Sequence[str]]) -> list[bytes]:
-    """Draw a figure, and return its file in each of the formats."""
-    from clbench.report.figures.layouts import DPI, lay_out  # here: tables and page are there before Matplotlib is
-
-    kind, subject, width, formats = task
-    figure = lay_out(kind, subject, width)
-    figure.settle()
-    contents = []
-    for suffix in formats:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=DPI, **FORMATS[suffix])
-        contents.append(buffer.getvalue())
-    return contents
+def _listed(folder: Path) -> list[str]:
+    """Return the names of an earlier report's figures; nothing that cannot be one, whatever the list says."""
+    with contextlib.suppress(OSError):
+        names = (folder / LIST).read_text(encoding="utf-8", errors="replace").splitlines()
+        return [name for name in names if re.fullmatch(rf"[A-Za-z0-9.-]+\.({'|'.join(FORMATS)})", name)]
+    return []
 
 
-@cache
-def _code() -> str:
-    """Return a hash of the code that draws, here and in the libraries."""
-    parts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return _hash(b"".join([*parts, version("matplotlib").encode(), version("seaborn").encode()]))
+def _draw_quietly(pictures: Sequence[Picture], width: Width) -> None:
+    """Draw in a copy of the process. What goes wrong there goes wrong here again, and is said."""
+    with contextlib.suppress(Exception, KeyboardInterrupt):
+        _draw(pictures, width)
 
 
-def _read_list(path: Path) -> dict[str, tuple[str, str]]:
-    """Return what is ours in a folder, by name the figure's hash and the file's; nothing where the list is damaged."""
+def _draw(pictures: Sequence[Picture], width: Width) -> None:
+    """Draw the figures that are not there."""
+    from clbench.report.figures.layouts import DPI, lay_out  # here: tables are there before Matplotlib is
+
+    for picture in pictures:
+        if all(path.exists() for path in picture.paths):
+            continue
+        figure = lay_out(picture.kind, picture.subject, width)
+        figure.settle()
+        for path in picture.paths:
+            buffer, suffix = io.BytesIO(), path.suffix[1:]
+            figure.savefig(buffer, format=suffix, dpi=DPI, **FORMATS[suffix])
+            with writing(path.parent):
+                write_whole(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise UsageError if a folder cannot be written."""
     try:
-        return TypeAdapter(dict[str, tuple[str, str]]).validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return {}
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+        yield
+    except OSError as error:
+        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+        problem = f"cannot write the report to {folder}: {reason}; name another folder with --out"
+        raise UsageError(problem) from error

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.report.figures.style import Styles, Width, styles_of
+from clbench.report.figures.style import Styles, styles_of
 from clbench.results import analysis, metrics
 from clbench.results.analysis import COMPARED, FEWEST_SEQUENCES, Ranks
 from clbench.results.frames import Results
@@ -46,7 +46,6 @@ class Kind:
     note: str
     needs: str
     read: Callable[[Results, Any, pd.DataFrame | None], Any]
-    width: Width = "page"  # by default
     of_scenario: bool = False
 
 
@@ -55,8 +54,41 @@ def _matrices(results: Results, comparison: Comparison, _: Any) -> Mapping[str, 
     return comparison.accuracy() or None
 
 
+def _by_task(results: Results, comparison: Comparison, _: Any) -> Mapping[str, Array] | None:
+    """Return the matrices if there is a task that can be followed."""
+    matrices = comparison.accuracy()
+    return matrices if tasks_followed(matrices) else None
+
+
+def tasks_followed(matrices: Mapping[str, Array]) -> list[int]:
+    """Return the tasks, from 0, that a method was evaluated on more than once: one point is no curve."""
+    times = [(~np.isnan(R)).any(axis=0).sum(axis=0) for R in matrices.values()]
+    return [int(task) for task in np.flatnonzero(np.max(times, axis=0) > 1)] if times else []
+
+
+def _if_drawn(points: Callable[[Array], Array], least: int) -> Callable[..., Mapping[str, Array] | None]:
+    """Return a way to read the matrices if a run has `least` points that can be drawn."""
+
+    def read(results: Results, comparison: Comparison, _: Any) -> Mapping[str, Array] | None:
+        matrices = comparison.accuracy()
+        runs = [points(R) for of_seeds in matrices.values() for R in of_seeds]
+        return matrices if any((~np.isnan(values)).sum() >= least for values in runs) else None
+
+    return read
+
+
+def _stability(results: Results, comparison: Comparison, _: Any) -> Mapping[str, Array] | None:
+    """Return the matrices if learning accuracy and forgetting are both defined for more than one run."""
+    matrices = comparison.accuracy()
+    values = [metrics.learning_accuracy(R) + metrics.forgetting(R) for of_seeds in matrices.values() for R in of_seeds]
+    return matrices if (~np.isnan(values)).sum() > 1 else None
+
+
 def _costs(results: Results, comparison: Comparison, _: Any) -> dict[str, dict[str, Array]] | None:
-    """Return each label's training seconds and accuracy, and peak memory and accuracy: [seeds, 2]; those recorded."""
+    """Return each label's training seconds and accuracy, and peak memory and accuracy: [seeds, 2].
+
+    A cost that was recorded for one label only is left out.
+    """
     costs: dict[str, dict[str, Array]] = {"seconds": {}, "bytes": {}}
     view = metrics.primary_view(comparison.scenario)
     for group in comparison.finished:
@@ -69,7 +101,7 @@ def _costs(results: Results, comparison: Comparison, _: Any) -> dict[str, dict[s
             points = np.array([values, accuracies], dtype=np.float64).T  # None becomes NaN
             if not np.isnan(points).any():
                 costs[name][group.label] = points
-    return {name: points for name, points in costs.items() if points} or None
+    return {name: points for name, points in costs.items() if len(points) > 1} or None
 
 
 def _differences(results: Results, comparison: Comparison, frame: pd.DataFrame | None) -> list[pd.DataFrame] | None:
@@ -90,23 +122,28 @@ def _within_tasks(results: Results, comparison: Comparison, _: Any) -> dict[str,
 
 
 BAND, BAR = "band: 95 % interval", "bar: 95 % interval"
-A_RUN = "a finished run"
+A_RUN, TWICE = "a finished run", "runs that were evaluated more than once"
+FORGETTING = "runs for which forgetting is defined"
 
-FIGURES: Mapping[str, Kind] = {
-    "accuracy-matrix": Kind("Accuracy on each task after each task", "means; hatched: not measured", A_RUN, _matrices),
+FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
     "accuracy-by-task": Kind(
-        "Accuracy on each task as training goes on", f"dotted: when the task is learnt; {BAND}", A_RUN, _matrices
+        "Accuracy on each task as training goes on", f"dotted: when the task is learnt; {BAND}", TWICE, _by_task
     ),
+    "accuracy-matrix": Kind("Accuracy on each task after each task", "means; hatched: not measured", A_RUN, _matrices),
     "within-task-curves": Kind(
         "Accuracy on the tasks seen, within tasks",
         f"dotted: the next task begins; {BAND}",
         "runs that were evaluated within tasks",
         _within_tasks,
     ),
-    "average-accuracy": Kind("Mean accuracy on the tasks seen so far", BAND, A_RUN, _matrices, "column"),
-    "forgetting-by-task": Kind("Forgetting of each task at the end", BAR, A_RUN, _matrices),
+    "average-accuracy": Kind(
+        "Mean accuracy on the tasks seen so far", BAND, TWICE, _if_drawn(metrics.average_accuracies, 2)
+    ),
+    "forgetting-by-task": Kind(
+        "Forgetting of each task at the end", BAR, FORGETTING, _if_drawn(metrics.forgetting_by_task, 1)
+    ),
     "stability-plasticity": Kind(
-        "Stability against plasticity", f"faint: single seeds; {BAR}; dashed: equal mean", A_RUN, _matrices, "column"
+        "Stability against plasticity", f"faint: single seeds; {BAR}; dashed: equal mean", FORGETTING, _stability
     ),
     "differences": Kind(
         "Paired differences to the baseline",
@@ -114,10 +151,10 @@ FIGURES: Mapping[str, Kind] = {
         "two methods with seeds in common",
         _differences,
     ),
-    "accuracy-cost": Kind("Average accuracy against cost", f"{BAR}; top left is best", A_RUN, _costs),
+    "accuracy-cost": Kind("Average accuracy against cost", f"{BAR}; top left is best", "two methods", _costs),
     "ranks": Kind(
         "Average rank over task sequences",
-        "bars join methods that may rank alike",
+        "bars join methods that may rank alike; joint training aside",
         f"{FEWEST_SEQUENCES} task sequences in a scenario that the same methods ran on",
         _ranks,
         of_scenario=True,

@@ -11,19 +11,21 @@ import seaborn
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from clbench.report.figures import plots
-from clbench.report.figures.kinds import FIGURES, Subject
+from clbench.report.figures.kinds import FIGURES, Subject, tasks_followed
 from clbench.report.figures.plots import POINTS
 from clbench.report.figures.style import WIDTHS, Width, characters, plain, wrap, wrapped
+from clbench.results.analysis import LOWER_IS_BETTER
 from clbench.results.wording import count_of
 
 TALLEST = 9.3  # inches: what a page has for a figure
 DPI = 144  # of pixel images
+SMALL = 7  # points, of legends and captions
 SETTINGS: Any = {  # of Matplotlib: seaborn's for papers, text of 7 to 8 points, and what is our own
     **seaborn.axes_style("ticks"),
     **seaborn.plotting_context("paper", font_scale=0.82),
@@ -71,6 +73,8 @@ class ShownFigure(Figure):
             for _ in range(2):  # axes of another size may have other ticks, and these another width
                 engine.execute(self)
             self.set_layout_engine(None)
+        for axes in self.axes:  # the engine's last digits differ from time to time, and files must not
+            axes.set_position(tuple(round(edge, 5) for edge in axes.get_position(original=True).bounds))
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -78,38 +82,34 @@ class ShownFigure(Figure):
         return buffer.getvalue()
 
 
-def lay_out(kind: str, subject: Subject, width: Width | None = None) -> ShownFigure:
-    """Lay a figure out, with its heading; its text has 7 to 8 points whatever the width."""
-    what = FIGURES[kind]
+def lay_out(kind: str, subject: Subject, width: Width = "column") -> ShownFigure:
+    """Lay a figure out, a title above it and a caption below; its text has 7 to 8 points whatever the width."""
     with rc_context(SETTINGS):
         figure = ShownFigure(layout="constrained", dpi=DPI)
-        figure.set_figwidth(WIDTHS[width or what.width])
-        LAYOUTS[kind](figure, subject)
-        fitting = characters(figure.get_figwidth() - 0.1)
-        heading = "\n".join(wrap(part, fitting) for part in (what.title, plain(subject.title), subject.note))
-        figure.set_figheight(figure.get_figheight() + 0.13 * (heading.count("\n") + 1))
-        figure.suptitle(heading)
+        figure.set_figwidth(WIDTHS[width])
+        handles = LAYOUTS[kind](figure, subject)
+        figure.suptitle(FIGURES[kind].title)
+        _write_below(figure, handles, f"{plain(subject.title)}; {subject.note}")
     return figure
 
 
-# One function for each kind; it sets the height without the heading
+# One function for each kind; it sets the height without title, legend and caption, and returns what the legend shows
 
 
-def _lay_out_matrices(figure: Figure, subject: Subject) -> None:
+def _lay_out_matrices(figure: Figure, subject: Subject) -> list[Line2D]:
     means = {label: R.mean(axis=0) for label, R in subject.data.items()}
     tasks = max(R.shape[1] for R in means.values())
-    room = figure.get_figwidth() - 0.55
+    room = figure.get_figwidth() - 0.5
     for numbers in (tasks <= plots.ANNOTATED_TASKS, False):
-        columns, rows = _grid(len(means), room / (max(1.15, 0.22 * tasks + 0.3) if numbers else 1.4))
+        columns, rows = _grid(len(means), room / (max(1.15, 0.26 * tasks + 0.1) if numbers else 1.4))
         height = max(0.9, 0.19 * tasks) if numbers else 1.1
         if tasks <= 6 or rows * (height + 0.5) <= TALLEST:
             break
-    figure.set_figwidth(min(figure.get_figwidth(), max(WIDTHS["column"], 0.55 + columns * max(2.2, 0.4 * tasks))))
-    width = characters((figure.get_figwidth() - 0.9) / columns - 0.1)
+    width = characters((figure.get_figwidth() - 0.5) / columns - 0.1)
     titles = {label: wrap(subject.titles[label], width) for label in means}
     if len({subject.seeds[label] for label in means}) > 1:
         titles = {label: f"{title}\n{count_of(subject.seeds[label], 'seed')}" for label, title in titles.items()}
-    figure.set_figheight(0.45 + rows * (height + 0.32 + 0.13 * max(title.count("\n") for title in titles.values())))
+    figure.set_figheight(0.95 + rows * (height + 0.32 + 0.13 * max(title.count("\n") for title in titles.values())))
     lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
     low = min(np.floor(10 * lowest) / 10, 0.9)
     panels = _panels(figure, len(means), columns)
@@ -118,37 +118,37 @@ def _lay_out_matrices(figure: Figure, subject: Subject) -> None:
     alike = len({bool(np.isnan(R[0]).all()) for R in means.values()}) == 1  # all with a row before task 1, or none
     _name_outer(panels, columns, x=True, y=alike)
     colours = ScalarMappable(Normalize(100 * low, 100), "cividis")
-    shape: Any = {"aspect": 18 * min(rows, 3), "shrink": min(1, 3 / rows), "pad": 0.02}
+    shape: Any = {"location": "bottom", "aspect": 30, "shrink": 0.7, "pad": 0.02}
     figure.colorbar(colours, ax=figure.axes, label="accuracy (%)", **shape).outline.set_visible(False)
+    return []
 
 
-def _lay_out_tasks(figure: Figure, subject: Subject) -> None:
+def _lay_out_tasks(figure: Figure, subject: Subject) -> list[Line2D]:
     tasks = max(R.shape[2] for R in subject.data.values())
-    columns = max(1, min(5, tasks, int(figure.get_figwidth() / 1.1)))
-    if tasks == 1:
-        figure.set_figwidth(WIDTHS["column"])
-    figure.set_figheight((1.35 if columns > 2 else 1.7) * -(-tasks // columns) + 0.3)
-    panels = _panels(figure, tasks, columns, sharex=True, sharey=True)
-    for number, axes in enumerate(panels):
-        curves = {label: R[:, :, number] for label, R in subject.data.items()}
-        plots.draw_curves(curves, axes, subject.styles).set_title(f"task {number + 1}")
-        axes.axvline(number + 1, color="0.4", linestyle=":", linewidth=1.2, zorder=1.8)
+    followed = tasks_followed(subject.data)
+    columns, rows = _grid(len(followed), min(5, figure.get_figwidth() / 1.1))
+    figure.set_figheight((1.35 if columns > 2 else 1.6) * rows + 0.2)
+    panels = _panels(figure, len(followed), columns, sharex=True, sharey=True)
+    for axes, task in zip(panels, followed, strict=True):
+        curves = {label: R[:, :, task] for label, R in subject.data.items()}
+        plots.draw_curves(curves, axes, subject.styles).set_title(f"task {task + 1}")
+        axes.axvline(task + 1, color="0.4", linestyle=":", linewidth=1.2, zorder=1.8)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         axes.set(xlabel="tasks learnt", ylabel="accuracy (%)")
     _name_outer(panels, columns, x=True)
     plots.keep_per_cent(panels[0])
     before = any(not np.isnan(R[:, 0]).all() for R in subject.data.values())
     panels[0].set_xlim(-0.3 if before else 0.7, tasks + 0.3)
-    _add_legend(figure, subject, subject.data)
+    return _legend(figure, subject, subject.data)
 
 
-def _lay_out_average(figure: Figure, subject: Subject) -> None:
+def _lay_out_average(figure: Figure, subject: Subject) -> list[Line2D]:
     figure.set_figheight(2.3)
     plots.draw_average(subject.data, figure.subplots(), subject.styles)
-    _add_legend(figure, subject, subject.data)
+    return _legend(figure, subject, subject.data)
 
 
-def _lay_out_forgetting(figure: Figure, subject: Subject) -> None:
+def _lay_out_forgetting(figure: Figure, subject: Subject) -> list[Line2D]:
     tasks = max(R.shape[2] for R in subject.data.values())
     fitting = max(1, int((figure.get_figwidth() - 0.6) / (0.055 * len(subject.data) + 0.03)))  # tasks in a row
     rows = -(-tasks // fitting)
@@ -161,22 +161,18 @@ def _lay_out_forgetting(figure: Figure, subject: Subject) -> None:
             axes.set_xlim(row * in_row + 0.5, (row + 1) * in_row + 0.5)
             axes.set_ylabel("forgetting" if row else f"forgetting\n({POINTS})")
     _name_outer(panels, 1)
-    _add_legend(figure, subject, _name_undefined(figure, panels[-1], subject), lines=False)
+    return _legend(figure, subject, _name_undefined(figure, panels[-1], subject), lines=False)
 
 
-def _lay_out_stability(figure: Figure, subject: Subject) -> None:
+def _lay_out_stability(figure: Figure, subject: Subject) -> list[Line2D]:
     figure.set_figheight(2.8)
     axes = plots.draw_stability(subject.data, figure.subplots(), subject.styles)
-    _add_legend(figure, subject, _name_undefined(figure, axes, subject), lines=False)
+    return _legend(figure, subject, _name_undefined(figure, axes, subject), lines=False)
 
 
-def _lay_out_cost(figure: Figure, subject: Subject) -> None:
-    count = len(subject.data)
-    columns = count if figure.get_figwidth() > 5 else 1
-    if count == 1:
-        figure.set_figwidth(WIDTHS["column"])
-    figure.set_figheight(2.4 if columns == count else 2.0 * count)
-    panels = _panels(figure, count, columns, sharey=True)
+def _lay_out_cost(figure: Figure, subject: Subject) -> list[Line2D]:
+    figure.set_figheight(2.0 * len(subject.data))
+    panels = _panels(figure, len(subject.data), 1, sharey=True)
     for axes, (name, points) in zip(panels, subject.data.items(), strict=True):
         heading = "training time of a run (s)"
         if name == "bytes":
@@ -184,33 +180,25 @@ def _lay_out_cost(figure: Figure, subject: Subject) -> None:
             points = {label: p / [size, 1] for label, p in points.items()}
             heading = f"peak memory of a run ({unit})"
         plots.draw_cost(points, axes, subject.styles).set_xlabel(heading)
-    if columns > 1:
-        _name_outer(panels, columns)
-    _add_legend(figure, subject, {label for points in subject.data.values() for label in points}, lines=False)
+    return _legend(figure, subject, {label for points in subject.data.values() for label in points}, lines=False)
 
 
-def _lay_out_differences(figure: Figure, subject: Subject) -> None:
-    frames = subject.data
-    beside = figure.get_figwidth() > 5
-    columns = len(frames) if beside else 1
-    together = beside and len({tuple(frame["label"]) for frame in frames}) == 1  # panels share their names
-    styles = wrapped(subject.styles, 34 if beside else 22)
-    lines = max(str(styles[label]["label"]).count("\n") + 1 for frame in frames for label in frame["label"])
-    width = 36 if together else 16 if columns > 1 else 26  # characters beside names of that width
-    around = 0.0
-    panels = _panels(figure, len(frames), columns, sharey=together)
-    for axes, frame in zip(panels, frames, strict=True):
+def _lay_out_differences(figure: Figure, subject: Subject) -> list[Line2D]:
+    styles = wrapped(subject.styles, 34 if figure.get_figwidth() > 5 else 22)
+    lines = max(str(styles[label]["label"]).count("\n") + 1 for frame in subject.data for label in frame["label"])
+    height = 0.0
+    for axes, frame in zip(_panels(figure, len(subject.data), 1), subject.data, strict=True):
         metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
-        better = "lower" if metric == "forgetting" else "higher"
-        title = wrap(f"{metric.replace('_', ' ')} ({better} is better)", width)
-        under = wrap(f"difference to {subject.titles.get(baseline, baseline).strip()} ({POINTS})", width)
-        around = max(around, 0.6 + 0.13 * (title.count("\n") + under.count("\n")))
-        plots.draw_differences(frame, axes, styles).set(title=title, xlabel=under)
-    height = around + max(0.19, 0.13 * lines) * (max(len(frame) for frame in frames) + 0.5)
-    figure.set_figheight(height * len(frames) / columns)
+        better = "← better" if metric in LOWER_IS_BETTER else "better →"
+        under = wrap(f"difference to {subject.titles.get(baseline, baseline).strip()} ({POINTS})", 26)
+        plots.draw_differences(frame, axes, styles)
+        axes.set(title=f"{metric.replace('_', ' ')} ({better})", xlabel=under)
+        height += 0.6 + 0.13 * under.count("\n") + max(0.19, 0.13 * lines) * (len(frame) + 0.5)
+    figure.set_figheight(height)
+    return []
 
 
-def _lay_out_ranks(figure: Figure, subject: Subject) -> None:
+def _lay_out_ranks(figure: Figure, subject: Subject) -> list[Line2D]:
     styles = wrapped(subject.styles, min(34, int((figure.get_figwidth() - 1.1) / 2 / 0.055) - 7))
     axes = plots.draw_ranks(subject.data, figure.subplots(), styles)
     count = len(subject.data.labels)
@@ -218,31 +206,25 @@ def _lay_out_ranks(figure: Figure, subject: Subject) -> None:
         axes.set_xticks(range(1, count + 1, 2))
     bottom, top = axes.get_ylim()
     figure.set_figheight(0.3 * (bottom - top) + 0.1)
+    return []
 
 
-def _lay_out_within_tasks(figure: Figure, subject: Subject) -> None:
+def _lay_out_within_tasks(figure: Figure, subject: Subject) -> list[Line2D]:
     every = subject.data
-    many = len(every) > 9 or (len(every) > 4 and figure.get_figwidth() < 5)
-    columns, rows = _grid(len(every), figure.get_figwidth() / (1.65 if many else 2.3))
-    figure.set_figheight(0.25 + (1.3 if many else 1.6) * rows)
+    columns, rows = _grid(len(every), figure.get_figwidth() / 1.65)
+    figure.set_figheight(0.25 + 1.45 * rows)
     alike = len({round(curves.updates[-1]) for curves in every.values()}) == 1  # joint training takes more
     width = characters(figure.get_figwidth() / columns - 0.3)
     panels = _panels(figure, len(every), columns, sharex=alike, sharey=True)
     for axes, (label, curves) in zip(panels, every.items(), strict=True):
-        axes.xaxis.set_major_locator(MaxNLocator(3 if many else 4, steps=plots.STEPS))
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=plots.STEPS))
         plots.draw_within_tasks(curves, axes).set_title(wrap(subject.titles[label], width))
     _name_outer(panels, columns, x=alike)
-    tasks = max(curves.accuracy.shape[2] for curves in every.values())
-    colours = plots.task_colours(tasks)
-    if tasks <= 10:
-        _place_legend(figure, [Line2D([], [], color=colour, label=f"task {n}") for n, colour in enumerate(colours, 1)])
-    else:
-        norm = BoundaryNorm(np.arange(tasks + 1) + 0.5, tasks)
-        bar: Any = {"label": "task", "ticks": [1, *range(5, tasks + 1, 5)], "pad": 0.02, "aspect": 30}
-        figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=figure.axes, shrink=min(1, 3 / rows), **bar)
+    colours = plots.task_colours(max(curves.accuracy.shape[2] for curves in every.values()))
+    return [Line2D([], [], color=colour, label=f"task {task}") for task, colour in enumerate(colours, 1)]
 
 
-LAYOUTS: Mapping[str, Callable[[Figure, Subject], None]] = {
+LAYOUTS: Mapping[str, Callable[[Figure, Subject], list[Line2D]]] = {
     "accuracy-matrix": _lay_out_matrices,
     "accuracy-by-task": _lay_out_tasks,
     "within-task-curves": _lay_out_within_tasks,
@@ -286,23 +268,32 @@ def _name_outer(panels: Sequence[Axes], columns: int, x: bool = False, y: bool =
             axes.tick_params(labelleft=at_left)
 
 
-def _add_legend(figure: Figure, subject: Subject, labels: Iterable[str], lines: bool = True) -> None:
+def _legend(figure: Figure, subject: Subject, labels: Iterable[str], lines: bool = True) -> list[Line2D]:
+    """Return what a legend of these labels shows."""
     shown = set(labels)
-    width = min(40, characters(figure.get_figwidth() - 0.5, 7))
+    beside = 2 if len(shown) > 6 else 1  # many take two columns at least
+    width = min(40, characters(figure.get_figwidth() / beside - 0.5, SMALL))
     styles = wrapped({label: style for label, style in subject.styles.items() if label in shown}, width)
     look = {} if lines else {"linestyle": "none"}
-    _place_legend(figure, [Line2D([], [], markersize=4, linewidth=1.2, **{**s, **look}) for s in styles.values()])
+    return [Line2D([], [], markersize=4, linewidth=1.2, **{**style, **look}) for style in styles.values()]
 
 
-def _place_legend(figure: Figure, handles: list[Line2D]) -> None:
-    """Put a legend below the axes, in as many columns as fit, and make room for it."""
+def _write_below(figure: Figure, handles: list[Line2D], caption: str) -> None:
+    """Write a caption below the figure, and above it a legend in as many columns as fit; make room for both."""
+    text = wrap(caption, characters(figure.get_figwidth() - 0.1, SMALL))
+    room = 0.06 + 0.135 * (text.count("\n") + 1)  # inches, as all here
+    height = figure.get_figheight() + 0.2 + room
     for columns in range(len(handles), 0, -1):
-        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        look: Any = {"fontsize": SMALL, "borderaxespad": room * 72 / SMALL}
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, **look)
         box = legend.get_window_extent()
         if box.width <= figure.bbox.width or columns == 1:
-            figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
-            return
+            height += box.height / figure.dpi
+            break
         legend.remove()
+    figure.set_figheight(height)
+    figure.get_layout_engine().set(rect=(0, room / height, 1, 1 - room / height))  # type: ignore[union-attr,call-arg]
+    figure.text(0.5, 0.03 / height, text, size=SMALL, color="0.35", ha="center", va="bottom")
 
 
 def _name_undefined(figure: Figure, axes: Axes, subject: Subject) -> list[str]:
@@ -312,6 +303,4 @@ def _name_undefined(figure: Figure, axes: Axes, subject: Subject) -> list[str]:
     if missing:
         text = f"not defined for {', '.join(subject.titles[label].strip() for label in missing)}"
         axes.set_xlabel(f"{axes.get_xlabel()}\n{wrap(text, characters(figure.get_figwidth() - 0.6))}")
-    if not drawn:
-        axes.set(xticks=[], yticks=[])
     return [label for label in subject.data if label not in missing]

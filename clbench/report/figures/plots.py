@@ -44,12 +44,18 @@ def draw_matrix(R: Array, axes: Axes, low: float = 0.0, numbers: bool | None = N
     axes.grid(False)
     axes.patch.set(facecolor="white", edgecolor="0.85", hatch="////")
     colours: Any = {"vmin": 100 * low, "vmax": 100, "cmap": "cividis", "cbar": False}
-    text: Any = {"annot": few if numbers is None else numbers, "fmt": ".1f" if tasks <= 4 else ".0f"}
+    shown = few if numbers is None else numbers
+    text: Any = {"annot": cells.map(_per_cent).to_numpy() if shown else False, "fmt": ""}
     ticks: Any = dict.fromkeys(("xticklabels", "yticklabels"), 1 if few else 5)
     seaborn.heatmap(cells, ax=axes, annot_kws={"size": 7}, **colours, **text, **ticks)
     axes.tick_params(length=0, rotation=0)
     axes.set(xlabel="accuracy on task", ylabel="after task")
     return axes
+
+
+def _per_cent(value: float) -> str:
+    """Write a cell's number with a decimal; only what is 0 or 100 has none, and nothing else is rounded to 100."""
+    return f"{value:.0f}" if value in (0, 100) else f"{min(value, 99.9):.1f}"
 
 
 def draw_curves(curves: Mapping[str, Array], axes: Axes, styles: Styles | None = None) -> Axes:

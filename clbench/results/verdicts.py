@@ -1,0 +1,137 @@
+"""What a paired test says of two methods: one verdict for each pair, whoever asks for it.
+
+Methods are paired by seed: they share a seed's weights and batches. The pairs of a comparison are two families, each
+with Holm's correction of its own: all methods against the baseline, and all pairs of the other methods.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from clbench.errors import UsageError
+from clbench.results.frames import Results
+from clbench.results.groups import Comparison, Group
+from clbench.results.statistics import ALPHA, IntervalKind, Paired, Test, holm, paired
+from clbench.results.wording import count_of
+
+FEWEST_SEEDS = 5  # that two methods share, for a test
+LOWER_IS_BETTER = frozenset({"forgetting", "intransigence"})
+OF_ALL_BUT_ONE = frozenset({"forgetting", "backward_transfer", "forward_transfer", "minimum_accuracy"})  # tasks
+Pair = tuple[Group, Group]
+
+
+WHY = {
+    "too few seeds": f"a verdict takes {FEWEST_SEEDS} seeds that both methods have",
+    "no test": "the differences are all alike",
+    "less than one image": "the difference is smaller than one more right answer would make",
+}
+WHY_NO_WILCOXON = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six seeds that differ"
+
+
+def reason(verdict: str, test: Test) -> str:
+    """Say why a verdict is neither better nor worse nor undecided; '' of those."""
+    return WHY_NO_WILCOXON if (verdict, test) == ("no test", "wilcoxon") else WHY.get(verdict, "")
+
+
+class Judged(NamedTuple):
+    """Two methods, what was found of the first minus the second, p after Holm's correction, and what it amounts to.
+
+    `verdict` is of the first method: 'better', 'worse', 'undecided', 'less than one image' where p is small and the
+    difference too, 'too few seeds', or 'no test' where the test cannot be done.
+    """
+
+    one: Group
+    other: Group
+    found: Paired
+    p_holm: float
+    verdict: str
+
+
+def difference(
+    results: Results, one: Group, other: Group, metric: str, test: Test = "t", interval: IntervalKind = "t"
+) -> Paired | None:
+    """Compare two groups over the seeds that both have; None if there is none.
+
+    p is NaN where there can be no test: of fewer than five seeds, of differences without spread, or by Wilcoxon's test
+    with too few that differ.
+    """
+    ours, theirs = results.by_seed(one, metric), results.by_seed(other, metric)
+    values = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if not values:
+        return None
+    if len(values) < FEWEST_SEEDS:
+        return paired(values, "t", interval)._replace(p=np.nan)
+    try:
+        return paired(values, test, interval)
+    except UsageError:
+        return paired(values, "t", interval)._replace(p=np.nan)
+
+
+def family(comparison: Comparison, base: Group | None, beside: bool = False) -> list[Pair]:
+    """Return the pairs that are tested together: all with the baseline, or all `beside` it."""
+    rest = [group for group in comparison.finished if group is not base]
+    if beside:
+        return list(itertools.combinations(rest, 2))
+    return [] if base is None else [(group, base) for group in rest]
+
+
+def judge(
+    results: Results,
+    comparison: Comparison,
+    pairs: Iterable[Pair],
+    metric: str,
+    test: Test = "t",
+    interval: IntervalKind = "t",
+) -> list[Judged]:
+    """Test pairs together, those that have seeds in common."""
+    found = [(one, other, difference(results, one, other, metric, test, interval)) for one, other in pairs]
+    there = [(one, other, what) for one, other, what in found if what is not None]
+    adjusted = holm([what.p for *_, what in there])
+    return [
+        Judged(one, other, what, p, verdict_of(what, p, metric, comparison))
+        for (one, other, what), p in zip(there, adjusted, strict=True)
+    ]
+
+
+def judge_pair(
+    results: Results,
+    comparison: Comparison,
+    pair: Pair,
+    base: Group | None,
+    metric: str,
+    test: Test = "t",
+    interval: IntervalKind = "t",
+) -> tuple[Judged | None, str]:
+    """Test one pair with all of its family; return what is found, None without seeds in common, and the family."""
+    beside = all(group is not base for group in pair)
+    pairs = family(comparison, base, beside)
+    pairs = [pair if all(any(one is own for own in pair) for one in other) else other for other in pairs]
+    judged = judge(results, comparison, pairs, metric, test, interval)
+    tests = sum(not np.isnan(one.found.p) for one in judged)
+    what = f"{count_of(tests, 'pair')} of methods beside" if beside else f"{count_of(tests, 'difference')} to"
+    found = next((one for one in judged if one.one is pair[0] and one.other is pair[1]), None)
+    return found, f"Holm over {what} {base.label if base is not None else 'the baseline'}"
+
+
+def verdict_of(found: Paired, p_holm: float, metric: str, comparison: Comparison) -> str:
+    """Say what a difference of a metric amounts to; see `Judged`."""
+    if found.n < FEWEST_SEEDS:
+        return "too few seeds"
+    if np.isnan(p_holm):
+        return "no test"
+    if p_holm >= ALPHA:
+        return "undecided"
+    if abs(found.mean) < worth_of_an_image(comparison, metric) * (1 - 1e-9):  # sums round
+        return "less than one image"
+    return "better" if (found.mean < 0) == (metric in LOWER_IS_BETTER) else "worse"
+
+
+def worth_of_an_image(comparison: Comparison, metric: str) -> float:
+    """Return by how much one more right answer in the largest task moves a metric."""
+    images = comparison.test_images
+    tasks = max((len(record.updates or ()) for group in comparison.finished for record in group.runs), default=1)
+    return 1 / (images * max(1, tasks - (metric in OF_ALL_BUT_ONE)))
