@@ -9,7 +9,6 @@ their steps, and nothing is cut.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -87,14 +86,16 @@ class QuadraticPenalty(Method):
 
     def _followed(self, quadratic: Quadratic, lr: float) -> Quadratic:
         training = self.run.training
-        if not self.stable:
+        if not self.stable or training.optimizer != "sgd":
             return quadratic
-        most = (1 + training.momentum) / (2 * lr * self.factor) if training.optimizer == "sgd" else math.inf
-        importance = quadratic.importance or dict.fromkeys(quadratic.anchor, torch.ones(()))
-        if all(omega.max() <= most for omega in importance.values()):
+        most = (1 + training.momentum) / (2 * lr * self.factor)
+        if quadratic.importance is None and most >= 1:
             return quadratic
-        cut = {name: omega.clamp(max=most).expand_as(quadratic.anchor[name]) for name, omega in importance.items()}
-        return replace(quadratic, importance=cut)
+        importance = quadratic.importance or {name: torch.ones_like(w) for name, w in quadratic.anchor.items()}
+        uncut = torch.stack([(omega <= most).all() for omega in importance.values()]).all()
+        cut = {name: omega.clamp(max=most) for name, omega in importance.items()}
+        constant = torch.where(uncut, quadratic.constant, 0.0)  # it is that of the whole pull
+        return replace(quadratic, importance=cut, constant=constant)
 
     @torch.no_grad()
     def of_cross_entropy(self, gradients: Weights, lr: float) -> Weights:

@@ -41,8 +41,16 @@ def test_importances_are_cut_to_half_of_what_steps_can_follow(half: bool, moment
     assert found.importance is not None
     torch.testing.assert_close(found.importance["w"], torch.tensor([0.3, most, -2.0]))
     slower = method.pull(1e-12)
-    assert slower is method.quadratic  # nothing to cut at this rate
+    assert slower is not None
+    assert slower.importance is not None
+    assert torch.equal(slower.importance["w"], weights)  # nothing to cut at this rate
     assert weights[1] == 1e9
+
+
+def test_the_papers_objective_can_be_had_as_it_stands() -> None:
+    method = beginning(QuadraticPenalty(strength=4, stable=False), Training(lr=0.1))
+    method.quadratic = Quadratic({"w": torch.zeros(1)}, {"w": torch.tensor([1e9])})
+    assert method.pull(0.1) is method.quadratic
 
 
 def test_where_all_weights_are_alike_they_are_cut_alike() -> None:

@@ -286,7 +286,7 @@ def _fake_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("add", "add_task"):
         monkeypatch.setattr(Memory, name, lambda *_, **__: None)
-    monkeypatch.setattr(rehearsal_module.Rehearsal, "keep", lambda *_: None)
+    monkeypatch.setattr(rehearsal_module.Rehearsal, "keep", lambda *_, **__: None)
     monkeypatch.setattr(Memory, "tasks", lambda _, earlier: list(earlier))
     monkeypatch.setattr(Memory, "places", lambda *_: torch.arange(8))
     monkeypatch.setattr(Memory, "sample", sample)
