@@ -147,7 +147,8 @@ def find(kind: Kind, reference: str) -> type:
             from clbench.sequences.splits import chain_sequence  # here, since it needs torch
 
             return chain_sequence(reference)
-        raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, names(kind))}")
+        there = sorted([*names(kind), *broken(kind)])
+        raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, there)}")
     path = Path(place).expanduser()
     if place.endswith(".py") and not path.is_file():
         raise UsageError(f"unknown {kind} {reference!r}: there is no file {place}")
