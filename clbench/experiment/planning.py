@@ -15,6 +15,7 @@ import joblib
 import torch
 
 from clbench.errors import ClbenchError, UsageError, did_you_mean
+from clbench.experiment import registry
 from clbench.experiment.points import Point, naming, points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
@@ -121,7 +122,7 @@ def _spec(run: Point, request: Request, device: str, data: str, classes: list[in
         seed=run.seed,
         class_order_rule="seed" if classes is None else order if isinstance(order, str) else "given",
         class_order=classes,
-        training=dataclasses.asdict(run.training),
+        training=registry.settings(run.training),
         device=device.split(":")[0],
         data=data,
         numbers=NUMBERS,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from clbench.errors import UsageError
 
+ADDED = {"added": True}  # marks fields that are younger than the first records: see `registry.settings`
 OptimizerName = Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adafactor"]
 
 
@@ -32,9 +33,9 @@ class Training:
     untouched: Literal["skip", "zero", "zero-once-reached"] = "skip"
     predict_over: Literal["seen", "all"] = "seen"  # outputs that compete where the task is not told
     # outputs that compete in the loss of the class scenario: of the classes seen so far, or of all there will be
-    loss_over: Literal["seen", "all"] = "seen"
+    loss_over: Literal["seen", "all"] = field(default="seen", metadata=ADDED)
     warmup_epochs: Annotated[int, Ge(0)] = 0  # first epochs from the second task on: only the new block trains
-    warmup_extra: bool = False  # whether they come beside the budget
+    warmup_extra: bool = field(default=False, metadata=ADDED)  # whether they come beside the budget
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of each task's training images kept for `patience`
     # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is
     # divided by ten, then training stops; the epochs are the most there can be

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from clbench.errors import ClbenchError
 from clbench.models.dropout import Dropout
 
-Initialisation = Literal["pytorch", "kaiming", "xavier"]
+Initialisation = Literal["pytorch", "kaiming", "xavier", "truncated"]
+Biases = Literal["pytorch", "0", "0.1"]
+ADDED = {"added": True}  # marks fields that are younger than the first records: see `registry.settings`
 Activation = Literal["relu", "leaky-relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -27,19 +29,22 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 }
 
 
-def initialise(module: nn.Module, scheme: Initialisation) -> None:
+def initialise(module: nn.Module, scheme: Initialisation, biases: Biases = "pytorch") -> None:
     """Draw the weights of every linear and convolutional layer anew; `pytorch` leaves U(±1/√fan_in) as built.
 
-    `kaiming` is N(0, 1/fan_in) (gain 1; He et al. 2015), `xavier` is Glorot & Bengio's (2010) uniform law. Biases stay.
+    `kaiming` is N(0, 1/fan_in) (gain 1; He et al. 2015), `xavier` is Glorot & Bengio's (2010) uniform law, `truncated`
+    N(0, 0.1²) within two deviations. Biases stay as built, or become 0 or 0.1.
     """
-    if scheme == "pytorch":
-        return
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             if scheme == "kaiming":
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-            else:
+            elif scheme == "xavier":
                 nn.init.xavier_uniform_(layer.weight)
+            elif scheme == "truncated":
+                nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2)
+            if biases != "pytorch" and layer.bias is not None:
+                nn.init.constant_(layer.bias, float(biases))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,10 @@ class Backbone:
     chunk: ClassVar[int] = 256  # images in a forward pass without training; a CNN's memory for more is mapped anew
     initialisation: Initialisation = "pytorch"
     head_initialisation: Initialisation = "pytorch"
+    biases: Biases = field(default="pytorch", metadata=ADDED)  # what they all start from, the head's too
+    # whether a head that is there from the start is drawn as one layer of all classes: that matters to laws that look
+    # at the number of outputs
+    one_head: bool = field(default=False, metadata=ADDED)
 
     @property
     def channels_last(self) -> bool:
@@ -70,7 +79,7 @@ class MLP(Backbone):
     width: Annotated[int, Ge(1)] = 256
     depth: Annotated[int, Ge(1)] = 1  # hidden layers
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after every hidden layer
-    activation: Activation = field(default="relu", metadata={"added": True})  # of every hidden layer, PyTorch's
+    activation: Activation = field(default="relu", metadata=ADDED)  # of every hidden layer, PyTorch's
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]

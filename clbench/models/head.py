@@ -52,12 +52,12 @@ class ExpandingHeadModel(nn.Module):
     def __init__(self, backbone: Backbone, input_shape: Sequence[int], seed: int, *purpose: str | int):
         super().__init__()
         self._seed, self._purpose = seed, purpose
-        self._head_initialisation = backbone.head_initialisation
+        self._settings = backbone
         self.chunk = backbone.chunk
         with torch.random.fork_rng(devices=[]):
             seed_default(seed, *purpose, "backbone")
             self.backbone = backbone.build(input_shape)
-            initialise(self.backbone, backbone.initialisation)
+            initialise(self.backbone, backbone.initialisation, backbone.biases)
         self.head = nn.ModuleList()
         self.widths: list[int] = []  # classes per block
         self.owners: Tensor  # the block of each column [classes]
@@ -78,10 +78,23 @@ class ExpandingHeadModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             seed_default(self._seed, *self._purpose, "block", len(self.head))
             block = nn.Linear(self.n_features, n_classes)
-            initialise(block, self._head_initialisation)
+            initialise(block, self._settings.head_initialisation, self._settings.biases)
         self.head.append(block if reference is None else block.to(reference))
         self.widths.append(n_classes)
         self.owners = torch.cat([self.owners, self.owners.new_full((n_classes,), len(self.widths) - 1)])
+
+    def expand_to(self, widths: Sequence[int]) -> None:
+        """Append a block of each of some widths to an empty head; with `one_head` they are drawn as one layer."""
+        for width in widths:
+            self.expand(width)
+        if self._settings.one_head:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                seed_default(self._seed, *self._purpose, "head")
+                whole = nn.Linear(self.n_features, sum(widths))
+                initialise(whole, self._settings.head_initialisation, self._settings.biases)
+                for number, block in enumerate(self.head):
+                    own = self.columns(number)
+                    block.load_state_dict({"weight": whole.weight[own], "bias": whole.bias[own]})
 
     def columns(self, block: int) -> slice:
         """Return the head's columns that belong to a block."""

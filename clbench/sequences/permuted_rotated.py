@@ -15,8 +15,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from clbench.data import load_dataset, remarks
+from clbench.errors import UsageError
 from clbench.sequences.splits import MNIST_BUDGET, MNIST_CONSTANTS, own_constants, train_and_test
-from clbench.sequences.tasks import Task, TaskSequence
+from clbench.sequences.tasks import ClassOrder, Task, TaskSequence
 
 ADDED = {"added": True}  # since the first records: see registry.settings
 
@@ -33,6 +34,8 @@ class MovedMNIST(TaskSequence):
     # subtracted from pixels in [0, 1]; none: MNIST's own constants
     mean: float | None = field(default=None, metadata=ADDED)
     std: Annotated[float, Gt(0)] | None = field(default=None, metadata=ADDED)  # what the difference is divided by
+    # to train on, the first so many of the data set; none: all
+    images: Annotated[int, Ge(1)] | None = field(default=None, metadata=ADDED)
 
     @property
     def size(self) -> int:
@@ -57,6 +60,7 @@ class MovedMNIST(TaskSequence):
             found = replace(found, train_images=train_images, test_images=test_images)
         constants = own_constants(MNIST_CONSTANTS, self.mean, self.std)
         train, test = train_and_test(found, *constants, beforehand=False)  # moved pixels are scaled when used
+        train = train.subset(torch.arange(min(len(train), self.images or len(train))))
         return [
             Task(index, tuple(range(10)), replace(train, pixel_map=own[None]), replace(test, pixel_map=own[None]))
             for index, own in enumerate(self.pixel_maps(seed))
@@ -79,11 +83,21 @@ class RotatedMNIST(MovedMNIST):
     """Handwritten digits, all 10 classes in every task, the images rotated; Avalanche's RotatedMNIST."""
 
     name = "rotated-mnist"
+    # angles are drawn between these, in degrees, anticlockwise; none: whole degrees from −180 to 180, as in Avalanche
+    lowest: float | None = field(default=None, metadata=ADDED)
+    highest: float | None = field(default=None, metadata=ADDED)
 
-    def angles(self, seed: int) -> list[int]:
+    def check(self, class_order: ClassOrder, scenario: str) -> None:
+        super().check(class_order, scenario)
+        if (self.lowest is None) != (self.highest is None) or (self.lowest or 0) > (self.highest or 0):
+            raise UsageError(f"{self.name}: lowest={self.lowest} and highest={self.highest} are no range of angles")
+
+    def angles(self, seed: int) -> list[float]:
         """Return each task's angle in degrees, anticlockwise."""
         draws = np.random.RandomState(seed)  # the generator that Avalanche draws from
-        return [int(draws.randint(-180, 181)) for _ in range(self.tasks)]
+        if self.lowest is None or self.highest is None:
+            return [int(draws.randint(-180, 181)) for _ in range(self.tasks)]
+        return [float(draws.uniform(self.lowest, self.highest)) for _ in range(self.tasks)]
 
     def pixel_maps(self, seed: int) -> list[Tensor]:
         return [rotation_map(angle, self.size) for angle in self.angles(seed)]

@@ -65,8 +65,12 @@ class Trainer:
         if setting.scenario == "domain":
             network.expand(len(tasks[0].classes))
         else:
-            for task in tasks if setting.training.full_head else tasks[:seen]:
-                network.expand(len(task.classes))
+            widths = [len(task.classes) for task in (tasks if setting.training.full_head else tasks[:seen])]
+            if setting.training.full_head:
+                network.expand_to(widths)
+            else:
+                for width in widths:
+                    network.expand(width)
         network.seen = 1 if setting.scenario == "domain" else seen
         network.passes = self.passes
         return network.eval()

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from compared import assert_same_tasks, benchmark_of, load
 from torchvision.transforms import RandomRotation
 
 from clbench.data import load_dataset
+from clbench.errors import UsageError
 from clbench.experiment import registry
 from clbench.sequences.permuted_rotated import PermutedMNIST, RotatedMNIST, rotation_map
 
@@ -68,3 +70,19 @@ def test_permutations_differ_between_tasks_and_seeds() -> None:
     drawn = [pixel_map for seed in (0, 1, 7) for pixel_map in PermutedMNIST(tasks=2).pixel_maps(seed)]
     assert all(np.array_equal(np.sort(pixel_map), np.arange(784)) for pixel_map in drawn)
     assert len({tuple(pixel_map.tolist()) for pixel_map in drawn}) == len(drawn)
+
+
+def test_angles_between_two_are_drawn_uniformly(root: Path) -> None:
+    angles = [angle for seed in range(50) for angle in RotatedMNIST(tasks=20, lowest=0.0, highest=180.0).angles(seed)]
+    assert scipy.stats.kstest(angles, scipy.stats.uniform(0, 180).cdf).pvalue > 0.001
+    with pytest.raises(UsageError, match="no range of angles"):
+        RotatedMNIST(lowest=3.0).check("seed", "domain")
+
+
+def test_the_first_images_of_a_data_set_are_trained_on(root: Path) -> None:
+    whole, part = (PermutedMNIST(tasks=2, images=images).load(root, 0, None) for images in (None, 7))
+    assert [len(task.train) for task in part] == [7, 7]
+    for one, other in zip(whole, part, strict=True):
+        rows = torch.arange(7)
+        assert torch.equal(one.train.batch(rows), other.train.batch(rows))
+        assert len(one.test) == len(other.test)
