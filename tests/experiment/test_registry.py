@@ -46,7 +46,7 @@ def test_builtin_names() -> None:
         "rotated-mnist",
     }  # fmt: skip
     for name in registry.names("method"):
-        assert registry.find("method", name).__module__ == f"clbench.methods.{name.replace('-', '_')}"
+        assert registry.find("method", name).__module__ == f"clbench.methods.{name.replace('-', '_').replace('++', '_pp')}"
 
 
 @pytest.mark.parametrize(
