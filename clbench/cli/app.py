@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from clbench.cli.reading import compare, list_, merge, report
+from clbench.cli.reading import compare, merge, report
 from clbench.cli.running import run, verify
+from clbench.cli.showing import list_, show
 from clbench.errors import ClbenchError, UsageError
 from clbench.version import __version__
 
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (run, verify, report, compare, merge):
+for command in (run, verify, report, compare, merge, show):
     app.command()(command)
 app.command("list")(list_)
 

@@ -1,4 +1,4 @@
-"""The commands that read: report, compare and merge, of records, and list."""
+"""The commands that read records: report, compare and merge."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import typer
 
 from clbench import api
 from clbench.cli.options import Interval, Test, say
-from clbench.errors import ClbenchError, UsageError, did_you_mean
-from clbench.experiment import presets, registry
-
-KINDS: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}
+from clbench.errors import ClbenchError, UsageError
 
 
 def report(
@@ -92,17 +89,3 @@ def merge(
 
 def _list(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|presets")]) -> None:
-    """List what there is: name, what it is, its fields and their defaults."""
-    if what == "presets":
-        for preset in map(presets.load, presets.names()):
-            rows = ", ".join(row.label for row in preset.choose(None))
-            scenarios = ", ".join(preset.scenarios)
-            typer.echo(f"{preset.name}: {preset.title.rstrip('.')}. Scenarios: {scenarios}. Rows: {rows}")
-    elif what in KINDS:
-        for name, title, fields in registry.describe(KINDS[what]):
-            typer.echo(f"{name}: {title}." + (f" Fields: {fields}" if fields else ""))
-    else:
-        raise UsageError(f"cannot list {what!r}{did_you_mean(what, [*KINDS, 'presets'])}")

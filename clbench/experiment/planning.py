@@ -13,8 +13,8 @@ from pathlib import Path
 import joblib
 import torch
 
-from clbench.errors import ClbenchError, UsageError, did_you_mean
-from clbench.experiment import registry
+from clbench.errors import ClbenchError, UsageError
+from clbench.experiment import early, registry
 from clbench.experiment.points import Point, naming, points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
@@ -43,7 +43,7 @@ def plan(request: Request) -> Planned:
     runs = points(request, notes)
     names = {"training", *(choice.reference for run in runs for choice in run.chosen.values())}
     if unused := sorted(set(request.settings) - names):
-        raise UsageError(f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], sorted(names))}")
+        raise early.unused(unused[0], sorted(names))
     for method in (run.method for run in runs if request.checkpoint):
         cls = type(method.instance)
         if cls.load_state is Learner.load_state and cls.state is not Learner.state:

@@ -16,14 +16,13 @@ from typing import Any
 
 from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import registry
+from clbench.experiment.early import GROUPS, own_settings
 from clbench.experiment.presets import Preset, Row, at
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
 from clbench.method import Scenario, Training
+from clbench.results.names import spelled
 from clbench.training.optimizer import OPTIMIZERS
-
-GROUPS = {"all": lambda cls: True, "core": lambda cls: cls.core}  # names that stand for several methods
-
 
 Grid = Mapping[str, Mapping[str, list[Any]]]  # name → field → values, as --set gives them
 
@@ -61,7 +60,7 @@ def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any]
     """
     chosen: dict[str, Choice] = {}
     for item in items:
-        reference, own = _own_settings(item)
+        reference, own = own_settings(item)
         cls = registry.find(kind, reference)
         code = registry.code_hash(cls)
         shared = {name: values for name, values in grid.get(reference, {}).items() if name not in own}
@@ -75,20 +74,6 @@ def choose(kind: Kind, items: Iterable[str], grid: Grid, base: Mapping[str, Any]
                 raise UsageError(f"{choice.label} has a setting that a record cannot hold: {error}") from None
             chosen.setdefault(choice.label, choice)
     return list(chosen.values())
-
-
-def _own_settings(item: str) -> tuple[str, dict[str, str]]:
-    """Split `lwf@temperature=4` into the reference and its settings."""
-    reference, *settings = item.split("@")
-    own: dict[str, str] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"cannot read {item!r}: write {reference}@FIELD=VALUE")
-        if name in own:
-            raise UsageError(f"cannot read {item!r}: {name} is given twice")
-        own[name] = value
-    return reference, own
 
 
 @dataclass(frozen=True)
@@ -194,8 +179,8 @@ def _methods(
             inside = _changes("training", vars(asked), vars(training))
             inside |= _changes(row.method, plain.params, method.params)
             here = changed | inside
-            notes += [f"not as in preset {preset.name}: {name}={value}" for name, value in here.items()]
-            label = row.label + "".join(f"@{name}={value}" for name, value in inside.items())
+            notes += [f"not as in preset {preset.name}: {name}={spelled(value)}" for name, value in here.items()]
+            label = row.label + "".join(f"@{name}={spelled(value)}" for name, value in inside.items())
             told = {"name": preset.name, "row": row.label, "overridden": here}
             yield dataclasses.replace(method, label=label), training, told
 

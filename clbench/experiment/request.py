@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.errors import UsageError, did_you_mean
-from clbench.experiment import presets, registry
+from clbench.errors import UsageError, did_you_mean, shown
+from clbench.experiment import early, presets, registry
 from clbench.experiment.presets import Preset, Scenario
 
 MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
@@ -87,6 +87,7 @@ def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dic
     parsed: dict[str, dict[str, list[Any]]] = {}
     for key, values in pairs:
         name, _, field = key.rpartition(".")
+        name = next((found for kind in early.KINDS if (found := early.known_name(kind, name)) != name), name)
         if not values:
             raise UsageError(f"settings {key}: the list of values is empty")
         if not (name and field) or "" in values:
@@ -106,7 +107,22 @@ def parse_scenarios(value: str | Sequence[str]) -> list[str]:
     return found
 
 
-Names = Annotated[list[str] | None, BeforeValidator(parse_names)]
+def parse_device(value: str) -> str:
+    """Read a device, which may not be there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+        known = ("auto", "cpu", "cuda", "cuda:N")
+        raise UsageError(f"unknown device {shown(value)!r}: choose from {', '.join(known)}")
+    return str(value)
+
+
+def _items_of(kind: registry.Kind) -> BeforeValidator:
+    return BeforeValidator(lambda value: [early.item_of(kind, item) for item in parse_names(value)])
+
+
+Labels = Annotated[list[str] | None, BeforeValidator(parse_names)]
+Methods = Annotated[list[str] | None, _items_of("method")]
+Sequences = Annotated[list[str] | None, _items_of("sequence")]
+Models = Annotated[list[str] | None, _items_of("model")]
 
 
 def option(default: Any, form: str, meaning: str, **bounds: Any) -> Any:
@@ -123,23 +139,23 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    methods: Names = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
+    methods: Methods = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
     preset: Annotated[Preset | None, BeforeValidator(presets.load)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
     )
-    rows: Names = option(None, "ROW,…", "The preset's rows. Default: all.")
+    rows: Labels = option(None, "ROW,…", "The preset's rows. Default: all.")
     controls: bool = option(False, "", "Run the preset's faults too: they should not agree.")
     seeds: Annotated[list[int] | None, BeforeValidator(parse_seeds)] = option(
         None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5, or 10 with a preset."
     )
-    sequence: Names = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
+    sequence: Sequences = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
     scenario: Annotated[list[Scenario] | None, BeforeValidator(parse_scenarios)] = option(
         None, "task|class|domain,…", "Scenarios. Default: the preset's, or the sequence's own."
     )
     class_order: Annotated[str | tuple[int, ...] | None, BeforeValidator(parse_class_order)] = option(
         None, "seed|fixed|3,1,4,…", "Order in which classes come. Default: seed."
     )
-    model: Names = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
+    model: Models = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
     epochs: int | None = option(None, "N", "Passes over each task. Default: the sequence's own.")
     iterations: int | None = option(None, "N", "Optimiser steps per task, instead of epochs.")
     batch_size: int | None = option(None, "N", "Images per step.")
@@ -152,7 +168,9 @@ class Request(BaseModel):
         {}, "NAME.FIELD=VALUE", "Settings of a method, model, sequence or 'training'; repeatable; a list is a grid."
     )
     jobs: int | None = option(None, "N", "Runs side by side. Default: one per core, one on each GPU.", ge=1)
-    device: str = option("auto", "auto|cpu|cuda|cuda:N", "Where to train; cuda: on all GPUs.")
+    device: Annotated[str, BeforeValidator(parse_device)] = option(
+        "auto", "auto|cpu|cuda|cuda:N", "Where to train; cuda: on all GPUs."
+    )
     precision: Literal["fp32", "tf32", "bf16"] = option("fp32", "fp32|tf32|bf16", "Of matrix products; tf32: CUDA.")
     kernels: Literal["pytorch", "onednn"] = option("pytorch", "pytorch|onednn", "Of matrix products on the CPU.")
     threads: int = option(1, "N", "Threads of each run on the CPU; another number rounds otherwise.", ge=1)
@@ -205,6 +223,7 @@ class Request(BaseModel):
         if self.backend != "local" and (self.checkpoint or self.save_models):
             what = "--checkpoint" if self.checkpoint else "--save-models"
             raise UsageError(f"{what} writes to folders of this machine: leave it out with --backend {self.backend}")
+        early.check(self)
         return self
 
     @property

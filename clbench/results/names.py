@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 
@@ -17,6 +18,22 @@ def _names() -> dict[str, dict]:
 def known() -> list[str]:
     """Return the built-in methods' names, in the order of names.toml."""
     return list(_names())
+
+
+def titles() -> dict[str, str]:
+    """Return the built-in methods' names for people, by name."""
+    return {name: entry["title"] for name, entry in _names().items()}
+
+
+def spelled(value: object) -> str:
+    """Return a value as it is typed, and as labels have it: 1000000.0 is 1e6."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) >= 1e6:
+        return str(Decimal(repr(value)).normalize()).lower().replace("+", "")
+    return repr(value).removesuffix(".0").replace("e-0", "e-")
 
 
 def title(method: str, label: str) -> str:

@@ -25,7 +25,7 @@ class MovedMNIST(TaskSequence):
 
     scenario: ClassVar[str] = "domain"
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
-    tasks: Annotated[int, Ge(1)] = 10
+    tasks: Annotated[int, Ge(1)] = 10  # length of the sequence
 
     def pixel_maps(self, seed: int) -> list[Tensor]:
         """Return each task's map, int64 [784]; see Split."""

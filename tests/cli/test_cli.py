@@ -127,6 +127,11 @@ def test_verify_needs_a_preset(clbench: Command) -> None:
 
 BAD = """
 --methods lfw | did you mean lwf
+--methods LWFF | did you mean lwf
+--model torchvision.models:resnet18 | Write a class that does, whose build returns it without its last layer
+--sequence . | . is a folder: a sequence is a name, or a class in a file, as in ./file.py:Name
+--sequence ./taken | ./taken is a file
+--model imgs/here | imgs/here is no name, and no file
 --methods lwf@temprature=4 | did you mean temperature
 --methods lwf@temperature | write lwf@FIELD=VALUE
 --methods lwf@temperature=0 | greater than 0
@@ -205,7 +210,7 @@ BAD = """
 # a file's name and content, and what is asked of it
 FILES = {
     "a plug-in that is no Python": ("mine.py", "class Mine(", "--methods ./mine.py:Mine", "SyntaxError"),
-    "a plug-in that raises": ("mine.py", "1 / 0", "--methods ./mine.py:Mine", "ZeroDivisionError"),
+    "a plug-in that raises": ("mine.py", "1 / 0\nMine = 1", "--methods ./mine.py:Mine", "ZeroDivisionError"),
     "a plug-in without the name": ("mine.py", "x = 1", "--methods ./mine.py:Mine", "Mine"),
     "a plug-in that is no method": (
         "mine.py",
@@ -213,7 +218,12 @@ FILES = {
         "--methods ./mine.py:Mine",
         "derive from clbench.method.Learner",
     ),
-    "a plug-in that ends the program": ("mine.py", "raise SystemExit(0)", "--methods ./mine.py:Mine", "SystemExit"),
+    "a plug-in that ends the program": (
+        "mine.py",
+        "raise SystemExit(0)\nMine = 1",
+        "--methods ./mine.py:Mine",
+        "SystemExit",
+    ),
     "a preset that is no TOML": ("mine.toml", "title = ", "--preset ./mine.toml", "mine.toml"),
     "a preset without rows": ("mine.toml", 'title = "Mine"', "--preset ./mine.toml", "mine.toml"),
     "a preset that is empty": ("mine.toml", "", "--preset ./mine.toml", "mine.toml"),
@@ -274,19 +284,92 @@ def test_cuda_without_a_device(device: str, clbench: Command, tmp_path: Path, mo
 def test_list(kind: str, name: str, clbench: Command) -> None:
     listed = clbench("list", kind)
     assert listed.code == 0
-    assert any(line.startswith(f"{name}: ") for line in listed.out.splitlines())
+    assert any(line.startswith(f"{name} ") for line in listed.out.splitlines())
+    assert max(map(len, listed.out.splitlines())) <= 100
+
+
+SHOWN = {
+    "lwf": ["temperature: number > 0; default 2 T: what logits", "scope: one of auto, per-task, joined, padded;"],
+    "LwF": ["(Li & Hoiem 2016/2017, arXiv 1606.09282", "alpha: number ≥ 0 and ≤ 1; default 0.5"],
+    "training": ["epochs: whole number ≥ 1, or none; default 1 passes over", "drop_last: true or false; default false"],
+    "split-mnist mlp": ["tasks: whole number ≥ 1; default 5", "scenario task, model mlp", "width: whole number ≥ 1"],
+    "mnist+fashion-mnist": ["images: whole number ≥ 1, or none; default none"],
+    "finetune": ["It has no fields."],
+    "note": ["Scenarios: class", "rows"],
+    "./pull.py:Pull": ["strength: number; default 0.1 how strongly", "Mine"],
+}
+
+
+@pytest.mark.parametrize("words", SHOWN)
+def test_show(words: str, clbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "pull.py").write_text(PULL)
+    told = clbench("show", *words.split())
+    assert (told.code, told.err) == (0, "")
+    text = " ".join(told.out.split())
+    assert [part for part in SHOWN[words] if part not in text] == []
+
+
+PULL = """
+from dataclasses import dataclass
+from clbench.method import Method
+
+@dataclass
+class Pull(Method):
+    "Mine"
+    strength: float = 0.1  # how strongly
+"""
+
+
+def test_show_what_there_is_not(clbench: Command) -> None:
+    one_clear_line(clbench("show", "lfw"), "there is no 'lfw', did you mean lwf")
+    one_clear_line(clbench("show", "./none.py:Pull"), "there is no file ./none.py")
 
 
 def test_list_of_what_there_is_not(clbench: Command) -> None:
     one_clear_line(clbench("list", "method"), "cannot list 'method', did you mean methods?")
 
 
+TYPOS = """
+run --methods lfw
+run --methods lwf,Fine-tunning
+run --methods lwf@temprature=4
+run --methods lwf@temperature=cold
+run --methods ./pull.py:Pul
+run --methods ./pul.py:Pull
+run --methods ./pull.py:Pull@strenght=1
+run --methods ./pull.py:Pull --set ./pull.py:Pull.strenght=1
+run --methods no.such.module:Thing
+run --sequence split-mnst
+run --sequence mnist+fashon-mnist
+run --sequence avalanche:SplitMNST
+run --sequence ./imgs
+run --scenario tasks
+run --model mlpp
+run --set lwf.temprature=4
+run --set lvf.temperature=4
+run --set training.epoch=4
+run --set mlp.widht=4
+run --set split-digits.task=4
+run --optimizer sdg
+run --device tpu
+run --preset hsu2018
+run --preset hsu2018-split-mnist --rows LfW
+run --epoch 3
+verify hsu2018
+verify hsu2018-split-mnist --rows LfW
+list method
+show lfw
+rn
+"""
+
 IMPORTS = """
 import sys
 def loaded(*names):
     return sorted(set(names) & set(sys.modules))
 heavy = ("torch", "torchvision", "avalanche", "sklearn")
+import pathlib
 from clbench.cli.app import app
+from clbench.errors import UsageError
 def clbench(*arguments):
     app(arguments, standalone_mode=False)
 import clbench as package
@@ -294,6 +377,18 @@ assert not loaded(*heavy, "pandas", "matplotlib"), ("import", loaded(*heavy, "pa
 for words in (["--help"], ["run", "--help"], ["list", "presets"]):
     clbench(*words)
     assert not loaded(*heavy, "pandas", "matplotlib"), (words, loaded(*heavy, "pandas", "matplotlib"))
+for words in ("list methods", "list sequences", "list models", "show lwf split-mnist mlp training note LwF"):
+    clbench(*words.split())
+    assert not loaded(*heavy, "pandas", "matplotlib"), words
+pathlib.Path("pull.py").write_text(PULL)
+for words in TYPOS:
+    try:
+        clbench(*words.split())
+    except Exception as error:
+        assert isinstance(error, UsageError) or hasattr(error, "format_message"), (words, error)
+    else:
+        raise AssertionError(words)
+    assert not loaded(*heavy, "pandas", "matplotlib"), words
 clbench("compare", "lwf", "finetune")
 clbench("report", "--formats", "png")
 assert not loaded(*heavy), ("report", loaded(*heavy))
@@ -305,11 +400,13 @@ assert not loaded("avalanche"), "list"
 
 
 def test_commands_import_nothing_heavy_that_they_do_not_need(swept: tuple[Path, Ended]) -> None:
-    command = [sys.executable, "-c", IMPORTS]
+    code = f"PULL = {PULL!r}\nTYPOS = {TYPOS.strip().splitlines()!r}\n{IMPORTS}"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=swept[0], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
 
 
+LITTLE_L2 = "Fine-tuning with a pull towards zero"
 LITTLE = """
 from dataclasses import dataclass
 from clbench.method import Method
@@ -341,7 +438,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 def test_a_method_from_an_installed_package(installed: None, clbench: Command, tmp_path: Path) -> None:
     listed = clbench("list", "methods")
-    assert "little-l2: Fine-tuning with a pull towards zero. Fields: strength=0.01" in listed.out
+    assert ["little-l2", LITTLE_L2] in [line.split(maxsplit=1) for line in listed.out.splitlines()]
+    assert "strength: number; default 0.01" in clbench("show", "little-l2").out
     methods = "little-l2,little-l2@strength=0.1"
     run = clbench("run", "--methods", methods, "--seeds", "2", "--epochs", "1", "--jobs", "1")
     assert run.code == 0, run.err
