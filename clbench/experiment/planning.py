@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
+import os
 import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import torch
 
 from clbench.errors import ClbenchError, UsageError
@@ -24,6 +26,8 @@ from clbench.sequences.tasks import Task
 from clbench.training.batches import Batches, n_held_out
 from clbench.training.precision import check_precision
 from clbench.version import NUMBERS
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass
@@ -176,7 +180,7 @@ def check_device(device: str) -> list[str]:
 
 def check_workers(request: Request, device: str) -> int:
     """Return how many runs go side by side on a device: one on its threads' cores or a GPU, unless told."""
-    jobs, threads, cores = request.jobs, request.threads, joblib.cpu_count()
+    jobs, threads, cores = request.jobs, request.threads, count_cores()
     if threads > 1:
         if request.backend != "local":
             raise UsageError(f"threads={threads} are of this machine's cores, and a run on {request.backend} has one")
@@ -188,6 +192,17 @@ def check_workers(request: Request, device: str) -> int:
     if jobs is not None:
         return jobs
     return 1 if device.startswith("cuda") else cores // threads
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use, by its affinity and by its container's share of the processor."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroups, version 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # 'max' where there is no limit
+            quota, period = map(int, " ".join((CGROUP / file).read_text() for file in files).split())
+            if quota > 0:
+                cores = min(cores, max(1, math.ceil(quota / period)))
+    return cores
 
 
 def check_folder(folder: Path) -> None:

@@ -87,7 +87,7 @@ def test_failed_runs_give_exit_code_1(clbench: Command) -> None:
     run = clbench("run", "--methods", "finetune", "--seeds", "1", "--lr", "1e20", "--jobs", "1")
     assert run.code == 1
     assert "FAILED finetune on split-digits, task, seed 0: the loss is" in run.err
-    assert "clbench: 1 of 1 runs failed; their records in results/runs say why" in run.err
+    assert "clbench: 1 of 1 run failed; the records in results/runs say why" in run.err
     assert "Traceback" not in run.err
 
 
@@ -100,8 +100,24 @@ def test_quiet_prints_only_the_table(clbench: Command) -> None:
 def test_dry_run_makes_nothing(clbench: Command, tmp_path: Path) -> None:
     run = clbench("run", "--methods", "lwf", "--seeds", "2", "--dry-run")
     assert run.code == 0
+    assert run.out.splitlines()[0] == "to do  split-digits  task  mlp  lwf  seeds 0-1"
     assert "2 runs: 2 to do, 0 done" in run.out
+    assert (
+        "1 run: 1 to do, 0 done; 1 at a time on" in clbench("run", "--methods", "lwf", "--seeds", "1", "--dry-run").out
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_plan_is_short_and_tells_its_runs_apart(clbench: Command) -> None:
+    grid = ["--set", "training.lr=0.1,1e6,1e-5", "--set", "lwf.weight=" + ",".join(map(str, range(1, 31)))]
+    run = clbench("run", "--methods", "lwf", "--seeds", "0,1,2,7", *grid, "--dry-run")
+    lines = run.out.splitlines()
+    assert lines[0] == "to do  split-digits  task  mlp  lwf [training.lr=0.1]  seeds 0-2,7"
+    assert lines[1] == "to do  split-digits  task  mlp  lwf@weight=2 [training.lr=0.1]  seeds 0-2,7"
+    assert lines[30].endswith("lwf [training.lr=1e6]  seeds 0-2,7")
+    assert len(lines) == 42
+    assert lines[-2] == "… and 50 more lines like these"
+    assert lines[-1].startswith("360 runs: 360 to do, 0 done")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["run", "-h"], ["verify", "--help"]], ids=" ".join)
@@ -115,9 +131,17 @@ def test_help(arguments: list[str], clbench: Command) -> None:
 
 
 def test_lists_have_no_spaces(clbench: Command) -> None:
-    one_clear_line(
-        clbench("run", "--methods", "lwf,", "finetune"), "a list has no spaces, as in --methods lwf,finetune"
-    )
+    for words in ("lwf, finetune", "lwf finetune", "lwf ,finetune"):
+        run = clbench("run", "--methods", *words.split(), "--seeds", "1")
+        one_clear_line(run, "a list has no spaces, as in --methods lwf,finetune")
+    one_clear_line(clbench("verify", "note", "--rows", "a", "b"), "a list has no spaces, as in --rows a,b")
+
+
+@pytest.mark.parametrize("words", ["run lwf", "run --seeds 5 lwf", "report a b", "compare a b c", "list methods lwf"])
+def test_words_too_many(words: str, clbench: Command) -> None:
+    ended = clbench(*words.split())
+    one_clear_line(ended, f"see 'clbench {words.split()[0]} --help'")
+    assert "a list" not in ended.err
 
 
 def test_verify_needs_a_preset(clbench: Command) -> None:
