@@ -90,6 +90,7 @@ def compare(
     from clbench.results import analysis
 
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
+    a, b = results.label_of(a), results.label_of(b)
     return analysis.compare(results, a, b, metric, choices.test, choices.interval)
 
 

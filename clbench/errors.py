@@ -36,6 +36,11 @@ def close_names(name: str, known: Iterable[str]) -> str:
 def shown(value: object) -> str:
     """Return a value as a message shows it: on one line, shortened; an array by its type and shape."""
     if hasattr(value, "shape"):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def quoted(value: object) -> str:
+    """Return a value as `shown` does, text in quotes."""
+    return repr(shown(value)) if isinstance(value, str) else shown(value)

@@ -37,8 +37,9 @@ def report(
     from clbench.results.analysis import check_labels
     from clbench.results.frames import load
 
-    choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
     results = load(records, methods=_list(methods))
+    baseline = None if baseline is None else results.label_of(baseline)
+    choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
     check_labels(results, baseline)
     say(*results.problems, *results.warnings)
     if results.records and len(results.failed) == len(results.records):
@@ -63,6 +64,7 @@ def compare(
 ) -> None:
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
     results = api.load(records)
+    a, b = results.label_of(a), results.label_of(b)
     lines = api.compare(results, a, b, metric, test, interval)
     say(*results.problems, *(line for line in results.warnings if a in line or b in line))
     for line in lines:

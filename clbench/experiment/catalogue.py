@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import io
 import pkgutil
-import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -247,8 +246,3 @@ def avalanche_names() -> list[str]:
     ]
     wanted = {"eval_transform", "dataset_root"}
     return [f.name for f in functions if wanted <= {arg.arg for arg in (*f.args.args, *f.args.kwonlyargs)}]
-
-
-def squashed(name: str) -> str:
-    """Return a name as it is compared: capitals, spaces and signs between words do not matter."""
-    return re.sub(r"[^a-z0-9@.:/+]", "", name.lower())

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import UsageError, close_names, did_you_mean
+from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
 from clbench.experiment import catalogue, registry
-from clbench.experiment.catalogue import Kind, Known, squashed
-from clbench.results.names import titles
+from clbench.experiment.catalogue import Kind, Known
+from clbench.results.names import squashed, titles
 
 if TYPE_CHECKING:
     from clbench.experiment.presets import Preset
@@ -46,9 +46,9 @@ def own_settings(item: str) -> tuple[str, dict[str, str]]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(f"cannot read {item!r}: write {reference}@FIELD=VALUE")
+            raise UsageError(f"cannot read {quoted(item)}: write {shown(reference)}@FIELD=VALUE")
         if name in own:
-            raise UsageError(f"cannot read {item!r}: {name} is given twice")
+            raise UsageError(f"cannot read {quoted(item)}: {shown(name)} is given twice")
         own[name] = value
     return reference, own
 

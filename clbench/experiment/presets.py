@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError, did_you_mean
+from clbench.errors import UsageError, did_you_mean, quoted
 from clbench.experiment.registry import reason
 
 FOLDER = Path(__file__).parent / "protocols"
@@ -124,7 +124,7 @@ def load(reference: str | Path) -> Preset:
     if path.suffix != ".toml":
         if str(reference) not in names():
             hint = f": there is a file {path}.toml, name it so" if os.path.isfile(f"{path}.toml") else ""
-            raise UsageError(f"unknown preset {str(reference)!r}{hint or did_you_mean(str(reference), names())}")
+            raise UsageError(f"unknown preset {quoted(str(reference))}{hint or did_you_mean(str(reference), names())}")
         path = FOLDER / f"{reference}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError, close_names, did_you_mean, shown
+from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
 from clbench.experiment import catalogue
 from clbench.experiment.catalogue import BASES, Field, Kind
 from clbench.results.names import spelled
@@ -127,11 +127,11 @@ def unknown(kind: Kind, reference: str) -> UsageError:
     if reference.endswith(".py"):
         return UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
     if colon and place.endswith(".py"):
-        return UsageError(f"unknown {kind} {shown(reference)!r}: there is no file {place}")
+        return UsageError(f"unknown {kind} {quoted(reference)}: there is no file {place}")
     if "/" in reference or reference.startswith((".", "~")):
         what = "a folder" if path.is_dir() else "a file" if path.is_file() else "no name, and no file"
         return UsageError(f"{shown(reference)} is {what}: {instead}; see {GUIDES[kind]}")
-    return UsageError(f"unknown {kind} {shown(reference)!r}{did_you_mean(reference, names(kind))}")
+    return UsageError(f"unknown {kind} {quoted(reference)}{did_you_mean(reference, names(kind))}")
 
 
 def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:
@@ -257,7 +257,7 @@ def _parse(what: str, hint: Any, value: Any) -> Any:
 
 def reason(error: ValidationError) -> str:
     """Return what pydantic finds wrong first, as the rest of a sentence that begins with the value."""
-    message = re.sub(r"^(Input|Value error,|Assertion failed,) ", "", error.errors()[0]["msg"])
+    message = re.sub(r"^(Input|Value error,|Assertion failed,) | for <class .*>", "", error.errors()[0]["msg"])
     return message[0].lower() + message[1:]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.errors import UsageError, did_you_mean, shown
+from clbench.errors import UsageError, did_you_mean, quoted, shown
 from clbench.experiment import early, presets, registry
 from clbench.experiment.presets import Preset, Scenario
 
@@ -26,13 +26,13 @@ def parse_names(value: str | type | Sequence[str | type]) -> list[str]:
         things = value if isinstance(value, Sequence) else [value]
         items = [thing if isinstance(thing, str) else _reference(thing) for thing in things]
     if not items or not all(items):
-        raise UsageError(f"an empty name in the list {value!r}")
+        raise UsageError(f"an empty name in the list {quoted(value)}")
     return items
 
 
 def _reference(thing: Any) -> str:
     if not inspect.isclass(thing):
-        raise UsageError(f"{thing!r} is neither a name nor a class")
+        raise UsageError(f"{shown(thing)} is neither a name nor a class")
     name = thing.__qualname__
     if thing.__module__ == "__main__":
         raise UsageError(f"{name} is defined in a session, where workers can't find it: put it into a file")
@@ -45,7 +45,9 @@ def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
     """Read seeds: a count n (0…n−1), a list `0,4,9`, ranges `10-19`, or a sequence of integers."""
     value = getattr(value, "tolist", lambda: value)()  # of NumPy
     if isinstance(value, bool) or not isinstance(value, (int, str, Sequence)):
-        raise UsageError(f"seeds={value!r}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19")
+        raise UsageError(
+            f"seeds={quoted(value)}: give a number of seeds, a list such as 0,4,9 or a range such as 10-19"
+        )
     if isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal()):
         if not 1 <= int(value) <= MOST_SEEDS:
             what = f"seeds={value} is a number of seeds (5 means 0…4)"
@@ -55,12 +57,14 @@ def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
     for item in value.split(",") if isinstance(value, str) else map(str, value):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", item)
         if match is None:
-            raise UsageError(f"seeds={value!r}: cannot read {item!r}; write 5, 0,4,9 or 10-19")
+            raise UsageError(f"seeds={quoted(value)}: cannot read {quoted(item)}; write 5, 0,4,9 or 10-19")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UsageError(f"seeds={value!r}: the range {item} runs backwards")
+            raise UsageError(f"seeds={quoted(value)}: the range {item} runs backwards")
         if last > MAX_SEED or last - first >= MOST_SEEDS:
-            raise UsageError(f"seeds={value!r}: {item} is over {MOST_SEEDS:,} seeds, or over the largest, {MAX_SEED}")
+            raise UsageError(
+                f"seeds={quoted(value)}: {item} is over {MOST_SEEDS:,} seeds, or over the largest, {MAX_SEED}"
+            )
         seeds |= dict.fromkeys(range(first, last + 1))
     if not seeds:
         raise UsageError("seeds: at least one is needed")
@@ -73,16 +77,18 @@ def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
         return value
     items = value.split(",") if isinstance(value, str) else getattr(value, "tolist", lambda: value)()
     if not isinstance(items, Sequence) or not all(str(item).strip().isdecimal() for item in items):
-        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4")
+        raise UsageError(f"class order {quoted(value)}: write seed, fixed, or classes such as 3,1,4")
     return tuple(int(item) for item in items)
 
 
 def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
+    if isinstance(settings, str) or not isinstance(settings, (Mapping, Sequence)):
+        raise UsageError(f"settings={quoted(settings)}: they are written as {{'lwf.temperature': 4, …}}")
     if isinstance(settings, Mapping):
         pairs = [(str(key), list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
     else:
-        split = [setting.partition("=") for setting in settings]
+        split = [str(setting).partition("=") for setting in settings]
         pairs = [(key.strip(), [part.strip() for part in value.split(",")]) for key, _, value in split]
     parsed: dict[str, dict[str, list[Any]]] = {}
     for key, values in pairs:
@@ -90,8 +96,8 @@ def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dic
         name = next((found for kind in early.KINDS if (found := early.known_name(kind, name)) != name), name)
         if not values:
             raise UsageError(f"settings {key}: the list of values is empty")
-        if not (name and field) or "" in values:
-            raise UsageError(f"cannot read --set {key}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
+        if not (name and field) or any(isinstance(value, str) and not value for value in values):
+            raise UsageError(f"cannot read --set {shown(key)}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
         if field in parsed.setdefault(name, {}):
             raise UsageError(f"--set {key} is given twice: write a comma list for a grid")
         parsed[name][field] = values
@@ -103,15 +109,22 @@ def parse_scenarios(value: str | Sequence[str]) -> list[str]:
     found = list(dict.fromkeys(parse_names(value)))
     for name in found:
         if name not in presets.SCENARIOS:
-            raise UsageError(f"unknown scenario {name!r}{did_you_mean(name, presets.SCENARIOS)}")
+            raise UsageError(f"unknown scenario {quoted(name)}{did_you_mean(name, presets.SCENARIOS)}")
     return found
+
+
+def parse_preset(value: str | Path) -> Preset:
+    """Read a preset, by its name or from its file."""
+    if not isinstance(value, (str, Path)):
+        raise UsageError(f"preset={shown(value)}: a name or a file is needed, see 'clbench list presets'")
+    return presets.load(value)
 
 
 def parse_device(value: str) -> str:
     """Read a device, which may not be there."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
         known = ("auto", "cpu", "cuda", "cuda:N")
-        raise UsageError(f"unknown device {shown(value)!r}: choose from {', '.join(known)}")
+        raise UsageError(f"unknown device {quoted(value)}: choose from {', '.join(known)}")
     return str(value)
 
 
@@ -140,7 +153,7 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     methods: Methods = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
-    preset: Annotated[Preset | None, BeforeValidator(presets.load)] = option(
+    preset: Annotated[Preset | None, BeforeValidator(parse_preset)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
     )
     rows: Labels = option(None, "ROW,…", "The preset's rows. Default: all.")
@@ -194,7 +207,7 @@ class Request(BaseModel):
         given = {name: value for name, value in options.items() if value is not None}
         for name, value in given.items():
             if name not in Request.model_fields:
-                raise UsageError(f"there is no option {name!r}{did_you_mean(name, Request.model_fields)}")
+                raise UsageError(f"there is no option {quoted(name)}{did_you_mean(name, Request.model_fields)}")
             if isinstance(value, str) and not value:
                 raise UsageError(f"{name} is empty: leave it out, or give a value (the working folder is .)")
             if isinstance(value, bool) and Request.model_fields[name].annotation is not bool:
@@ -203,7 +216,7 @@ class Request(BaseModel):
             super().__init__(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"{first['loc'][0]}={first['input']}: the value {registry.reason(error)}") from None
+            raise UsageError(f"{first['loc'][0]}={shown(first['input'])}: the value {registry.reason(error)}") from None
 
     @model_validator(mode="after")
     def _goes_together(self) -> Request:

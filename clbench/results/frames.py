@@ -14,6 +14,7 @@ from clbench.errors import UsageError
 from clbench.results import metrics
 from clbench.results.groups import PLACE, Comparison, Group, circumstances, compare_runs
 from clbench.results.metrics import Array, View
+from clbench.results.names import label_meant, title
 from clbench.results.record import RunRecord
 from clbench.results.references import UPPER_BOUND
 from clbench.results.statistics import IntervalKind, mean_interval
@@ -46,7 +47,8 @@ class Results:
         `methods` are labels: only these, in this order. Raises UsageError if none can be read, or one has no record.
         """
         records, problems = read_records(place)
-        labels = {record.spec["label"] for record in records}
+        labels = {record.spec["label"]: title(record.spec["method"], record.spec["label"]) for record in records}
+        methods = [label_meant(text, labels.items()) for text in methods]
         if unknown := [label for label in methods if label not in labels]:
             raise UsageError(f"no records of {unknown[0]!r} in {place}: choose from {', '.join(sorted(labels))}")
         chosen = [record for record in records if not methods or record.spec["label"] in methods]
@@ -58,6 +60,11 @@ class Results:
     def __repr__(self) -> str:
         runs, methods = count_of(len(self), "run"), count_of(len(self.labels), "method")
         return f"<Results: {runs} of {methods}, {len(self.failed)} failed>"
+
+    def label_of(self, text: str) -> str:
+        """Return the label that a text stands for, which may be a method's name in reports; the text if for none."""
+        pairs = [pair for _, group in self.groups for pair in ((group.name, group.name), (group.label, group.title))]
+        return label_meant(text, pairs)
 
     @property
     def labels(self) -> list[str]:

@@ -25,6 +25,18 @@ def titles() -> dict[str, str]:
     return {name: entry["title"] for name, entry in _names().items()}
 
 
+def squashed(name: str) -> str:
+    """Return a name as it is compared: capitals, spaces and signs between words do not matter."""
+    return re.sub(r"[^a-z0-9@.:/+=\[\]]", "", name.lower())
+
+
+def label_meant(text: str, labels: Iterable[tuple[str, str]]) -> str:
+    """Return which of some labels, each with its name for people, a text stands for; the text if for none."""
+    known = dict(labels)
+    meant = {squashed(title): label for label, title in known.items()} | {squashed(label): label for label in known}
+    return text if text in known else meant.get(squashed(text), text)
+
+
 def spelled(value: object) -> str:
     """Return a value as it is typed, and as labels have it: 1000000.0 is 1e6."""
     if isinstance(value, bool) or value is None:

@@ -491,3 +491,11 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
         command = [sys.executable, "-P", "-m", "clbench", "list", "presets"]
         done = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_compare_and_report_take_the_names_of_reports(swept: tuple[Path, Ended], clbench: Command) -> None:
+    records = str(swept[0] / "results/runs")
+    plain = clbench("compare", "lwf", "finetune", "--records", records)
+    named = clbench("compare", "LwF", "Fine-tuning", "--records", records)
+    assert (plain.code, plain.out) == (named.code, named.out) == (0, plain.out)
+    one_clear_line(clbench("compare", "LwFF", "finetune", "--records", records), "choose from finetune, lwf")
