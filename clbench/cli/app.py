@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -53,6 +54,8 @@ def _instead(context: Any, words: list[str]) -> str:
 
 def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
+    # said where a machine has no semaphores, as without /dev/shm; runs need none
+    warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         print(end="", flush=True)

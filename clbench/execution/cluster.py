@@ -212,7 +212,9 @@ def connected(backend: str, scheduler: str | None, device: str, jobs: int | None
     try:
         importlib.import_module("distributed" if backend == "dask" else "ray")
     except ImportError:
-        raise UsageError(f"--backend {backend} needs a package more: pip install 'clbench[{backend}]'") from None
+        raise UsageError(
+            f"--backend {backend} needs a package more: pip install '.[{backend}]' in clbench's checkout"
+        ) from None
     reach: Any = DaskCluster if backend == "dask" else RayCluster
     with (
         _silent("distributed", "distributed.client", "ray"),
