@@ -56,7 +56,7 @@ def show(names: Annotated[list[str], typer.Argument(metavar="NAME…|training", 
 
 
 def _explanation(asked: str) -> Iterator[str]:
-    if asked == "training":
+    if asked.lower() == "training":
         yield from (_wrapped("training: " + catalogue.training().doc), "")
         yield from _fields("training", catalogue.training().fields)
         return
