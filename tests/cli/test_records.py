@@ -112,6 +112,8 @@ def test_why_there_is_no_verdict_is_said_in_the_terminal(
         said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out"), "--test", "wilcoxon"])
         assert said.exit_code == 0, said.output
         assert reason in said.stderr
+
+
 def test_a_report_reads_folders_below_and_says_so(tmp_path: Path) -> None:
     above = tmp_path / "above"
     above.mkdir()

@@ -35,7 +35,8 @@ def do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Do:
     """
 
     def start(work: Work, count: int, size: int = 2, devices: list[str] | None = None, **limits: float) -> Any:
-        def stand_in(job: Job) -> RunRecord:
+        def stand_in(job: Job, tell: Callable[[str], None]) -> RunRecord:
+            tell("at task 2 of 5")
             with (tmp_path / "begun").open("a") as file:
                 file.write(f"{job.spec.seed}")
             return record("finetune", job.spec.seed, error=f"{work(job.spec.seed, tmp_path)} {job.device}")
@@ -105,7 +106,7 @@ def hangs_at_one(seed: int, folder: Path) -> str:
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_time_limit_costs_its_own_run_whatever_that_does(size: int, do: Do, tmp_path: Path) -> None:
     records = do(hangs_at_one, 4, size, of_1=0.5)
-    assert records.pop(1).error == "it took longer than the time limit of 0.5 s"
+    assert records.pop(1).error == "it took longer than the time limit of 0.5 s, at task 2 of 5"
     assert told(records) == {0: "fine", 2: "fine", 3: "fine"}
     assert sorted((tmp_path / "begun").read_text()) == list("0123")
 
