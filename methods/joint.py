@@ -24,7 +24,7 @@ class Joint(Method):
     first_task_is_finetuning: ClassVar[bool] = True
     # cumulative: from the initial weights at each task; incremental: from the last ones; final: once, at the end
     mode: Literal["cumulative", "incremental", "final"] = "cumulative"
-    task_share: Literal["proportional", "equal"] = "proportional"  # of each task in a batch
+    task_share: Literal["proportional", "equal"] = "proportional"  # of a batch, per task: by its images, or alike
 
     def start_from(self, task: Task) -> Literal["previous", "initial"]:
         return "previous" if self.mode == "incremental" else "initial"

@@ -1,6 +1,9 @@
 """Workers: a death or a time limit costs its own run only, and they end with their parent."""
 
 import dataclasses
+import errno
+import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -67,6 +70,18 @@ def test_forked_workers_do_the_work_and_end(do: Do) -> None:
     assert len(pids) == 2
     assert os.getpid() not in pids
     all_end(pids)
+
+
+def test_workers_need_no_semaphores(do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie in /dev/shm, which may be full, read-only or missing."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
+    with pytest.raises(OSError, match="No space left"):
+        multiprocessing.Lock()
+    assert len(told(do(its_process, 4))) == 4
 
 
 def dies_at_two(seed: int, folder: Path) -> str:
