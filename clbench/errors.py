@@ -35,7 +35,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def close_names(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known names that are close to an unknown one, empty where none is."""
-    by_lower = {other.lower(): other for other in known}
+    by_lower: dict[str, str] = {}
+    for other in known:
+        by_lower.setdefault(other.lower(), other)
     close = difflib.get_close_matches(name.lower(), by_lower, n=2, cutoff=0.6)
     return f", did you mean {' or '.join(by_lower[other] for other in close)}?" if close else ""
 

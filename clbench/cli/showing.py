@@ -116,7 +116,7 @@ def _imported(kind: Kind, reference: str) -> Known:
     fields = {name: Field(name, hints[name], value, "") for name, value in registry.defaults(cls).items()}
     facts = ("scenarios", "scenario", "model", "budget")
     constants = {name: getattr(cls, name) for name in facts if hasattr(cls, name)}
-    return Known(inspect.cleandoc(cls.__doc__ or ""), "", fields, constants)
+    return Known(inspect.cleandoc(cls.__doc__ or ""), "", cls.__module__, fields, constants)
 
 
 def _facts(kind: Kind, known: Known) -> Iterator[str]:

@@ -46,6 +46,7 @@ class Known:
 
     doc: str
     of_file: str  # the docstring of its file
+    module: str = ""  # that defines it
     fields: dict[str, Field] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)  # what else its body sets to values that can be read
     bases: set[tuple[str, str]] = field(default_factory=set)  # module and name, its own among them
@@ -152,7 +153,7 @@ def _read(file: _File, node: ast.AST) -> Known:
     """Read a class; raise an exception if it cannot be read in full."""
     if not isinstance(node, ast.ClassDef):
         raise LookupError("no class")
-    known = Known(ast.get_docstring(node) or "", ast.get_docstring(file.tree) or "")
+    known = Known(ast.get_docstring(node) or "", ast.get_docstring(file.tree) or "", file.module)
     for base in reversed(node.bases):
         above = _read(*file.find(ast.unparse(base)))
         known.fields |= above.fields

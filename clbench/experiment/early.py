@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
 from clbench.experiment import catalogue, registry
 from clbench.experiment.catalogue import Kind, Known
+from clbench.experiment.preset import in_row, over
 from clbench.results.names import squashed, titles
 
 if TYPE_CHECKING:
@@ -124,18 +125,14 @@ def check(request: Request) -> None:
 
 
 def _check_preset(preset: Preset) -> None:
-    named: list[tuple[Kind, str, Any]] = [("sequence", "[sequence]", preset.sequence.get("name"))]
-    named.append(("model", "[model]", preset.model.get("name")))
     for row in preset.rows:
-        where = f"the row {row.label!r}"
-        named += [("method", where, row.method), ("sequence", where, row.sequence.get("name"))]
-        named.append(("model", where, row.model.get("name")))
-    for kind, where, name in named:
-        try:
-            if name:
-                look_up(kind, registry.absolute(name, preset.folder))
-        except UsageError as error:
-            raise UsageError(f"the preset {preset.name} is wrong at {where}: {error}") from None
+        named: list[tuple[Kind, Any]] = [("method", row.method)]
+        named.append(("sequence", over(preset.sequence, row.sequence).get("name")))
+        named.append(("model", over(preset.model, row.model).get("name")))
+        for kind, name in named:
+            with in_row(preset.name, row.label):
+                if name:
+                    look_up(kind, registry.absolute(name, preset.folder))
 
 
 def _setting_of(request: Request, name: str) -> Known | None:

@@ -16,10 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from clbench.errors import ClbenchError, DataError, UsageError
+from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import own_code, registry
 from clbench.experiment.early import GROUPS, own_settings
-from clbench.experiment.preset import Precision, Preset, Row, at, over
+from clbench.experiment.preset import Precision, Preset, Row, at, in_row, over
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
 from clbench.experiment.seeds import parse_seeds
@@ -124,24 +124,14 @@ class Point:
         return contextlib.nullcontext() if self.preset is None else in_row(self.preset["name"], self.preset["row"])
 
 
-@contextlib.contextmanager
-def in_row(preset: str, label: str) -> Iterator[None]:
-    """Let a UsageError say which row of a preset it is about; data that are missing are missing for all."""
-    try:
-        yield
-    except DataError:
-        raise
-    except UsageError as error:
-        raise UsageError(f"preset {preset}, row {label!r}: {error}") from error
-
-
 def points(request: Request, notes: list[str]) -> list[Point]:
     """Return the runs of a sweep; what the user should hear goes to `notes`.
 
     Each run says what is not as in its preset. Raises UsageError for what does not go together.
     """
     preset = request.preset or _without_preset(request)
-    notes += [f"{name} is left out: {fault}" for name, fault in registry.broken("method").items()]
+    faults = {fault: name for name, fault in registry.broken("method").items()}
+    notes += [f"{name} is left out: {fault}" for fault, name in faults.items()]
     if outside := [scenario for scenario in request.scenario or () if scenario not in preset.scenarios]:
         raise UsageError(f"preset {preset.name} has the scenarios {', '.join(preset.scenarios)}, not {outside[0]}")
     rows = preset.choose(request.rows, request.controls)

@@ -44,7 +44,7 @@ def base_class(kind: Kind) -> type:
 
 @cache
 def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
-    """Return the classes that clbench brings, by name; and by the name that a broken file stands for, its fault."""
+    """Return the classes that clbench brings, by name; and by the names that a broken file stands for, its fault."""
     package = importlib.import_module(BASES[kind][2])
     classes: dict[str, type] = {}
     faults: dict[str, str] = {}
@@ -53,7 +53,9 @@ def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
         try:
             defined = _classes(kind, f"{package.__name__}.{part.name}")
         except UsageError as error:
-            faults[name] = str(error)
+            known = catalogue.builtin(kind)
+            named = [own for own in known if known[own].module == f"{package.__name__}.{part.name}"]
+            faults |= dict.fromkeys([name, *named], str(error))
             continue
         for cls in defined:
             first, other = classes.setdefault(vars(cls)["name"], cls), cls
@@ -63,7 +65,7 @@ def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
                 where = f"{first.__module__} and {cls.__module__}"
                 fault = f"the {kind} {vars(cls)['name']!r} is defined twice: by {where}; give one another name"
                 faults[other.__module__.split(".")[-1].replace("_", "-")] = fault
-    return classes, faults
+    return classes, {name: fault for name, fault in faults.items() if name not in classes}
 
 
 def _classes(kind: Kind, module_name: str) -> list[type]:

@@ -507,4 +507,4 @@ def test_compare_and_report_take_the_names_of_reports(swept: tuple[Path, Ended],
     plain = clbench("compare", "lwf", "finetune", "--records", records)
     named = clbench("compare", "LwF", "Fine-tuning", "--records", records)
     assert (plain.code, plain.out) == (named.code, named.out) == (0, plain.out)
-    one_clear_line(clbench("compare", "LwFF", "finetune", "--records", records), "choose from finetune, lwf")
+    one_clear_line(clbench("compare", "LwFF", "finetune", "--records", records), "'LwFF', did you mean lwf?")

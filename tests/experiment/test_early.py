@@ -41,10 +41,14 @@ def test_settings_go_by_the_same_names() -> None:
 
 def test_a_name_in_a_preset(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    wrong = {"row 'A'": 'rows = [{ label = "A", method = "lfw" }]', "sequence": 'sequence = { name = "x" }'}
-    for place, text in wrong.items():
+    wrong = {
+        "method 'lfw'": 'rows = [{ label = "A", method = "lfw" }]',
+        "sequence 'x'": 'sequence = { name = "x" }',
+        "model 'x'": 'rows = [{ label = "A", method = "lwf", model = { name = "x" } }]',
+    }
+    for what, text in wrong.items():
         rows = "" if "rows" in text else '\nrows = [{ label = "A", method = "lwf" }]'
         path.write_text(f'title = "T"\nscenarios = ["task"]\n{text}{rows}')
         load(path)
-        with pytest.raises(UsageError, match=f"the preset mine is wrong at .*{place}.*unknown"):
+        with pytest.raises(UsageError, match=f"preset mine, row 'A': unknown {what}"):
             Request(preset=path)

@@ -511,7 +511,7 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "a control's own number": (
         HEAD + PUBLISHED + ROW + '[[rows]]\nlabel = "b"\ncontrol_of = "a"\npublished = { task = 90 }\n', "is a control"
     ),
-    "control of no row": (HEAD + ROW + '[[rows]]\nlabel = "b"\ncontrol_of = "A"\n', "which is no row: choose from a"),
+    "control of no row": (HEAD + ROW + '[[rows]]\nlabel = "b"\ncontrol_of = "A"\n', "which is no row, did you mean a?"),
     "unknown key of a claim": (
         HEAD + ROW + '[[claims]]\nworst = "a"\n', "claim 1 has no entry 'worst', did you mean worse",
     ),
