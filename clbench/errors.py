@@ -35,8 +35,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def close_names(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known names that are close to an unknown one, empty where none is."""
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f", did you mean {' or '.join(close)}?" if close else ""
+    by_lower: dict[str, str] = {}
+    for other in known:
+        by_lower.setdefault(other.lower(), other)
+    close = difflib.get_close_matches(name.lower(), by_lower, n=2, cutoff=0.6)
+    return f", did you mean {' or '.join(by_lower[other] for other in close)}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: on one line, shortened; an array by its type and shape."""
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def quoted(value: object) -> str:
+    """Return a value as `shown` does, text in quotes."""
+    return repr(shown(value)) if isinstance(value, str) else shown(value)
 
 
 def line_of(code: Any, error: BaseException | None = None) -> str:

@@ -29,8 +29,8 @@ class EWC(QuadraticPenalty):
 
     name: ClassVar[str] = "ewc"
     first_task_is_finetuning: ClassVar[bool] = True
-    strength: Annotated[float, Ge(0)] = 1000.0  # λ
-    half: bool = True  # λ/2, as in the paper; false: λ (Hsu et al. 2018)
+    strength: Annotated[float, Ge(0)] = 1000.0  # λ: how strongly old weights pull
+    half: bool = True  # whether λ is halved: λ/2, as in the paper; false: λ (Hsu et al. 2018)
     # y in the Fisher information. sampled: drawn from the network's own distribution; argmax: its likeliest (Hsu, van
     # de Ven); true: the data's (the 'empirical' Fisher, Avalanche); exact: the expectation over that distribution
     label: Literal["sampled", "argmax", "true", "exact"] = "sampled"

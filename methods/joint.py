@@ -22,10 +22,9 @@ class Joint(Method):
     core: ClassVar[bool] = True
     memory: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
-    mode: Literal["cumulative", "incremental", "final"] = (
-        "cumulative"  # weights: anew each task, carried on, once at the end
-    )
-    task_share: Literal["proportional", "equal"] = "proportional"  # of a batch, per task
+    # cumulative: from the initial weights at each task; incremental: from the last ones; final: once, at the end
+    mode: Literal["cumulative", "incremental", "final"] = "cumulative"
+    task_share: Literal["proportional", "equal"] = "proportional"  # of a batch, per task: by its images, or alike
 
     def start_from(self, task: Task) -> Literal["previous", "initial"]:
         return "previous" if self.mode == "incremental" else "initial"

@@ -21,7 +21,7 @@ class L2(QuadraticPenalty):
 
     name: ClassVar[str] = "l2"
     first_task_is_finetuning: ClassVar[bool] = True
-    strength: Annotated[float, Ge(0)] = 0.01  # λ
+    strength: Annotated[float, Ge(0)] = 0.01  # λ: how strongly old weights pull
 
     def finish_task(self, task: Task) -> None:
         self.quadratic = Quadratic(snapshot(self.network), None)

@@ -24,7 +24,7 @@ class LFL(Method):
 
     name: ClassVar[str] = "lfl"
     first_task_is_finetuning: ClassVar[bool] = True
-    weight: Annotated[float, Ge(0)] = 0.01  # λ_e
+    weight: Annotated[float, Ge(0)] = 0.01  # λ_e: of the distance between old and new features
     freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block
 
     def begin(self, run: Run) -> None:

@@ -28,10 +28,10 @@ class LwF(Method):
     name: ClassVar[str] = "lwf"
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
-    temperature: Annotated[float, Gt(0)] = 2.0  # T
-    weight: Annotated[float, Ge(0)] = 1.0  # λ_o
-    # auto: a softmax per old task in `task`, one over all old classes in `class`; padded: old probabilities, padded
-    # with zeros, against old + new outputs (van de Ven 2018)
+    temperature: Annotated[float, Gt(0)] = 2.0  # T: what logits are divided by; the higher, the softer the responses
+    weight: Annotated[float, Ge(0)] = 1.0  # λ_o: of the distillation, beside the cross-entropy
+    # outputs that share a softmax. auto: those of an old task in `task`, all old ones elsewhere; padded: all old ones,
+    # whose probabilities, padded with zeros, stand against old + new outputs (van de Ven 2018)
     scope: Literal["auto", "per-task", "joined", "padded"] = "auto"
     scale_t2: bool = False  # multiply the distillation by T² (Hinton et al. 2015)
     reduction: Literal["sum", "mean"] = "sum"  # over all the outputs distilled; mean: van de Ven before May 2019

@@ -25,7 +25,7 @@ class MAS(QuadraticPenalty):
 
     name: ClassVar[str] = "mas"
     first_task_is_finetuning: ClassVar[bool] = True
-    strength: Annotated[float, Ge(0)] = 0.03  # λ
+    strength: Annotated[float, Ge(0)] = 0.03  # λ: how strongly old weights pull
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is taken before the absolute value (Hsu: 128)
 

@@ -23,7 +23,7 @@ class Scratch(Method):
     name: ClassVar[str] = "scratch"
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
-    networks: Literal["auto", "latest"] = "auto"  # auto: a network per task in `task`, the latest one elsewhere
+    networks: Literal["auto", "latest"] = "auto"  # that answer; auto: one per task in `task`, the latest elsewhere
 
     def begin(self, run: Run) -> None:
         super().begin(run)

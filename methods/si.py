@@ -22,7 +22,7 @@ class SI(QuadraticPenalty):
     """Synaptic intelligence: a pull by how much each weight's path lowered the loss of old tasks"""
 
     name: ClassVar[str] = "si"
-    damping: Annotated[float, Gt(0)] = 0.1  # ξ
+    damping: Annotated[float, Gt(0)] = 0.1  # ξ: keeps the division finite where a weight did not move
     # the loss that g is the gradient of. task: without the penalty (the paper, Hsu et al. 2018); total: with it (van de
     # Ven)
     path: Literal["task", "total"] = "task"

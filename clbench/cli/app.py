@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
-from clbench.cli.reading import compare, list_, merge, report
+from clbench.cli.reading import compare, merge, report
 from clbench.cli.running import run, verify
+from clbench.cli.showing import list_, show
 from clbench.errors import ClbenchError, UsageError
 from clbench.results.wording import allow_any_encoding
 from clbench.version import __version__
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (run, verify, report, compare, merge):
+for command in (run, verify, report, compare, merge, show):
     app.command()(command)
 app.command("list")(list_)
 
@@ -41,9 +43,21 @@ def options(
     """Continual-learning baselines, compared over seeds, task sequences and scenarios."""
 
 
+def _instead(context: Any, words: list[str]) -> str:
+    """Say what may be meant by words too many: a list with spaces, or a value without the name of its option."""
+    lists = {name for option in context.command.params if "," in (option.metavar or "") for name in option.opts}
+    for before, value, extra in zip(words, words[1:], words[2:], strict=False):
+        if before in lists and not value.startswith("-") and not extra.startswith("-"):
+            return f": a list has no spaces, as in {before} {value.rstrip(',')},{extra.lstrip(',')}"
+    named = ": values follow the names of their options, as in --methods lwf;" if context.info_name == "run" else ":"
+    return f"{named} see '{context.command_path} --help'"
+
+
 def main() -> None:
     """Run the command line; an error is one line on standard error, exit code 2 where the user can mend it, else 1."""
     allow_any_encoding()
+    # said where a machine has no semaphores, as without /dev/shm; runs need none
+    warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         print(end="", flush=True)
@@ -59,7 +73,7 @@ def main() -> None:
             raise
         message, code = error.format_message(), 2
         if "unexpected extra argument" in message:
-            message += ": a list has no spaces, as in --methods lwf,finetune"
+            message += _instead(error.ctx, sys.argv[1:])  # type: ignore[attr-defined]
     else:
         sys.exit(code)
     print(f"clbench: error: {' '.join(message.split())}", file=sys.stderr)

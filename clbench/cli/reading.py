@@ -1,4 +1,4 @@
-"""The commands that read: report, compare and merge, of records, and list."""
+"""The commands that read records: report, compare and merge."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import typer
 
 from clbench import api
 from clbench.cli.options import Interval, Test, say
-from clbench.errors import ClbenchError, UsageError, did_you_mean
-from clbench.experiment import presets, registry
+from clbench.errors import ClbenchError, UsageError
 
 Sequences = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these task sequences.")]
 Scenarios = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these scenarios.")]
@@ -19,7 +18,6 @@ Where = Annotated[
     list[str] | None,
     typer.Option(metavar="SETTING=VALUE,…", help="Only runs with these: training.epochs=2, lwf.temperature=4, seed=0."),
 ]
-KINDS: dict[str, registry.Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}
 
 
 def report(
@@ -134,17 +132,3 @@ def _narrowed(sequence: str | None, scenario: str | None, model: str | None, whe
         settings.setdefault(name.strip(), []).extend(values)
     places = {"sequence": sequence, "scenario": scenario, "model": model}
     return {"where": settings, **{name: _list(text) for name, text in places.items()}}
-
-
-def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|presets")]) -> None:
-    """List what there is: name, what it is, its fields and their defaults."""
-    if what == "presets":
-        for preset in map(presets.load, presets.names()):
-            rows = ", ".join(row.label for row in preset.choose(None))
-            scenarios = ", ".join(preset.scenarios)
-            typer.echo(f"{preset.name}: {preset.title.rstrip('.')}. Scenarios: {scenarios}. Rows: {rows}")
-    elif what in KINDS:
-        for name, title, fields in registry.describe(KINDS[what]):
-            typer.echo(f"{name}: {title}." + (f" Fields: {fields}" if fields else ""))
-    else:
-        raise UsageError(f"cannot list {what!r}{did_you_mean(what, [*KINDS, 'presets'])}")

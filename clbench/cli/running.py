@@ -13,6 +13,8 @@ import typer
 from clbench.cli.options import Quiet, say, takes
 from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 
+MOST_LINES = 40  # of a plan
+
 if TYPE_CHECKING:
     from clbench.execution.progress import Progress
     from clbench.execution.sweep import Sweep
@@ -28,6 +30,7 @@ def run(
 ) -> None:
     """Train and evaluate methods × seeds × task sequences × scenarios; runs that are there already are not repeated."""
     from clbench.execution.sweep import prepare
+    from clbench.results.wording import count_of
 
     sweep = prepare(request)
     if dry_run:
@@ -37,7 +40,7 @@ def run(
     _print_results(sweep, quiet)
     if progress.failed:
         where = sweep.store.folder
-        say(f"{progress.failed} of {len(sweep.jobs)} runs failed; their records in {where} say why")
+        say(f"{progress.failed} of {count_of(len(sweep.jobs), 'run')} failed; the records in {where} say why")
         raise typer.Exit(1)
 
 
@@ -48,7 +51,7 @@ def verify(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> N
     The table is of all the preset's records that are in the folder.
     """
     from clbench.execution.sweep import prepare, whole_preset
-    from clbench.results.wording import console
+    from clbench.results.wording import console, count_of
     from clbench.verification.comparison import compare
     from clbench.verification.tables import print_verification, write
 
@@ -67,7 +70,7 @@ def verify(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> N
     if found.disagreeing:
         say(f"{len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}")
     if found.failed:
-        say(f"{found.failed} runs failed; their records in {request.out} say why")
+        say(f"{count_of(found.failed, 'run')} failed; the records in {request.out} say why")
     if found.disagreeing or found.failed:
         raise typer.Exit(1)
 
@@ -102,15 +105,34 @@ def _ending_on_signals() -> Iterator[None]:
 
 
 def _print_plan(sweep: Sweep) -> None:
+    from clbench.results.wording import count_of
+
     for note in sweep.notes:
         print(f"note: {note}", file=sys.stderr)
+    seeds: dict[str, list[int]] = {}
     for job in sweep.jobs:
         spec = job.spec
         state = "done" if spec.key in sweep.done else "to do"
-        typer.echo(
-            f"{state}  {spec.sequence_label}  {spec.scenario}  {spec.model_label}  {spec.label}  seed {spec.seed}"
-        )
-    typer.echo(f"{len(sweep.jobs)} runs: {len(sweep.missing)} to do, {len(sweep.done)} done")
+        run = [state, spec.sequence_label, spec.scenario, spec.model_label, sweep.told_apart[spec.key]]
+        seeds.setdefault("  ".join(run), []).append(spec.seed)
+    for line, numbers in list(seeds.items())[:MOST_LINES]:
+        typer.echo(f"{line}  seed{'s' * (len(numbers) > 1)} {_ranges(numbers)}")
+    if len(seeds) > MOST_LINES:
+        typer.echo(f"… and {len(seeds) - MOST_LINES} more lines like these")
+    there = f"{len(sweep.missing)} to do, {len(sweep.done)} done"
+    side_by_side = f"; {min(sweep.workers, len(sweep.missing))} at a time on {sweep.place}" if sweep.missing else ""
+    typer.echo(f"{count_of(len(sweep.jobs), 'run')}: {there}{side_by_side}")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write seeds as they are typed: 0-4, 7."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _print_results(sweep: Sweep, quiet: bool) -> None:

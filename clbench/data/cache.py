@@ -29,7 +29,7 @@ from torch import Tensor
 from clbench.errors import DataError, UsageError
 
 FORMAT_VERSION = 1
-INSTEAD = "put the files there, or use --sequence split-digits, which needs no download"
+INSTEAD = "put the files there, name the folder that has them with --data-root, or use --sequence split-digits"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import importlib
+import io
 import logging
 import os
 import pickle
@@ -211,7 +212,9 @@ def connected(backend: str, scheduler: str | None, device: str, jobs: int | None
     try:
         importlib.import_module("distributed" if backend == "dask" else "ray")
     except ImportError:
-        raise UsageError(f"--backend {backend} needs a package more: pip install 'clbench[{backend}]'") from None
+        raise UsageError(
+            f"--backend {backend} needs a package more: pip install '.[{backend}]' in clbench's checkout"
+        ) from None
     reach: Any = DaskCluster if backend == "dask" else RayCluster
     with (
         _silent("distributed", "distributed.client", "ray"),
@@ -272,17 +275,33 @@ def _run_in_process(job: Job, timeout: float) -> RunRecord:
         done = subprocess.run(
             command, input=pickle.dumps(job), capture_output=True, timeout=timeout, check=True, env=there
         )
-        return pickle.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        return time_is_up(job)
+        return _told(done.stdout)[-1]
+    except subprocess.TimeoutExpired as error:
+        return time_is_up(job, *_told(error.stdout or b"")[-1:])
     except subprocess.CalledProcessError as error:
         return failed(job, f"its process died with exit code {error.returncode}")
 
 
+def _told(output: bytes) -> list[Any]:
+    """Return what the process wrote: where its run was, again and again, and at last the record."""
+    stream, told = io.BytesIO(output), []
+    with contextlib.suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            told.append(pickle.load(stream))
+    return told
+
+
 def main() -> None:
-    """Read a job from standard input, run it, and write its record to standard output; end with the parent."""
+    """Read a job from standard input, run it, and write where it is, then its record, to standard output.
+
+    It ends with the parent.
+    """
     threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a method prints must not come between
-    pickle.dump(run_one(pickle.load(sys.stdin.buffer)), output)
-    output.flush()
+
+    def tell(what: str | RunRecord) -> None:
+        pickle.dump(what, output)
+        output.flush()
+
+    tell(run_one(pickle.load(sys.stdin.buffer), tell))

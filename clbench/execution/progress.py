@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.results import metrics
+from clbench.results.wording import count_of
 
 if TYPE_CHECKING:
     from clbench.execution.sweep import Sweep
@@ -35,8 +36,9 @@ class Progress:
         specs = [job.spec for job in sweep.jobs]
         # average accuracies by sequence, scenario, model and label, in the order in which they were asked for
         self.finals: dict[tuple[str, str, str, str], list[float]] = {
-            (spec.sequence_label, spec.scenario, spec.model_label, spec.label): [] for spec in specs
+            (spec.sequence_label, spec.scenario, spec.model_label, sweep.told_apart[spec.key]): [] for spec in specs
         }
+        self.models = {spec.model_label for spec in specs}
         for record in sweep.done.values():
             self._count(record)
 
@@ -46,9 +48,9 @@ class Progress:
         for note in self.sweep.notes:
             self._say(f"note: {note}")
         there = len(self.sweep.jobs) - self.total
-        workers = self.sweep.workers
+        workers = min(self.sweep.workers, self.total)
         self._say(
-            f"{self.total} run{'s' * (self.total != 1)} to do"
+            f"{count_of(self.total, 'run')} to do"
             + (f", {there} there already" if there else "")
             + (f"; {workers} at a time on {self.sweep.place}" if self.total else "")
         )
@@ -57,7 +59,7 @@ class Progress:
             count = TextColumn("{task.completed}/{task.total} done, {task.fields[under_way]} under way,")
             elapsed = TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left")
             self.bar = RichProgress(TextColumn("runs"), BarColumn(), count, *elapsed, console=self.console)
-            self.task = self.bar.add_task("runs", total=self.total, under_way=min(workers, self.total))
+            self.task = self.bar.add_task("runs", total=self.total, under_way=workers)
             self.live = Live(self.bar, console=self.console)
             self.live.start()
         return self
@@ -71,7 +73,8 @@ class Progress:
             return
         left = self.total - self.done
         spec = record.spec
-        name = f"{spec['label']} on {spec['sequence_label']}, {spec['scenario']}, seed {spec['seed']}"
+        what = [spec["sequence_label"], spec["scenario"], *([spec["model_label"]] if len(self.models) > 1 else [])]
+        name = f"{self._label(record)} on {', '.join(what)}, seed {spec['seed']}"
         if not record.ok:
             self._say(f"FAILED {name}: {(record.error or '?').splitlines()[0]}")
         if self.live is not None:
@@ -101,8 +104,11 @@ class Progress:
         if record.accuracy is not None:
             spec = record.spec
             matrix = np.array(record.accuracy[metrics.primary_view(spec["scenario"])], dtype=float)
-            place = spec["sequence_label"], spec["scenario"], spec["model_label"], spec["label"]
+            place = spec["sequence_label"], spec["scenario"], spec["model_label"], self._label(record)
             self.finals.setdefault(place, []).append(metrics.average_accuracy(matrix))
+
+    def _label(self, record: RunRecord) -> str:
+        return self.sweep.told_apart.get(record.key, record.spec["label"])
 
     def __exit__(self, *_: object) -> None:
         if self.live is not None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,19 @@ from clbench.training.precision import computing
 from clbench.training.run import AfterTask, run_sequence
 from clbench.training.snapshots import SnapshotFile
 
+Tell = Callable[[str], None]
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def run_one(job: Job) -> RunRecord:
-    """Run one job in this process and return its record; an exception becomes a failed record."""
+def run_one(job: Job, tell: Tell | None = None) -> RunRecord:
+    """Run one job in this process and return its record; an exception becomes a failed record.
+
+    `tell` is told where the run is, as "at task 2 of 5", for those who may stop it.
+    """
     # a process has one random state and one number of threads: runs in several threads of it wait for each other
     with (
         _ONE_AT_A_TIME,
+        as_in_a_new_process(),
         using_threads(job.spec.threads),
         _deterministic(job.device),
         computing(job.spec.precision, job.device, job.spec.kernels),
@@ -43,7 +48,7 @@ def run_one(job: Job) -> RunRecord:
         try:
             _warm_up(job.device)
             environment = describe_environment(job)
-            return _train(job, environment)
+            return _train(job, environment, tell or (lambda where: None))
         except (Exception, SystemExit) as error:
             return failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
 
@@ -69,7 +74,8 @@ def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> R
     return RunRecord(job.spec.key, job.spec.as_json(), "failed", error, environment=environment)
 
 
-def _train(job: Job, environment: dict[str, Any]) -> RunRecord:
+def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
+    tell("while its data were loaded")
     spec, checkpoint = job.spec, _checkpoint(job, environment)
     resumed = checkpoint is not None and checkpoint.path.exists()
     tasks = to_device(job.load_tasks(), torch.device(job.device))
@@ -83,6 +89,7 @@ def _train(job: Job, environment: dict[str, Any]) -> RunRecord:
         spec.scenario,
         spec.seed,
         job.device,
+        before_task=lambda task: tell(f"at task {task.index + 1} of {len(tasks)}"),
         after_task=None if job.models_folder is None else _model_saver(job.models_folder),
         first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
         checkpoint=checkpoint,
@@ -131,6 +138,20 @@ def _warm_up(device: str) -> None:
     split = Split(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8), y)
     tasks = to_device([Task(index, (0, 1), split, split) for index in range(2)], torch.device(device))
     run_sequence(tasks, Method(), MLP(width=8), Training(batch_size=4, momentum=0.9), "task", 0, device)
+
+
+@contextlib.contextmanager
+def as_in_a_new_process() -> Iterator[None]:
+    """Compute with the defaults that PyTorch starts with, whatever this process has set; restore it afterwards."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if device.type != "cpu":  # only then, as it slows every operation
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 @contextlib.contextmanager

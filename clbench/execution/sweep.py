@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from clbench.errors import ClbenchError, UsageError
 from clbench.execution.claims import Claims
 from clbench.execution.cluster import Cluster, connected
 from clbench.execution.environment import checkout_commit
-from clbench.execution.run import using_threads
-from clbench.execution.workers import run_jobs
+from clbench.execution.run import as_in_a_new_process, using_threads
+from clbench.execution.workers import may_have_workers, run_jobs
 from clbench.experiment.planning import Planned, plan
 from clbench.experiment.request import Request
-from clbench.experiment.spec import Job
+from clbench.experiment.spec import Job, RunSpec
+from clbench.results.names import spelled
 from clbench.results.store import RunRecord, Store
 
 PREFIX = "clbench-sweep-"  # of temporary folders
@@ -49,6 +51,20 @@ class Sweep(Planned):
     def labels(self) -> list[str]:
         """The methods' labels in the order in which they were asked for."""
         return list(dict.fromkeys(job.spec.label for job in self.jobs))
+
+    @cached_property
+    def told_apart(self) -> dict[str, str]:
+        """Each run's label by its key, with the settings of training in brackets that tell it from others of a grid."""
+        alike: dict[tuple[str, ...], list[RunSpec]] = {}
+        for spec in (job.spec for job in self.jobs):
+            alike.setdefault((spec.sequence_label, spec.scenario, spec.model_label, spec.label), []).append(spec)
+        found = {}
+        for specs in alike.values():
+            differing = [name for name in specs[0].training if len({spec.training[name] for spec in specs}) > 1]
+            for spec in specs:
+                settings = ", ".join(f"training.{name}={spelled(spec.training[name])}" for name in differing)
+                found[spec.key] = spec.label + (f" [{settings}]" if settings else "")
+        return found
 
     @property
     def place(self) -> str:
@@ -181,14 +197,27 @@ def _on_cluster(jobs: Sequence[Job], cluster: Cluster) -> Records:
 
 def prepare(request: Request) -> Sweep:
     """Plan what was asked for, and take over the records that are there."""
-    with using_threads(1):  # so that workers may be forked
+    with as_in_a_new_process(), using_threads(1):  # one thread, so that workers may be forked
         planned = plan(request)
+    _heed_daemon(planned, request)
     commit = checkout_commit()
     planned.jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
     sweep = Sweep(**vars(planned), request=request, store=Store(request.out))
     if not request.force:
         _resume(sweep)
     return sweep
+
+
+def _heed_daemon(planned: Planned, request: Request) -> None:
+    """Plan runs one after another where this process may start no others."""
+    if request.backend != "local" or may_have_workers():
+        return
+    daemon = "this process is a worker of multiprocessing, which may start no others"
+    if request.timeout is not None:
+        raise UsageError(f"{daemon}: a time limit needs another, leave timeout out")
+    if min(planned.workers, len(planned.jobs)) > 1:
+        planned.notes.append(f"{daemon}: runs go one after another")
+    planned.workers = 1
 
 
 def _resume(sweep: Sweep) -> None:

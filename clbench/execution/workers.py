@@ -43,12 +43,13 @@ def run_jobs(
     `fork` starts workers as copies of this process, which is fast, but safe only if it has computed nothing in several
     threads. A run whose worker dies is run again alone when all others are done; if its worker dies again it has
     failed. With several `devices`, workers are spread over them, and a job runs on the device of its worker. A single
-    job without a time limit is run in this process, and so are all of one worker that need not be forked. Closing the
-    generator stops the workers. Raises ClbenchError if workers die before they have begun a run.
+    job without a time limit is run in this process, and so are all of one worker that need not be forked, and all where
+    this process may have no workers. Closing the generator stops the workers. Raises ClbenchError if workers die before
+    they have begun a run.
     """
     workers = min(workers, len(jobs))
     limited = any(job.timeout is not None for job in jobs)  # only another process can be stopped at its limit
-    if not limited and (len(jobs) <= 1 or (workers == 1 and not fork)):
+    if not may_have_workers() or (not limited and (len(jobs) <= 1 or (workers == 1 and not fork))):
         yield None
         yield from map(run_one, jobs)
         return
@@ -69,9 +70,14 @@ def run_jobs(
         team.stop(*team.workers)
 
 
-def time_is_up(job: Job) -> RunRecord:
-    """Return the record of a run that was stopped at its time limit."""
-    return failed(job, f"it took longer than the time limit of {job.timeout:g} s")
+def may_have_workers() -> bool:
+    """Whether this process may start others: a worker of multiprocessing's Pool, for one, may not."""
+    return not multiprocessing.current_process().daemon
+
+
+def time_is_up(job: Job, where: str | None = None) -> RunRecord:
+    """Return the record of a run that was stopped at its time limit; `where` is what it told last."""
+    return failed(job, ", ".join(filter(None, [f"it took longer than the time limit of {job.timeout:g} s", where])))
 
 
 @dataclass(eq=False)
@@ -81,6 +87,7 @@ class _Worker:
     device: str | None
     ready: bool = False  # whether it has started and waits for jobs
     job: Job | None = None  # the one that it is doing
+    where: str | None = None  # where that is, as it told last
     deadline: float = math.inf  # when that has to be done, in seconds of `time.monotonic`
 
 
@@ -109,6 +116,7 @@ class _Team:
         for worker in self.workers:
             if waiting and worker.ready and worker.job is None:
                 job = waiting.popleft()
+                worker.where = None
                 worker.job = job if worker.device is None else dataclasses.replace(job, device=worker.device)
                 worker.deadline = math.inf if job.timeout is None else time.monotonic() + job.timeout
                 with contextlib.suppress(OSError):  # it has just died, as `_finished` will find
@@ -128,6 +136,9 @@ class _Team:
                 try:
                     record = worker.connection.recv()
                     self.failed_starts = 0
+                    if isinstance(record, str):
+                        worker.where = record
+                        continue
                 except (EOFError, OSError):  # it has died
                     self.stop(worker)
                     self.failed_starts += not worker.ready
@@ -135,7 +146,7 @@ class _Team:
                     raise ClbenchError("workers die before they have begun a run; finished records are kept")
             elif job is not None and worker.deadline <= time.monotonic():
                 self.stop(worker)
-                record = time_is_up(job)
+                record = time_is_up(job, worker.where)
             else:
                 continue
             worker.ready, worker.job, worker.deadline = True, None, math.inf
@@ -196,7 +207,7 @@ def _work(connection: Connection, parent: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has gone
         connection.send(None)
         while True:
-            connection.send(run_one(connection.recv()))
+            connection.send(run_one(connection.recv(), connection.send))
 
 
 def end_with(parent: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -11,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import torch
 
+<<<<<<< HEAD
 from clbench.errors import ClbenchError, UsageError, did_you_mean
 from clbench.experiment import registry
+=======
+from clbench.errors import ClbenchError, UsageError
+from clbench.experiment import early
+>>>>>>> cli2
 from clbench.experiment.points import Point, naming, points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
@@ -26,6 +33,8 @@ from clbench.sequences.tasks import Task
 from clbench.training.batches import Batches, n_held_out
 from clbench.training.precision import check_precision
 from clbench.version import NUMBERS
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass
@@ -47,7 +56,7 @@ def plan(request: Request) -> Planned:
         check_precision(precision, devices[0])
     names = {"training", *(choice.reference for run in runs for choice in run.chosen.values())}
     if unused := sorted(set(request.settings) - names):
-        raise UsageError(f"--set {unused[0]}.… names nothing in this sweep{did_you_mean(unused[0], sorted(names))}")
+        raise early.unused(unused[0], sorted(names))
     for method in (run.method for run in runs if request.checkpoint):
         cls = type(method.instance)
         if cls.load_state is Learner.load_state and cls.state is not Learner.state:
@@ -189,7 +198,7 @@ def check_device(device: str) -> list[str]:
 
 def check_workers(request: Request, device: str) -> int:
     """Return how many runs go side by side on a device: one on its threads' cores or a GPU, unless told."""
-    jobs, threads, cores = request.jobs, request.threads, joblib.cpu_count()
+    jobs, threads, cores = request.jobs, request.threads, count_cores()
     if threads > 1:
         if request.backend != "local":
             raise UsageError(f"threads={threads} are of this machine's cores, and a run on {request.backend} has one")
@@ -201,6 +210,17 @@ def check_workers(request: Request, device: str) -> int:
     if jobs is not None:
         return jobs
     return 1 if device.startswith("cuda") else cores // threads
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use, by its affinity and by its container's share of the processor."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroups, version 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # 'max' where there is no limit
+            quota, period = map(int, " ".join((CGROUP / file).read_text() for file in files).split())
+            if quota > 0:
+                cores = min(cores, max(1, math.ceil(quota / period)))
+    return cores
 
 
 def check_folder(folder: Path) -> None:

@@ -16,17 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from clbench.errors import ClbenchError, DataError, UsageError
+from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import own_code, registry
-from clbench.experiment.preset import Precision, Preset, Row, at, over
+from clbench.experiment.early import GROUPS, own_settings
+from clbench.experiment.preset import Precision, Preset, Row, at, in_row, over
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
 from clbench.experiment.seeds import parse_seeds
 from clbench.method import Scenario, Training
+from clbench.results.names import spelled
 from clbench.training.optimizer import OPTIMIZERS
-
-GROUPS = {"all": lambda cls: True, "core": lambda cls: cls.core}  # names that stand for several methods
-
 
 Grid = Mapping[str, Mapping[str, list[Any]]]  # name → field → values, as --set gives them
 
@@ -82,8 +81,7 @@ def choose(
     """
     chosen: dict[str, Choice] = {}
     for item in items:
-        reference, own = _own_settings(item)
-        reference = registry.canonical(reference) if folder is None else reference
+        reference, own = own_settings(item)
         place = registry.absolute(reference, folder)
         cls = registry.find(kind, reference if folder is None else place)
         shared = {name: values for name, values in grid.get(reference, {}).items() if name not in own}
@@ -101,20 +99,6 @@ def choose(
                 raise UsageError(f"{choice.label} has a setting that a record cannot hold: {error}") from None
             chosen.setdefault(choice.label, choice)
     return list(chosen.values())
-
-
-def _own_settings(item: str) -> tuple[str, dict[str, str]]:
-    """Split `lwf@temperature=4` into the reference and its settings."""
-    reference, *settings = item.split("@")
-    own: dict[str, str] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"cannot read {item!r}: write {reference}@FIELD=VALUE")
-        if name in own:
-            raise UsageError(f"cannot read {item!r}: {name} is given twice")
-        own[name] = value
-    return reference, own
 
 
 @dataclass(frozen=True)
@@ -140,24 +124,14 @@ class Point:
         return contextlib.nullcontext() if self.preset is None else in_row(self.preset["name"], self.preset["row"])
 
 
-@contextlib.contextmanager
-def in_row(preset: str, label: str) -> Iterator[None]:
-    """Let a UsageError say which row of a preset it is about; data that are missing are missing for all."""
-    try:
-        yield
-    except DataError:
-        raise
-    except UsageError as error:
-        raise UsageError(f"preset {preset}, row {label!r}: {error}") from error
-
-
 def points(request: Request, notes: list[str]) -> list[Point]:
     """Return the runs of a sweep; what the user should hear goes to `notes`.
 
     Each run says what is not as in its preset. Raises UsageError for what does not go together.
     """
     preset = request.preset or _without_preset(request)
-    notes += [f"{name} is left out: {fault}" for name, fault in registry.broken("method").items()]
+    faults = {fault: name for name, fault in registry.broken("method").items()}
+    notes += [f"{name} is left out: {fault}" for fault, name in faults.items()]
     if outside := [scenario for scenario in request.scenario or () if scenario not in preset.scenarios]:
         raise UsageError(f"preset {preset.name} has the scenarios {', '.join(preset.scenarios)}, not {outside[0]}")
     rows = preset.choose(request.rows, request.controls)
@@ -292,8 +266,8 @@ def _methods(
             inside = _changes("training", vars(asked), vars(training))
             inside |= _changes(row.method, plain.fields, method.fields)
             here = changed | inside
-            notes += [f"not as in preset {preset.name}: {name}={value}" for name, value in here.items()]
-            label = row.label + "".join(f"@{name}={value}" for name, value in inside.items())
+            notes += [f"not as in preset {preset.name}: {name}={spelled(value)}" for name, value in here.items()]
+            label = row.label + "".join(f"@{name}={spelled(value)}" for name, value in inside.items())
             told = {"name": preset.name, "row": row.label, "overridden": here}
             yield dataclasses.replace(method, label=label), training, told
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -11,7 +12,7 @@ from annotated_types import Ge, MinLen
 from pydantic import BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
-from clbench.errors import UsageError, close_names
+from clbench.errors import DataError, UsageError, close_names
 
 Scenario = Literal["task", "class", "domain"]
 SCENARIOS = get_args(Scenario)
@@ -154,6 +155,17 @@ class Preset:
             if other == row or (other.view != row.view and other.asks_for == row.asks_for):
                 return other.label
         return row.label
+
+
+@contextlib.contextmanager
+def in_row(preset: str, label: str) -> Iterator[None]:
+    """Let a UsageError say which row of a preset it is about; data that are missing are missing for all."""
+    try:
+        yield
+    except DataError:
+        raise
+    except UsageError as error:
+        raise UsageError(f"preset {preset}, row {label!r}: {error}") from error
 
 
 def choose_from(name: str, known: Iterable[str]) -> str:

@@ -19,10 +19,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from clbench.errors import UsageError, did_you_mean
+from clbench.errors import UsageError, did_you_mean, quoted
 from clbench.experiment.preset import SCENARIOS, Claim, Preset, Published, Row, Scenario, at, choose_from, over
-from clbench.experiment.registry import as_text, reason
+from clbench.experiment.registry import reason
 from clbench.experiment.seeds import parse_seeds
+from clbench.results.names import spelled
 
 __all__ = ["SCENARIOS", "Claim", "Preset", "Published", "Row", "Scenario", "at", "load", "names"]
 FOLDER = Path(__file__).parent / "protocols"
@@ -41,7 +42,7 @@ def load(reference: str | Path) -> Preset:
     if path.suffix != ".toml":
         if str(reference) not in names():
             hint = f": there is a file {path}.toml, name it so" if os.path.isfile(f"{path}.toml") else ""
-            raise UsageError(f"unknown preset {str(reference)!r}{hint or did_you_mean(str(reference), names())}")
+            raise UsageError(f"unknown preset {quoted(str(reference))}{hint or did_you_mean(str(reference), names())}")
         path = FOLDER / f"{reference}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +149,7 @@ def _points_of(row: Row) -> Iterator[Row]:
         label = row.label
         for (table, name), value in zip(grid, point, strict=True):
             tables[table][name] = value
-            label += f"@{name}={as_text(value)}"
+            label += f"@{name}={spelled(value)}"
         yield replace(row, label=label, **tables)
 
 

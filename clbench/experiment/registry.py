@@ -14,37 +14,38 @@ import importlib.util
 import inspect
 import os
 import pkgutil
+import re
 import sys
 import typing
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from clbench.errors import UsageError, close_names, did_you_mean
-from clbench.experiment import own_code
+from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
+from clbench.experiment import catalogue, own_code
+from clbench.experiment.catalogue import BASES, Field, Kind
+from clbench.results.names import spelled
 
-Kind = Literal["method", "sequence", "model"]
-# each kind's base class, and the package of the built-in ones
-_BASES: dict[Kind, tuple[str, str, str]] = {
-    "method": ("clbench.method", "Learner", "clbench.methods"),
-    "sequence": ("clbench.sequences.tasks", "TaskSequence", "clbench.sequences"),
-    "model": ("clbench.models", "Backbone", "clbench.models"),
+GUIDES: dict[Kind, str] = {  # where it is told how to write one
+    "method": "docs/adding-a-method.md",
+    "sequence": "docs/adding-a-sequence.md",
+    "model": "docs/adding-a-sequence.md#a-model",
 }
 
 
 def base_class(kind: Kind) -> type:
     """Return the class that everything of a kind derives from."""
-    module, name, _ = _BASES[kind]
+    module, name, _ = BASES[kind]
     return getattr(importlib.import_module(module), name)
 
 
 @cache
 def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
-    """Return the classes that clbench brings, by name; and by the name that a broken file stands for, its fault."""
-    package = importlib.import_module(_BASES[kind][2])
+    """Return the classes that clbench brings, by name; and by the names that a broken file stands for, its fault."""
+    package = importlib.import_module(BASES[kind][2])
     classes: dict[str, type] = {}
     faults: dict[str, str] = {}
     for part in pkgutil.iter_modules(package.__path__):
@@ -52,7 +53,9 @@ def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
         try:
             defined = _classes(kind, f"{package.__name__}.{part.name}")
         except UsageError as error:
-            faults[name] = str(error)
+            known = catalogue.builtin(kind)
+            named = [own for own in known if known[own].module == f"{package.__name__}.{part.name}"]
+            faults |= dict.fromkeys([name, *named], str(error))
             continue
         for cls in defined:
             first, other = classes.setdefault(vars(cls)["name"], cls), cls
@@ -62,7 +65,7 @@ def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
                 where = f"{first.__module__} and {cls.__module__}"
                 fault = f"the {kind} {vars(cls)['name']!r} is defined twice: by {where}; give one another name"
                 faults[other.__module__.split(".")[-1].replace("_", "-")] = fault
-    return classes, faults
+    return classes, {name: fault for name, fault in faults.items() if name not in classes}
 
 
 def _classes(kind: Kind, module_name: str) -> list[type]:
@@ -99,14 +102,21 @@ def broken(kind: Kind) -> dict[str, str]:
     return found(kind)[1]
 
 
+def builtin_names(kind: Kind) -> set[str]:
+    """Return the names of what clbench brings, those of broken files too; imported is only what has to be."""
+    classes, faults = found(kind) if catalogue.unread(kind) else ({}, {})
+    return {*catalogue.builtin(kind), *classes, *faults}
+
+
 @cache
 def plugins(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     """Return the entry points that installed packages offer; a name defined twice is a UsageError naming both."""
     found: dict[str, importlib.metadata.EntryPoint] = {}
+    own = builtin_names(kind)
     for entry in importlib.metadata.entry_points(group=f"clbench.{kind}s"):
         other = found.setdefault(entry.name, entry)
-        if entry.name in builtin(kind) or other.value != entry.value:
-            both = f"{'clbench' if entry.name in builtin(kind) else _origin(other)} and by {_origin(entry)}"
+        if entry.name in own or other.value != entry.value:
+            both = f"{'clbench' if entry.name in own else _origin(other)} and by {_origin(entry)}"
             raise UsageError(f"the {kind} {entry.name!r} is defined twice: by {both}; uninstall or rename one")
     return found
 
@@ -122,16 +132,31 @@ def _origin(entry: importlib.metadata.EntryPoint) -> str:
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the registered names of a kind, sorted."""
-    return sorted([*builtin(kind), *plugins(kind)])
+    """Return the registered names of a kind, sorted, those of broken files too."""
+    return sorted([*builtin_names(kind), *plugins(kind)])
 
 
 def find(kind: Kind, reference: str) -> type:
     """Return the class that a name or reference stands for; raise UsageError where there is none."""
-    if kind == "sequence" and reference.startswith("avalanche:"):
+    place, colon, name = reference.rpartition(":")
+    if not colon:
+        return _registered(kind, reference)
+    if kind == "sequence" and place == "avalanche":
         from clbench.sequences.avalanche import avalanche_sequence  # here, since it needs torch
 
-        return avalanche_sequence(reference.removeprefix("avalanche:"))
+        return avalanche_sequence(name)
+    path = Path(place).expanduser()
+    if place.endswith(".py") and not path.is_file():
+        raise unknown(kind, reference)
+    load = partial(_module_from_file, path) if place.endswith(".py") else partial(importlib.import_module, place)
+    module = _imported(kind, reference, load)
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
+    return _checked(kind, reference, getattr(module, name))
+
+
+def _registered(kind: Kind, reference: str) -> type:
     installed = plugins(kind)
     if reference in builtin(kind):
         return builtin(kind)[reference]
@@ -139,13 +164,10 @@ def find(kind: Kind, reference: str) -> type:
         raise UsageError(f"the {kind} {reference!r} cannot be used: {broken(kind)[reference]}")
     if reference in installed:
         return _checked(kind, reference, _imported(kind, reference, installed[reference].load))
-    place, colon, name = reference.rpartition(":")
-    if not colon:
-        if reference.endswith(".py"):
-            raise UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
-        if kind == "sequence" and "+" in reference:
-            from clbench.sequences.splits import chain_sequence  # here, since it needs torch
+    if kind == "sequence" and "+" in reference and not reference.endswith(".py"):
+        from clbench.sequences.splits import chain_sequence  # here, since it needs torch
 
+<<<<<<< HEAD
             return chain_sequence(reference)
         there = sorted([*names(kind), *broken(kind)])
         raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, there)}")
@@ -158,6 +180,24 @@ def find(kind: Kind, reference: str) -> type:
         public = [n for n in vars(module) if not n.startswith("_")]
         raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
     return _checked(kind, reference, getattr(module, name))
+=======
+        return chain_sequence(reference)
+    raise unknown(kind, reference)
+
+
+def unknown(kind: Kind, reference: str) -> UsageError:
+    """Return what to say of a reference that names nothing."""
+    place, colon, _ = reference.rpartition(":")
+    path, instead = Path(reference).expanduser(), f"a {kind} is a name, or a class in a file, as in ./file.py:Name"
+    if reference.endswith(".py"):
+        return UsageError(f"{reference} is a file: name the {kind} in it too, as in {reference}:Name")
+    if colon and place.endswith(".py"):
+        return UsageError(f"unknown {kind} {quoted(reference)}: there is no file {place}")
+    if "/" in reference or reference.startswith((".", "~")):
+        what = "a folder" if path.is_dir() else "a file" if path.is_file() else "no name, and no file"
+        return UsageError(f"{shown(reference)} is {what}: {instead}; see {GUIDES[kind]}")
+    return UsageError(f"unknown {kind} {quoted(reference)}{did_you_mean(reference, names(kind))}")
+>>>>>>> cli2
 
 
 def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:
@@ -196,7 +236,10 @@ def _module_from_file(path: Path) -> Any:
 
 def _checked(kind: Kind, reference: str, thing: Any) -> type:
     if not (inspect.isclass(thing) and issubclass(thing, base_class(kind))):
-        raise UsageError(f"{reference!r} is no {kind}: it does not derive from {'.'.join(_BASES[kind][:2])}")
+        package, base = BASES[kind][0].split(".")[:2], BASES[kind][1]
+        what = f"{reference!r} is no {kind}: it does not derive from {'.'.join([*package, base])}"
+        hint = ", whose build returns it without its last layer" if kind == "model" else ""
+        raise UsageError(f"{what}. Write a class that does{hint}: see {GUIDES[kind]}")
     check_class(kind, thing)
     return thing
 
@@ -263,18 +306,9 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     """Make an instance from settings, which may be text; raise UsageError for an unknown field or a bad value."""
     known = defaults(cls)
     hints = _hints(cls)
-    values = {}
-    for field, value in settings.items():
-        if field not in known:
-            if hasattr(cls, field) and not callable(getattr(cls, field)):
-                what = f"{name}.{field} is no field, as it has no type"
-                raise UsageError(
-                    f"{what}: write {field}: {type(getattr(cls, field)).__name__} = …, and @dataclass above"
-                )
-            has = f"its fields are {', '.join(known)}" if known else "it has no fields"
-            raise UsageError(f"{name} has no field {field!r}{close_names(field, known)}: {has}")
-        is_default = type(value) is type(known[field]) and value == known[field]
-        values[field] = value if is_default else _parse(f"{name}.{field}", hints[field], value)
+    fields = {field: Field(field, hints[field], known[field], "") for field in known}
+    constants = {field: getattr(cls, field) for field in settings if hasattr(cls, field)}
+    values = parse_fields(name, fields, settings, constants)
     for field, default in known.items():
         if default is dataclasses.MISSING and field not in values:
             raise UsageError(f"{name}.{field} has no default: give it, as in --set {name}.{field}=VALUE")
@@ -284,6 +318,29 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def parse_fields(
+    name: str, known: Mapping[str, Field], settings: Mapping[str, Any], constants: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return settings, which may be text, as values of their fields' types; raise UsageError as `configure` does.
+
+    `constants` are what else a class sets, by name.
+    """
+    values = {}
+    for field, value in settings.items():
+        if field not in known:
+            constant = (constants or {}).get(field)
+            if constant is not None and not callable(constant):
+                what = f"{name}.{field} is no field, as it has no type"
+                raise UsageError(f"{what}: write {field}: {type(constant).__name__} = …, and @dataclass above")
+            has = f"its fields are {', '.join(known)}" if known else "it has no fields"
+            hint = close_names(field, known)
+            raise UsageError(f"{name} has no field {field!r}{hint or ':'} {has[0].upper() + has[1:] if hint else has}")
+        default = known[field].default
+        is_default = type(value) is type(default) and value == default
+        values[field] = value if is_default else _parse(f"{name}.{field}", known[field].hint, value)
+    return values
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -304,12 +361,12 @@ def _parse(what: str, hint: Any, value: Any) -> Any:
     except PydanticSchemaGenerationError:
         raise UsageError(f"{what} has a type that cannot be set by name: {hint}") from None
     except ValidationError as error:
-        raise UsageError(f"{what}={value}: the value {reason(error)}") from None
+        raise UsageError(f"{what}={shown(value)}: the value {reason(error)}") from None
 
 
 def reason(error: ValidationError) -> str:
     """Return what pydantic finds wrong first, as the rest of a sentence that begins with the value."""
-    message = error.errors()[0]["msg"].removeprefix("Input ")
+    message = re.sub(r"^(Input|Value error,|Assertion failed,) | for <class .*>", "", error.errors()[0]["msg"])
     return message[0].lower() + message[1:]
 
 
@@ -320,33 +377,4 @@ def label(name: str, instance: Any, written: Mapping[str, Any] | None = None) ->
     """
     now = {field: getattr(instance, field) for field in defaults(type(instance))} | dict(written or {})
     values = {field: (now[field], default) for field, default in defaults(type(instance)).items()}
-    return name + "".join(f"@{field}={as_text(now)}" for field, (now, default) in values.items() if now != default)
-
-
-def as_text(value: Any) -> str:
-    """Return a setting's value as it is typed."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return " ".join(
-        f"{name}={'?' if value is dataclasses.MISSING else as_text(value)}" for name, value in values.items()
-    )
-
-
-def describe(kind: Kind) -> list[tuple[str, str, str]]:
-    """Return for each registered name: the name, what it is (or why it is broken), its fields with their defaults."""
-    rows = [(name, f"cannot be used: {fault}", "") for name, fault in broken(kind).items()]
-    for name in names(kind):
-        try:
-            cls = find(kind, name)
-        except UsageError as error:
-            rows.append((name, str(error), ""))
-            continue
-        fields = _pairs(defaults(cls))
-        if kind == "sequence":
-            fields += f" Default: {cls.scenario} scenario, {cls.model}, {_pairs(cls.budget)}"  # type: ignore[attr-defined]
-        rows.append((name, (cls.__doc__ or "").strip().split("\n")[0].rstrip("."), fields))
-    return sorted(rows)
+    return name + "".join(f"@{field}={spelled(now)}" for field, (now, default) in values.items() if now != default)

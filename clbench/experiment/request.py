@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.errors import UsageError, did_you_mean
-from clbench.experiment import presets, registry
+from clbench.errors import UsageError, did_you_mean, quoted, shown
+from clbench.experiment import early, presets, registry
 from clbench.experiment.preset import Precision, Preset, Scenario
 from clbench.experiment.seeds import parse_seeds
 
@@ -23,13 +24,13 @@ def parse_names(value: str | type | Sequence[str | type]) -> list[str]:
         things = value if isinstance(value, Sequence) else [value]
         items = [thing if isinstance(thing, str) else _reference(thing) for thing in things]
     if not items or not all(items):
-        raise UsageError(f"an empty name in the list {value!r}")
+        raise UsageError(f"an empty name in the list {quoted(value)}")
     return items
 
 
 def _reference(thing: Any) -> str:
     if not inspect.isclass(thing):
-        raise UsageError(f"{thing!r} is neither a name nor a class")
+        raise UsageError(f"{shown(thing)} is neither a name nor a class")
     name = thing.__qualname__
     if thing.__module__ == "__main__":
         raise UsageError(f"{name} is defined in a session, where workers can't find it: put it into a file")
@@ -44,25 +45,27 @@ def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
         return value
     items = value.split(",") if isinstance(value, str) else getattr(value, "tolist", lambda: value)()
     if not isinstance(items, Sequence) or not all(str(item).strip().isdecimal() for item in items):
-        raise UsageError(f"class order {value!r}: write seed, fixed, or classes such as 3,1,4")
+        raise UsageError(f"class order {quoted(value)}: write seed, fixed, or classes such as 3,1,4")
     return tuple(int(item) for item in items)
 
 
 def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
+    if isinstance(settings, str) or not isinstance(settings, (Mapping, Sequence)):
+        raise UsageError(f"settings={quoted(settings)}: they are written as {{'lwf.temperature': 4, …}}")
     if isinstance(settings, Mapping):
         pairs = [(str(key), list(v) if isinstance(v, (list, tuple)) else [v]) for key, v in settings.items()]
     else:
-        split = [setting.partition("=") for setting in settings]
+        split = [str(setting).partition("=") for setting in settings]
         pairs = [(key.strip(), [part.strip() for part in value.split(",")]) for key, _, value in split]
     parsed: dict[str, dict[str, list[Any]]] = {}
     for key, values in pairs:
         name, _, field = key.rpartition(".")
-        name = registry.canonical(name)
+        name = next((found for kind in early.KINDS if (found := early.known_name(kind, name)) != name), name)
         if not values:
             raise UsageError(f"settings {key}: the list of values is empty")
-        if not (name and field) or "" in values:
-            raise UsageError(f"cannot read --set {key}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
+        if not (name and field) or any(isinstance(value, str) and not value for value in values):
+            raise UsageError(f"cannot read --set {shown(key)}: write NAME.FIELD=VALUE, as in lwf.temperature=4")
         if field in parsed.setdefault(name, {}):
             raise UsageError(f"--set {key} is given twice: write a comma list for a grid")
         parsed[name][field] = values
@@ -74,11 +77,33 @@ def parse_scenarios(value: str | Sequence[str]) -> list[str]:
     found = list(dict.fromkeys(parse_names(value)))
     for name in found:
         if name not in presets.SCENARIOS:
-            raise UsageError(f"unknown scenario {name!r}{did_you_mean(name, presets.SCENARIOS)}")
+            raise UsageError(f"unknown scenario {quoted(name)}{did_you_mean(name, presets.SCENARIOS)}")
     return found
 
 
-Names = Annotated[list[str] | None, BeforeValidator(parse_names)]
+def parse_preset(value: str | Path) -> Preset:
+    """Read a preset, by its name or from its file."""
+    if not isinstance(value, (str, Path)):
+        raise UsageError(f"preset={shown(value)}: a name or a file is needed, see 'clbench list presets'")
+    return presets.load(value)
+
+
+def parse_device(value: str) -> str:
+    """Read a device, which may not be there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+        known = ("auto", "cpu", "cuda", "cuda:N")
+        raise UsageError(f"unknown device {quoted(value)}: choose from {', '.join(known)}")
+    return str(value)
+
+
+def _items_of(kind: registry.Kind) -> BeforeValidator:
+    return BeforeValidator(lambda value: [early.item_of(kind, item) for item in parse_names(value)])
+
+
+Labels = Annotated[list[str] | None, BeforeValidator(parse_names)]
+Methods = Annotated[list[str] | None, _items_of("method")]
+Sequences = Annotated[list[str] | None, _items_of("sequence")]
+Models = Annotated[list[str] | None, _items_of("model")]
 
 
 def option(default: Any, form: str, meaning: str, **bounds: Any) -> Any:
@@ -95,23 +120,23 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    methods: Names = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
-    preset: Annotated[Preset | None, BeforeValidator(presets.load)] = option(
+    methods: Methods = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
+    preset: Annotated[Preset | None, BeforeValidator(parse_preset)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
     )
-    rows: Names = option(None, "ROW,…", "The preset's rows. Default: all.")
+    rows: Labels = option(None, "ROW,…", "The preset's rows. Default: all.")
     controls: bool = option(False, "", "Run the preset's faults too: they should not agree.")
     seeds: Annotated[list[int] | None, BeforeValidator(parse_seeds)] = option(
         None, "N|LIST", "5 means 0…4; or 0,4,9 or 10-19. Default: 5; with a preset its own, or 10."
     )
-    sequence: Names = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
+    sequence: Sequences = option(None, "NAME,…", "Task sequences. Default: the preset's, or split-digits.")
     scenario: Annotated[list[Scenario] | None, BeforeValidator(parse_scenarios)] = option(
         None, "task|class|domain,…", "Scenarios. Default: the preset's, or the sequence's own."
     )
     class_order: Annotated[str | tuple[int, ...] | None, BeforeValidator(parse_class_order)] = option(
         None, "seed|fixed|3,1,4,…", "Order in which classes come. Default: seed."
     )
-    model: Names = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
+    model: Models = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
     epochs: int | None = option(None, "N", "Passes over each task. Default: the sequence's own.")
     iterations: int | None = option(None, "N", "Optimiser steps per task, instead of epochs.")
     batch_size: int | None = option(None, "N", "Images per step.")
@@ -124,7 +149,9 @@ class Request(BaseModel):
         {}, "NAME.FIELD=VALUE", "Settings of a method, model, sequence or 'training'; repeatable; a list is a grid."
     )
     jobs: int | None = option(None, "N", "Runs side by side. Default: one per core, one on each GPU.", ge=1)
-    device: str = option("auto", "auto|cpu|cuda|cuda:N", "Where to train; cuda: on all GPUs.")
+    device: Annotated[str, BeforeValidator(parse_device)] = option(
+        "auto", "auto|cpu|cuda|cuda:N", "Where to train; cuda: on all GPUs."
+    )
     precision: Precision | None = option(
         None, "fp32|tf32|bf16", "Of matrix products; tf32: CUDA. Default: the preset's, or fp32."
     )
@@ -150,7 +177,7 @@ class Request(BaseModel):
         given = {name: value for name, value in options.items() if value is not None}
         for name, value in given.items():
             if name not in Request.model_fields:
-                raise UsageError(f"there is no option {name!r}{did_you_mean(name, Request.model_fields)}")
+                raise UsageError(f"there is no option {quoted(name)}{did_you_mean(name, Request.model_fields)}")
             if isinstance(value, str) and not value:
                 raise UsageError(f"{name} is empty: leave it out, or give a value (the working folder is .)")
             if isinstance(value, bool) and Request.model_fields[name].annotation is not bool:
@@ -159,7 +186,7 @@ class Request(BaseModel):
             super().__init__(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"{first['loc'][0]}={first['input']}: the value {registry.reason(error)}") from None
+            raise UsageError(f"{first['loc'][0]}={shown(first['input'])}: the value {registry.reason(error)}") from None
 
     @model_validator(mode="after")
     def _goes_together(self) -> Request:
@@ -179,6 +206,7 @@ class Request(BaseModel):
         if self.backend != "local" and (self.checkpoint or self.save_models):
             what = "--checkpoint" if self.checkpoint else "--save-models"
             raise UsageError(f"{what} writes to folders of this machine: leave it out with --backend {self.backend}")
+        early.check(self)
         return self
 
     @property

@@ -19,17 +19,18 @@ class Training:
 
     epochs: Annotated[int, Ge(1)] | None = 1  # passes over a task's training data
     iterations: Annotated[int, Ge(1)] | None = None  # optimiser steps per task, instead of epochs
-    batch_size: Annotated[int, Ge(1), Le(2**31)] = 128
+    batch_size: Annotated[int, Ge(1), Le(2**31)] = 128  # images per step
     drop_last: bool = False  # leave out the last, smaller batch of a pass
-    optimizer: OptimizerName = "sgd"  # of torch.optim
-    lr: Annotated[float, Gt(0)] = 0.01
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0  # of sgd and rmsprop
-    weight_decay: Annotated[float, Ge(0)] = 0.0
-    later_lr_factor: Annotated[float, Gt(0)] = 1.0  # times lr, from the second task on
+    optimizer: OptimizerName = "sgd"  # the optimiser, by PyTorch
+    lr: Annotated[float, Gt(0)] = 0.01  # learning rate
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of the last step that is taken again; of sgd and rmsprop
+    weight_decay: Annotated[float, Ge(0)] = 0.0  # pull of all weights towards zero, by the optimiser
+    later_lr_factor: Annotated[float, Gt(0)] = 1.0  # what lr is multiplied by, from the second task on
     keep_optimizer: bool = False  # carry the optimiser's state on to the next task
     full_head: bool = False  # all blocks of the head are there from the start, and in the optimiser
-    # parameters that the loss doesn't reach: left alone; gradient zero; or zero from the first time that a loss reached
-    # them (PyTorch before 2.0, where zero_grad kept a tensor of zeros)
+    # parameters that the loss doesn't reach. skip: left alone; zero: their gradient is zero, so that momentum and decay
+    # move them; zero-once-reached: so from the first time that a loss reached them (PyTorch before 2.0, where zero_grad
+    # kept a tensor of zeros)
     untouched: Literal["skip", "zero", "zero-once-reached"] = "skip"
     predict_over: Literal["seen", "all"] = "seen"  # outputs that compete where the task is not told
     # outputs that compete in the loss of the class scenario: of the classes seen so far, or of all there will be

@@ -324,7 +324,7 @@ def _show(field: str, value: Any) -> str:
     kind = field.split(".")[0]
     if kind in ("code", "data"):
         return f"{field.removesuffix('.method')} {str(value)[:6] if value else 'built-in'}"
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = names.spelled(value) if isinstance(value, (str, float)) else json.dumps(value)
     if len(text) > 30:
         text = f"#{hashlib.sha256(text.encode()).hexdigest()[:6]}"
     return f"{field}={text}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 
@@ -19,6 +20,27 @@ def _names() -> dict[str, dict]:
 def known() -> list[str]:
     """Return the built-in methods' names, in the order of names.toml."""
     return list(_names())
+
+
+def titles() -> dict[str, str]:
+    """Return the built-in methods' names for people, by name."""
+    return {name: entry["title"] for name, entry in _names().items()}
+
+
+def squashed(name: str) -> str:
+    """Return a name as it is compared: capitals, spaces and signs between words do not matter, those of numbers do."""
+    return re.sub(r"[^\w@.:/+=\[\]-]|_|(?<!=)(?<!\de)-", "", "".join(name.casefold().split()))
+
+
+def spelled(value: object) -> str:
+    """Return a value as it is typed, and as labels have it: 1000000.0 is 1e6."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) >= 1e6:
+        return str(Decimal(repr(value)).normalize()).lower().replace("+", "")
+    return repr(value).removesuffix(".0").replace("e-0", "e-")
 
 
 def title(method: str, label: str) -> str:
@@ -38,13 +60,13 @@ def title(method: str, label: str) -> str:
 def resolve(asked: str, titles: Mapping[str, str], what: str = "finished run of {}") -> str:
     """Return the label that is meant, of those in `titles` with their names for people.
 
-    It may be given as either, in any case and with or without spaces. Raises UsageError, with what is close, if there
-    is none or several; `what` there is none of.
+    It may be given as either, in any case, with or without spaces and signs between words. Raises UsageError, with
+    what is close, if there is none or several; `what` there is none of.
     """
     if asked in titles:
         return asked
-    meant = _plain(asked)
-    fitting = [label for label, title in titles.items() if meant in (_plain(label), _plain(title))]
+    meant = squashed(asked)
+    fitting = [label for label, title in titles.items() if meant in (squashed(label), squashed(title))]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -52,10 +74,6 @@ def resolve(asked: str, titles: Mapping[str, str], what: str = "finished run of 
     close = close_names(asked, {**titles, **dict.fromkeys(titles.values())})
     missing = "no " + what.format(repr(asked))
     raise UsageError(missing + (close or f": choose from {', '.join(sorted(titles)) or 'nothing'}"))
-
-
-def _plain(name: str) -> str:
-    return "".join(name.split()).casefold()
 
 
 def explanations(methods: Iterable[str]) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ class MovedMNIST(TaskSequence):
 
     scenario: ClassVar[str] = "domain"
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
-    tasks: Annotated[int, Ge(1)] = 10
+    tasks: Annotated[int, Ge(1)] = 10  # length of the sequence
     # rows and columns of black around each image, before its pixels are moved: the border moves too
     padding: Annotated[int, Ge(0)] = field(default=0, metadata=ADDED)
     # subtracted from pixels in [0, 1]; none: MNIST's own constants

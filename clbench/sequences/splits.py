@@ -114,7 +114,7 @@ class SplitDataSet(TaskSequence):
     n_classes: ClassVar[int] = 10
     constants: ClassVar[Constants] = MNIST_CONSTANTS
     divisor: ClassVar[float] = 255.0
-    tasks: Annotated[int, Ge(1)] = 5
+    tasks: Annotated[int, Ge(1)] = 5  # among which the classes are shared equally
     padding: Annotated[int, Ge(0)] = 0  # rows and columns of black around each image
     mean: float | None = None  # subtracted from pixels in [0, 1], in all channels; none: the data set's own constants
     std: Annotated[float, Gt(0)] | None = None  # what the difference is divided by
@@ -193,7 +193,7 @@ class SplitCIFAR100(SplitCIFAR):
     source = "cifar100"
     n_classes = 100
     constants = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-    tasks: Annotated[int, Ge(1)] = 10
+    tasks: Annotated[int, Ge(1)] = 10  # among which the classes are shared equally
 
 
 SPLITS = (SplitDigits, SplitMNIST, SplitFashionMNIST, SplitCIFAR10, SplitCIFAR100)

@@ -63,6 +63,7 @@ def run_sequence(
     seed: int,
     device: torch.device | str = "cpu",
     *,
+    before_task: Callable[[Task], None] | None = None,
     after_task: AfterTask | None = None,
     first_task: SnapshotFile | None = None,
     checkpoint: SnapshotFile | None = None,
@@ -86,7 +87,7 @@ def run_sequence(
         trainer = Trainer(setting, evaluator, curves, first_task)
         run = _Run(learner, trainer, evaluator, tasks)
         try:
-            return run.go(after_task, checkpoint)
+            return run.go(before_task, after_task, checkpoint)
         except DivergedError:  # it says where
             raise
         except BaseException as error:
@@ -103,7 +104,12 @@ class _Run:
         self.learner, self.trainer, self.evaluator, self.tasks = learner, trainer, evaluator, tasks
         self.curves, self.outcome = trainer.curves, Outcome()
 
-    def go(self, after_task: AfterTask | None, checkpoint: SnapshotFile | None) -> Outcome:
+    def go(
+        self,
+        before_task: Callable[[Task], None] | None,
+        after_task: AfterTask | None,
+        checkpoint: SnapshotFile | None,
+    ) -> Outcome:
         """Learn and evaluate all tasks, or those that a checkpoint has not seen."""
         setting, outcome = self.trainer.setting, self.outcome
         self._begin()
@@ -113,6 +119,8 @@ class _Run:
         else:
             self._evaluate(0)
         for task in setting.tasks[len(outcome.updates) :]:
+            if before_task is not None:
+                before_task(task)
             costs = self.learner.learn(task)
             _check_loss(costs, task.index)
             outcome.add(costs)

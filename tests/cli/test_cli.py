@@ -96,7 +96,7 @@ def test_failed_runs_give_exit_code_1(clbench: Command) -> None:
     run = clbench("run", "--methods", "finetune", "--seeds", "1", "--lr", "1e20", "--jobs", "1")
     assert run.code == 1
     assert "FAILED finetune on split-digits, task, seed 0: the loss is" in run.err
-    assert "clbench: 1 of 1 runs failed; their records in results/runs say why" in run.err
+    assert "clbench: 1 of 1 run failed; the records in results/runs say why" in run.err
     assert "Traceback" not in run.err
 
 
@@ -109,8 +109,24 @@ def test_quiet_prints_only_the_table(clbench: Command) -> None:
 def test_dry_run_makes_nothing(clbench: Command, tmp_path: Path) -> None:
     run = clbench("run", "--methods", "lwf", "--seeds", "2", "--dry-run")
     assert run.code == 0
+    assert run.out.splitlines()[0] == "to do  split-digits  task  mlp  lwf  seeds 0-1"
     assert "2 runs: 2 to do, 0 done" in run.out
+    assert (
+        "1 run: 1 to do, 0 done; 1 at a time on" in clbench("run", "--methods", "lwf", "--seeds", "1", "--dry-run").out
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_plan_is_short_and_tells_its_runs_apart(clbench: Command) -> None:
+    grid = ["--set", "training.lr=0.1,1e6,1e-5", "--set", "lwf.weight=" + ",".join(map(str, range(1, 31)))]
+    run = clbench("run", "--methods", "lwf", "--seeds", "0,1,2,7", *grid, "--dry-run")
+    lines = run.out.splitlines()
+    assert lines[0] == "to do  split-digits  task  mlp  lwf [training.lr=0.1]  seeds 0-2,7"
+    assert lines[1] == "to do  split-digits  task  mlp  lwf@weight=2 [training.lr=0.1]  seeds 0-2,7"
+    assert lines[30].endswith("lwf [training.lr=1e6]  seeds 0-2,7")
+    assert len(lines) == 42
+    assert lines[-2] == "… and 50 more lines like these"
+    assert lines[-1].startswith("360 runs: 360 to do, 0 done")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["run", "-h"], ["verify", "--help"]], ids=" ".join)
@@ -124,9 +140,17 @@ def test_help(arguments: list[str], clbench: Command) -> None:
 
 
 def test_lists_have_no_spaces(clbench: Command) -> None:
-    one_clear_line(
-        clbench("run", "--methods", "lwf,", "finetune"), "a list has no spaces, as in --methods lwf,finetune"
-    )
+    for words in ("lwf, finetune", "lwf finetune", "lwf ,finetune"):
+        run = clbench("run", "--methods", *words.split(), "--seeds", "1")
+        one_clear_line(run, "a list has no spaces, as in --methods lwf,finetune")
+    one_clear_line(clbench("verify", "note", "--rows", "a", "b"), "a list has no spaces, as in --rows a,b")
+
+
+@pytest.mark.parametrize("words", ["run lwf", "run --seeds 5 lwf", "report a b", "compare a b c", "list methods lwf"])
+def test_words_too_many(words: str, clbench: Command) -> None:
+    ended = clbench(*words.split())
+    one_clear_line(ended, f"see 'clbench {words.split()[0]} --help'")
+    assert "a list" not in ended.err
 
 
 def test_verify_needs_a_preset(clbench: Command) -> None:
@@ -136,6 +160,11 @@ def test_verify_needs_a_preset(clbench: Command) -> None:
 
 BAD = """
 --methods lfw | did you mean lwf
+--methods LWFF | did you mean lwf
+--model torchvision.models:resnet18 | Write a class that does, whose build returns it without its last layer
+--sequence . | . is a folder: a sequence is a name, or a class in a file, as in ./file.py:Name
+--sequence ./taken | ./taken is a file
+--model imgs/here | imgs/here is no name, and no file
 --methods lwf@temprature=4 | did you mean temperature
 --methods lwf@temperature | write lwf@FIELD=VALUE
 --methods lwf@temperature=0 | greater than 0
@@ -214,7 +243,7 @@ BAD = """
 # a file's name and content, and what is asked of it
 FILES = {
     "a plug-in that is no Python": ("mine.py", "class Mine(", "--methods ./mine.py:Mine", "SyntaxError"),
-    "a plug-in that raises": ("mine.py", "1 / 0", "--methods ./mine.py:Mine", "ZeroDivisionError"),
+    "a plug-in that raises": ("mine.py", "1 / 0\nMine = 1", "--methods ./mine.py:Mine", "ZeroDivisionError"),
     "a plug-in without the name": ("mine.py", "x = 1", "--methods ./mine.py:Mine", "Mine"),
     "a plug-in that is no method": (
         "mine.py",
@@ -222,7 +251,12 @@ FILES = {
         "--methods ./mine.py:Mine",
         "derive from clbench.method.Learner",
     ),
-    "a plug-in that ends the program": ("mine.py", "raise SystemExit(0)", "--methods ./mine.py:Mine", "SystemExit"),
+    "a plug-in that ends the program": (
+        "mine.py",
+        "raise SystemExit(0)\nMine = 1",
+        "--methods ./mine.py:Mine",
+        "SystemExit",
+    ),
     "a preset that is no TOML": ("mine.toml", "title = ", "--preset ./mine.toml", "mine.toml"),
     "a preset without rows": ("mine.toml", 'title = "Mine"', "--preset ./mine.toml", "mine.toml"),
     "a preset that is empty": ("mine.toml", "", "--preset ./mine.toml", "mine.toml"),
@@ -283,19 +317,92 @@ def test_cuda_without_a_device(device: str, clbench: Command, tmp_path: Path, mo
 def test_list(kind: str, name: str, clbench: Command) -> None:
     listed = clbench("list", kind)
     assert listed.code == 0
-    assert any(line.startswith(f"{name}: ") for line in listed.out.splitlines())
+    assert any(line.startswith(f"{name} ") for line in listed.out.splitlines())
+    assert max(map(len, listed.out.splitlines())) <= 100
+
+
+SHOWN = {
+    "lwf": ["temperature: number > 0; default 2 T: what logits", "scope: one of auto, per-task, joined, padded;"],
+    "LwF": ["(Li & Hoiem 2016/2017, arXiv 1606.09282", "alpha: number ≥ 0 and ≤ 1; default 0.5"],
+    "training": ["epochs: whole number ≥ 1, or none; default 1 passes over", "drop_last: true or false; default false"],
+    "split-mnist mlp": ["tasks: whole number ≥ 1; default 5", "scenario task, model mlp", "width: whole number ≥ 1"],
+    "mnist+fashion-mnist": ["images: whole number ≥ 1, or none; default none"],
+    "finetune": ["It has no fields."],
+    "note": ["Scenarios: class", "rows"],
+    "./pull.py:Pull": ["strength: number; default 0.1 how strongly", "Mine"],
+}
+
+
+@pytest.mark.parametrize("words", SHOWN)
+def test_show(words: str, clbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "pull.py").write_text(PULL)
+    told = clbench("show", *words.split())
+    assert (told.code, told.err) == (0, "")
+    text = " ".join(told.out.split())
+    assert [part for part in SHOWN[words] if part not in text] == []
+
+
+PULL = """
+from dataclasses import dataclass
+from clbench.method import Method
+
+@dataclass
+class Pull(Method):
+    "Mine"
+    strength: float = 0.1  # how strongly
+"""
+
+
+def test_show_what_there_is_not(clbench: Command) -> None:
+    one_clear_line(clbench("show", "lfw"), "there is no 'lfw', did you mean lwf")
+    one_clear_line(clbench("show", "./none.py:Pull"), "there is no file ./none.py")
 
 
 def test_list_of_what_there_is_not(clbench: Command) -> None:
     one_clear_line(clbench("list", "method"), "cannot list 'method', did you mean methods?")
 
 
+TYPOS = """
+run --methods lfw
+run --methods lwf,Fine-tunning
+run --methods lwf@temprature=4
+run --methods lwf@temperature=cold
+run --methods ./pull.py:Pul
+run --methods ./pul.py:Pull
+run --methods ./pull.py:Pull@strenght=1
+run --methods ./pull.py:Pull --set ./pull.py:Pull.strenght=1
+run --methods no.such.module:Thing
+run --sequence split-mnst
+run --sequence mnist+fashon-mnist
+run --sequence avalanche:SplitMNST
+run --sequence ./imgs
+run --scenario tasks
+run --model mlpp
+run --set lwf.temprature=4
+run --set lvf.temperature=4
+run --set training.epoch=4
+run --set mlp.widht=4
+run --set split-digits.task=4
+run --optimizer sdg
+run --device tpu
+run --preset hsu2018
+run --preset hsu2018-split-mnist --rows LfW
+run --epoch 3
+verify hsu2018
+verify hsu2018-split-mnist --rows LfW
+list method
+show lfw
+rn
+"""
+
 IMPORTS = """
 import sys
 def loaded(*names):
     return sorted(set(names) & set(sys.modules))
 heavy = ("torch", "torchvision", "avalanche", "sklearn")
+import pathlib
 from clbench.cli.app import app
+from clbench.errors import UsageError
 def clbench(*arguments):
     app(arguments, standalone_mode=False)
 import clbench as package
@@ -303,6 +410,18 @@ assert not loaded(*heavy, "pandas", "matplotlib"), ("import", loaded(*heavy, "pa
 for words in (["--help"], ["run", "--help"], ["list", "presets"]):
     clbench(*words)
     assert not loaded(*heavy, "pandas", "matplotlib"), (words, loaded(*heavy, "pandas", "matplotlib"))
+for words in ("list methods", "list sequences", "list models", "show lwf split-mnist mlp training note LwF"):
+    clbench(*words.split())
+    assert not loaded(*heavy, "pandas", "matplotlib"), words
+pathlib.Path("pull.py").write_text(PULL)
+for words in TYPOS:
+    try:
+        clbench(*words.split())
+    except Exception as error:
+        assert isinstance(error, UsageError) or hasattr(error, "format_message"), (words, error)
+    else:
+        raise AssertionError(words)
+    assert not loaded(*heavy, "pandas", "matplotlib"), words
 clbench("compare", "lwf", "finetune")
 clbench("report", "--formats", "png")
 assert not loaded(*heavy), ("report", loaded(*heavy))
@@ -314,11 +433,13 @@ assert not loaded("avalanche"), "list"
 
 
 def test_commands_import_nothing_heavy_that_they_do_not_need(swept: tuple[Path, Ended]) -> None:
-    command = [sys.executable, "-c", IMPORTS]
+    code = f"PULL = {PULL!r}\nTYPOS = {TYPOS.strip().splitlines()!r}\n{IMPORTS}"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=swept[0], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
 
 
+LITTLE_L2 = "Fine-tuning with a pull towards zero"
 LITTLE = """
 from dataclasses import dataclass
 from clbench.method import Method
@@ -350,7 +471,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 def test_a_method_from_an_installed_package(installed: None, clbench: Command, tmp_path: Path) -> None:
     listed = clbench("list", "methods")
-    assert "little-l2: Fine-tuning with a pull towards zero. Fields: strength=0.01" in listed.out
+    assert ["little-l2", LITTLE_L2] in [line.split(maxsplit=1) for line in listed.out.splitlines()]
+    assert "strength: number; default 0.01" in clbench("show", "little-l2").out
     methods = "little-l2,little-l2@strength=0.1"
     run = clbench("run", "--methods", methods, "--seeds", "2", "--epochs", "1", "--jobs", "1")
     assert run.code == 0, run.err
@@ -378,3 +500,11 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
         command = [sys.executable, "-P", "-m", "clbench", "list", "presets"]
         done = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_compare_and_report_take_the_names_of_reports(swept: tuple[Path, Ended], clbench: Command) -> None:
+    records = str(swept[0] / "results/runs")
+    plain = clbench("compare", "lwf", "finetune", "--records", records)
+    named = clbench("compare", "LwF", "Fine-tuning", "--records", records)
+    assert (plain.code, plain.out) == (named.code, named.out) == (0, plain.out)
+    one_clear_line(clbench("compare", "LwFF", "finetune", "--records", records), "'LwFF', did you mean lwf?")

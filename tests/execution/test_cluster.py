@@ -244,6 +244,6 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
 def test_a_package_that_is_missing_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for backend, package in (("dask", "distributed"), ("ray", "ray")):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UsageError, match=rf"pip install 'clbench\[{backend}\]'"):
+        with pytest.raises(UsageError, match=rf"pip install '.\[{backend}\]'"):
             plan("finetune", seeds=1, backend=backend, scheduler="tcp://10.0.0.1:8786", out=tmp_path / "runs").run()
     assert not (tmp_path / "runs").exists()

@@ -1,17 +1,19 @@
 """One run and its record."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pytest
 import torch
 from asking import prepared as plan
 from made_up import record
 
 import clbench
+from clbench.errors import UsageError
 from clbench.execution.run import run_one
+from clbench.experiment.planning import count_cores
 from clbench.models import ExpandingHeadModel
 from clbench.models.backbones import MLP
 from clbench.report.contents import commands
@@ -104,7 +106,41 @@ def test_a_file_edited_while_its_sweep_runs_fails_the_run(tmp_path: Path) -> Non
     assert "was changed while the sweep ran" in str(run_one(job).error)
 
 
-several = pytest.mark.skipif(joblib.cpu_count() < 2, reason="runs of several threads need as many cores")
+def test_what_a_process_has_set_changes_nothing_and_stays(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain", "ewc", training={"iterations": 2})
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.no_grad(), torch.inference_mode():
+            odd = run(tmp_path / "odd", "ewc", training={"iterations": 2})
+            assert not torch.is_grad_enabled()
+            assert torch.is_inference_mode_enabled()
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert odd.error is None
+    assert odd.weights_hash == plain.weights_hash
+    assert odd.accuracy == plain.accuracy
+
+
+def test_a_process_that_may_start_no_others_runs_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "daemon", True)
+    results = clbench.run("finetune", seeds=2, iterations=1, jobs=2, out=tmp_path)
+    assert (len(results), results.failed) == (2, [])
+    err = " ".join(capsys.readouterr().err.split())
+    assert (
+        "note: this process is a worker of multiprocessing, which may start no others: runs go one after another" in err
+    )
+    assert "1 at a time" in err
+    with pytest.raises(UsageError, match="leave timeout out"):
+        clbench.run("finetune", seeds=2, timeout=60, out=tmp_path)
+
+
+several = pytest.mark.skipif(count_cores() < 2, reason="runs of several threads need as many cores")
 
 
 @several

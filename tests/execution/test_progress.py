@@ -50,6 +50,22 @@ def test_runs_that_are_there_already_count(tmp_path: Path) -> None:
     assert "split-digits task mlp finetune 80.00 2" in said(Progress(sweep, quiet=True), 40)
 
 
+def test_points_of_a_grid_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"training.lr": [0.1, 1e6]}
+    sweep = plan("lwf", seeds=2, model="mlp,mlp@width=8", settings=settings, out=tmp_path)
+    ends = {0.1: 0.9, 1e6: 0.5}
+    with Progress(sweep) as progress:
+        for job in sweep.jobs:
+            made = record("x", R=[[None, None], [1.0, None], [ends[job.spec.training["lr"]]] * 2])
+            progress.landed(replace(made, key=job.spec.key, spec=job.spec.as_json()))
+    err = capsys.readouterr().err
+    assert "lwf [training.lr=0.1] on split-digits, task, mlp, seed 0" in err
+    assert "lwf [training.lr=1e6] on split-digits, task, mlp@width=8, seed 1" in err
+    rows = said(progress, 40)
+    assert "split-digits task mlp lwf [training.lr=0.1] 90.00 2" in rows
+    assert "split-digits task mlp@width=8 lwf [training.lr=1e6] 50.00 2" in rows
+
+
 def test_no_more_rows_than_the_terminal_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(plan("finetune", seeds=1, out=tmp_path), quiet=True)
     progress.finals = {(f"sequence-{i}", "task", "mlp", "lwf"): [0.5] for i in range(30)}

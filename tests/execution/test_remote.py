@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import pickle
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -47,7 +49,18 @@ def test_a_worker_runs_only_what_was_planned(tmp_path: Path, monkeypatch: pytest
 def test_a_time_limit_ends_the_run_and_not_its_worker(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SLEEPS)
     (job,) = plan(f"{tmp_path}/mine.py:Sleeps", seeds=1, timeout=0.5, out=tmp_path).jobs
-    assert run_there(job).error == "it took longer than the time limit of 0.5 s"
+    assert str(run_there(job).error).startswith("it took longer than the time limit of 0.5 s")
+
+
+def test_a_time_limit_says_where_the_run_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job,) = plan("finetune", seeds=1, timeout=9, out=tmp_path).jobs
+    told = b"".join(pickle.dumps(f"at task {number} of 5") for number in (1, 2)) + pickle.dumps("at task 3")[:5]
+
+    def too_long(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("clbench", 9, told)
+
+    monkeypatch.setattr(subprocess, "run", too_long)
+    assert run_there(job).error == "it took longer than the time limit of 9 s, at task 2 of 5"
 
 
 def test_a_run_within_its_time_limit_is_the_same(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Workers: a death or a time limit costs its own run only, and they end with their parent."""
 
 import dataclasses
+import errno
+import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -35,7 +38,8 @@ def do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Do:
     """
 
     def start(work: Work, count: int, size: int = 2, devices: list[str] | None = None, **limits: float) -> Any:
-        def stand_in(job: Job) -> RunRecord:
+        def stand_in(job: Job, tell: Callable[[str], None]) -> RunRecord:
+            tell("at task 2 of 5")
             with (tmp_path / "begun").open("a") as file:
                 file.write(f"{job.spec.seed}")
             return record("finetune", job.spec.seed, error=f"{work(job.spec.seed, tmp_path)} {job.device}")
@@ -66,6 +70,18 @@ def test_forked_workers_do_the_work_and_end(do: Do) -> None:
     assert len(pids) == 2
     assert os.getpid() not in pids
     all_end(pids)
+
+
+def test_workers_need_no_semaphores(do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie in /dev/shm, which may be full, read-only or missing."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
+    with pytest.raises(OSError, match="No space left"):
+        multiprocessing.Lock()
+    assert len(told(do(its_process, 4))) == 4
 
 
 def dies_at_two(seed: int, folder: Path) -> str:
@@ -105,7 +121,7 @@ def hangs_at_one(seed: int, folder: Path) -> str:
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_time_limit_costs_its_own_run_whatever_that_does(size: int, do: Do, tmp_path: Path) -> None:
     records = do(hangs_at_one, 4, size, of_1=0.5)
-    assert records.pop(1).error == "it took longer than the time limit of 0.5 s"
+    assert records.pop(1).error == "it took longer than the time limit of 0.5 s, at task 2 of 5"
     assert told(records) == {0: "fine", 2: "fine", 3: "fine"}
     assert sorted((tmp_path / "begun").read_text()) == list("0123")
 

@@ -1,6 +1,7 @@
 """Code of one's own: files that its settings name, mistyped hooks, broken files, and where an error was raised."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 from asking import prepared as plan
 
 import clbench.methods
+from clbench.cli import showing
+from clbench.cli.showing import list_, show
 from clbench.errors import UsageError
 from clbench.execution.run import run_one
-from clbench.experiment import own_code, registry
+from clbench.experiment import early, own_code, registry
 
 HEAD = "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom clbench.method import Method\n\n"
 METHOD = HEAD + '@dataclass\nclass Own(Method):\n    """Own"""\n    weights_file: str = "w.pt"\n    note: str = ""\n'
@@ -163,7 +166,9 @@ ER = HEAD + "class Er(Method):\n    '''Er'''\n    name = 'er-two'\n"
 def methods_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "more"
     folder.mkdir()
-    monkeypatch.setattr(clbench.methods, "__path__", [*clbench.methods.__path__, str(folder)])
+    places = [*clbench.methods.__path__, str(folder)]
+    monkeypatch.setattr(clbench.methods, "__path__", places)
+    monkeypatch.setattr(clbench.methods.__spec__, "submodule_search_locations", places)
     registry.found.cache_clear()
     yield folder
     registry.found.cache_clear()
@@ -182,7 +187,10 @@ def methods_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         ("x = 1\n", "more/er_two.py: there is no method in it"),
     ],
 )  # fmt: skip
-def test_a_broken_file_of_a_method_stops_that_method_alone(text: str, message: str, methods_folder: Path) -> None:
+def test_a_broken_file_of_a_method_stops_that_method_alone(
+    text: str, message: str, methods_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(showing, "_wrapped", lambda text, first="", later="": first + text)
     name = f"er_two{abs(hash(text))}"
     (methods_folder / f"{name}.py").write_text(text)
     message = message.replace("er_two", name)
@@ -191,9 +199,19 @@ def test_a_broken_file_of_a_method_stops_that_method_alone(text: str, message: s
         registry.find("method", reference)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-    rows = {row: what for row, what, _ in registry.describe("method")}
-    assert message in rows[reference]
-    assert rows["lwf"].startswith("Learning without Forgetting")
+    list_("methods")
+    listed = capsys.readouterr().out
+    # what shows only when hooks are looked at is not worth importing every method for
+    assert (message in listed) == ("los" not in text), listed
+    assert "Learning without Forgetting" in listed
+    with pytest.raises(UsageError, match="did you mean lwf"):
+        early.look_up("method", "lfw")
+    if "los" not in text:
+        with pytest.raises(UsageError, match=re.escape(message)):
+            show([reference])
+    if "er-two" in text and "k: int" not in text:  # it goes by the name in the file, too, where that can be read
+        with pytest.raises(UsageError, match=re.escape(message)):
+            registry.find("method", "er-two")
     sweep = plan("all", seeds=1, out="out")
     assert "lwf" in sweep.labels
     assert reference not in sweep.labels

@@ -1,15 +1,15 @@
 """A request becomes jobs: groups of methods, grids, keys, what a machine has."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pytest
 from asking import prepared as plan
 
 from clbench.errors import UsageError
-from clbench.experiment import registry
+from clbench.experiment import planning, registry
 from clbench.experiment.points import resolve_training
 from clbench.experiment.spec import RunSpec
 from clbench.methods.lwf import LwF
@@ -130,11 +130,34 @@ def test_methods_that_leave_the_first_task_alone_share_it(tmp_path: Path) -> Non
 def test_runs_side_by_side_leave_each_its_cores(
     cores: int, threads: int, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(planning, "count_cores", lambda: cores)
     assert plan("lwf", seeds=9, threads=threads, out=tmp_path).workers == workers
     if threads > 1:
         with pytest.raises(UsageError, match=f"{workers + 1} runs of|threads=8: this machine has 8 cores"):
             plan("lwf", seeds=9, threads=threads, jobs=workers + 1, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "250000 100000"}, 3),
+        ({"cpu.max": "5000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+    ],
+    ids=str,
+)
+def test_the_cores_are_those_that_a_container_has(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(planning, "CGROUP", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert planning.count_cores() == cores
 
 
 @pytest.mark.parametrize(

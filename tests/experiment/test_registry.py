@@ -46,7 +46,9 @@ def test_builtin_names() -> None:
         "rotated-mnist",
     }  # fmt: skip
     for name in registry.names("method"):
-        assert registry.find("method", name).__module__ == f"clbench.methods.{name.replace('-', '_').replace('++', '_pp')}"
+        assert (
+            registry.find("method", name).__module__ == f"clbench.methods.{name.replace('-', '_').replace('++', '_pp')}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_an_entry_point_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.find("method", "also-lwf") is LwF
     with pytest.raises(UsageError, match="'broken' cannot be imported"):
         registry.find("method", "broken")
-    assert any("cannot be imported" in what for name, what, _ in registry.describe("method") if name == "broken")
+    assert "broken" in registry.names("method")
 
 
 def test_settings_from_text() -> None:
@@ -145,12 +147,6 @@ def test_settings_from_text() -> None:
 def test_bad_settings(field: str, value: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         registry.configure("lwf", LwF, {field: value})
-
-
-def test_descriptions_name_every_field() -> None:
-    rows = {name: (what, fields) for name, what, fields in registry.describe("method")}
-    assert "temperature=2" in rows["lwf"][1]
-    assert "forgets" in rows["finetune"][0]
 
 
 def test_a_method_that_refuses_its_settings(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import clbench
@@ -62,3 +63,20 @@ def test_the_python_functions_have_them_as_keyword_arguments() -> None:
         clbench.verify("note", epochs=3)
     with pytest.raises(UsageError, match="verify needs a preset"):
         clbench.verify()
+
+
+ODD = [
+    np.zeros((300, 3)), [np.zeros((300, 3))], {"lwf.weight": np.zeros(99)}, {"lwf.weight": object()}, object(), {}, [],
+    [1, [2]], {1, 2}, b"x", len, int, " ", "x" * 500, "a\nb", float("nan"), iter([1]), Path("x"), ["lwf", 3], -1, 2.5,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*RUN, "controls"])
+def test_whatever_an_option_is_there_is_a_request_or_a_short_line(name: str) -> None:
+    said = []
+    for value in ODD:
+        try:
+            Request(**{name: value})
+        except UsageError as error:
+            said.append(str(error))
+    assert [line for line in said if len(line) > 400 or "\n" in line or "Value error" in line] == []

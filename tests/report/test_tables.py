@@ -142,7 +142,7 @@ def test_commands_make_the_same_runs_again(asked: dict[str, Any], tmp_path: Path
             program, *words = shlex.split(line)
             assert program == "clbench"
             said = CliRunner().invoke(app, [*words, "--dry-run", "--out", str(tmp_path)], catch_exceptions=False)
-            count = re.search(r"(\d+) runs: 0 to do", said.output)
+            count = re.search(r"(\d+) runs?: 0 to do", said.output)
             assert count, said.output
             planned += int(count[1])
     assert planned == len(records)

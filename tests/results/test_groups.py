@@ -61,7 +61,7 @@ def test_runs_with_and_without_curves_are_the_same_run() -> None:
 def test_methods_without_curves_beside_others_are_said() -> None:
     results = Results([with_curve("lwf", 0, 0.3), record("finetune", 0)])
     assert results.warnings[0].endswith("finetune: seed 0 without --eval-every, left out of curves within tasks")
-    assert Results([record("lwf"), record("finetune")]).warnings == []
+    assert Results([record("lwf"), record("finetune", 0, [[N, N], [0.9, N], [0.8, 1.0]])]).warnings == []
 
 
 def spent(epochs: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Names of methods for people, and the papers to cite."""
 
+import pytest
 from made_up import ending_at
 
 from clbench.results import names
@@ -28,3 +29,37 @@ def test_every_built_in_method_has_a_name_and_papers() -> None:
         assert entries.count("{") == entries.count("}")
     both = names.bibliography(["lwf", "finetune", "joint", "./mine.py:Mine"])
     assert both.count("@") == 2  # the papers of LwF and fine-tuning are one
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("lwf", "lwf"),
+        ("LwF", "lwf"),
+        ("Fine-tuning", "finetune"),
+        ("lwf@temperature=4", "lwf@temperature=4"),
+        ("LwF (temperature = 4)", "lwf@temperature=4"),
+        ("LwF (temperature=4)", "lwf@temperature=4"),
+        ("ewc@strength=1E-6", "ewc@strength=1e-6"),
+        ("EWC (strength = 1e6)", "ewc@strength=1e6"),
+        ("ewc@strength=-1", "ewc@strength=-1"),
+        ("EWC (strength = 1)", "ewc@strength=1"),
+    ],
+)
+def test_labels_go_by_the_names_that_reports_show(text: str, label: str) -> None:
+    strengths = [f"ewc@strength={value}" for value in ("1e-6", "1e6", "-1", "1")]
+    titles = {
+        label: names.title(label.split("@")[0], label) for label in ("lwf", "finetune", "lwf@temperature=4", *strengths)
+    }
+    assert names.resolve(text, titles) == label
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e6, "1e6"), (2.5e7, "2.5e7"), (1234567.0, "1234567"), (0.1, "0.1"), (4.0, "4"), (1e-5, "1e-5"), (1e300, "1e300"),
+     (-1e6, "-1e6"), (100000.0, "100000"), (True, "true"), (None, "none"), (1000000, "1000000"), ("sum", "sum")],
+)  # fmt: skip
+def test_values_are_spelled_as_they_are_typed(value: object, text: str) -> None:
+    assert names.spelled(value) == text
+    if isinstance(value, float):
+        assert float(text) == value

@@ -117,7 +117,7 @@ def test_compare_takes_the_names_that_a_report_shows(results: Results) -> None:
         assert compare(results, a, b) == wanted
     grid = Results([*ending_at("lwf@temperature=4", LWF), *ending_at("finetune", FINETUNE)])
     assert compare(grid, "LwF (temperature=4)", "finetune") == compare(grid, "lwf@temperature=4", "finetune")
-    for name, hint in (("lfw", "did you mean lwf"), ("Fine tuning", "did you mean Fine-tuning"), ("x", "choose from")):
+    for name, hint in (("lfw", "did you mean lwf"), ("Fine tunin", "did you mean Fine-tuning"), ("x", "choose from")):
         with pytest.raises(UsageError, match=f"no finished run of '{name}'.*{hint}"):
             compare(results, name, "joint")
     with pytest.raises(UsageError, match="no metric 'forgeting', did you mean forgetting"):

@@ -158,7 +158,7 @@ def test_a_run_on_materialised_data_imports_nothing_heavy(root: Path) -> None:
 import sys
 from pathlib import Path
 from clbench.experiment import registry
-registry.describe("sequence")
+registry.builtin("sequence")
 for name in {names}:
     sequence, root = registry.find("sequence", name)(), Path({str(root)!r})
     sequence.prepare(root, 0)

@@ -239,7 +239,7 @@ def test_a_chain_is_found_by_its_name() -> None:
     assert registry.label(NAME, registry.configure(NAME, cls, {"images": "200"})) == f"{NAME}@images=200"
     assert registry.configure(NAME, cls, {"images": "none"}) == cls() != chain_sequence(REVERSED)()
     assert own_code.code_hash(cls) is None
-    assert not any("+" in name for name, _, _ in registry.describe("sequence"))
+    assert not any("+" in name for name in registry.names("sequence"))
 
 
 def test_every_data_set_can_be_named() -> None:

@@ -1,0 +1,157 @@
+"""What can be said of names and settings before PyTorch is imported, so that a typo is answered at once.
+
+What comes from installed packages, from Avalanche or from a file that cannot be read here is left to the registry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
+from clbench.experiment import catalogue, registry
+from clbench.experiment.catalogue import Kind, Known
+from clbench.experiment.preset import in_row, over
+from clbench.results.names import squashed, titles
+
+if TYPE_CHECKING:
+    from clbench.experiment.preset import Preset
+    from clbench.experiment.request import Request
+
+KINDS: tuple[Kind, ...] = ("method", "sequence", "model")
+# names that stand for several methods, and which: said of the class itself, or of what is known of it
+GROUPS: dict[str, Callable[[Any], bool]] = {"all": lambda cls: True, "core": lambda cls: cls.core}
+
+
+def item_of(kind: Kind, item: str) -> str:
+    """Return an item of a list, such as `LwF@temperature=4`, by the name that clbench knows: `lwf@temperature=4`.
+
+    Raises UsageError for names, fields and values that there are not.
+    """
+    reference, own = own_settings(item)
+    name = known_name(kind, reference)
+    known = look_up(kind, name)
+    if known is not None:
+        registry.parse_fields(name, known.fields, own, known.constants)
+    return "@".join([name, *item.split("@")[1:]])
+
+
+def own_settings(item: str) -> tuple[str, dict[str, str]]:
+    """Split `lwf@temperature=4` into the reference and its settings."""
+    reference, *settings = item.split("@")
+    own: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"cannot read {quoted(item)}: write {shown(reference)}@FIELD=VALUE")
+        if name in own:
+            raise UsageError(f"cannot read {quoted(item)}: {shown(name)} is given twice")
+        own[name] = value
+    return reference, own
+
+
+def known_name(kind: Kind, reference: str) -> str:
+    """Return a registered name for the way that it is written, or for the one in reports; else the reference."""
+    names = [*registry.names(kind), *(GROUPS if kind == "method" else ())]
+    if reference in names or ":" in reference:
+        return registry.canonical(reference)
+    spellings = {squashed(name): name for name in names}
+    if kind == "method":
+        spellings |= {squashed(title): name for name, title in titles().items() if name in names}
+    return spellings.get(squashed(reference), reference)
+
+
+def look_up(kind: Kind, reference: str) -> Known | None:
+    """Return what a name or reference says of itself, None if that cannot be told; raise UsageError for a typo."""
+    builtin = catalogue.builtin(kind)
+    if reference in builtin:
+        return builtin[reference]
+    if (kind == "method" and reference in GROUPS) or reference in registry.plugins(kind):
+        return None
+    place, colon, name = reference.rpartition(":")
+    if kind == "sequence" and place == "avalanche":
+        known = catalogue.avalanche_names()
+        if known and name not in known:
+            raise UsageError(f"unknown Avalanche benchmark {name!r}{did_you_mean(name, sorted(known))}")
+        return None
+    if kind == "sequence" and "+" in reference and not colon and not reference.endswith(".py"):
+        sources = [own.constants["source"] for own in builtin.values() if "source" in own.constants]
+        for part in filter(None, reference.split("+")):
+            if part not in sources:
+                raise UsageError(f"unknown data set {part!r} in {reference!r}{did_you_mean(part, sources)}")
+        return catalogue.of_class("clbench.sequences.splits", "Chain")
+    if not colon:
+        if reference in registry.builtin_names(kind):  # its file says no more without being imported
+            registry.find(kind, reference)
+            return None
+        raise registry.unknown(kind, reference)
+    return _from_outside(kind, reference, place, name)
+
+
+def _from_outside(kind: Kind, reference: str, place: str, name: str) -> Known | None:
+    if not place.endswith(".py"):
+        if place.startswith("clbench."):
+            with contextlib.suppress(Exception):  # the registry says what is wrong with it
+                return catalogue.of_class(place, name)
+        if place not in sys.modules and importlib.util.find_spec(place.split(".")[0] or "none") is None:
+            registry.find(kind, reference)  # which says what is wrong with it
+        return None
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise registry.unknown(kind, reference)
+    there, known = catalogue.in_file(path.resolve(), name)
+    if not there:
+        public = catalogue.public_names(path.resolve())
+        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
+    return known
+
+
+def check(request: Request) -> None:
+    """Raise UsageError for a setting, or a name in the preset, that there is not."""
+    training = catalogue.training()
+    registry.parse_fields("training", training.fields, request.training)
+    if request.preset is not None:
+        _check_preset(request.preset)
+        request.preset.choose(request.rows, request.controls)
+    for name, fields in request.settings.items():
+        known = training if name == "training" else _setting_of(request, name)
+        for field, value in ((field, value) for field, values in fields.items() for value in values):
+            if known is not None:
+                registry.parse_fields(name, known.fields, {field: value}, known.constants)
+
+
+def _check_preset(preset: Preset) -> None:
+    for row in preset.rows:
+        named: list[tuple[Kind, Any]] = [("method", row.method)]
+        named.append(("sequence", over(preset.sequence, row.sequence).get("name")))
+        named.append(("model", over(preset.model, row.model).get("name")))
+        for kind, name in named:
+            with in_row(preset.name, row.label):
+                if name:
+                    look_up(kind, registry.absolute(name, preset.folder))
+
+
+def _setting_of(request: Request, name: str) -> Known | None:
+    """Return what is known of something that --set names; raise UsageError if nothing is called so."""
+    asked: Mapping[Kind, list[str] | None] = {
+        "method": request.methods,
+        "sequence": request.sequence,
+        "model": request.model,
+    }
+    for kind in KINDS:
+        there = [own_settings(item)[0] for item in asked[kind] or ()]
+        if name in there or name in registry.names(kind):
+            return look_up(kind, name)
+    if request.preset is None and "+" not in name and not name.startswith("avalanche:"):
+        given = [own_settings(item)[0] for items in asked.values() for item in items or ()]
+        raise unused(name, ["training", *given, *(other for kind in KINDS for other in registry.names(kind))])
+    return None
+
+
+def unused(name: str, known: list[str]) -> UsageError:
+    """Return what to say of a setting for a name that is not in the sweep; these are."""
+    return UsageError(f"--set {name}.… names nothing in this sweep{did_you_mean(name, known)}")
