@@ -16,13 +16,8 @@ from typing import Any
 
 import torch
 
-<<<<<<< HEAD
-from clbench.errors import ClbenchError, UsageError, did_you_mean
-from clbench.experiment import registry
-=======
 from clbench.errors import ClbenchError, UsageError
-from clbench.experiment import early
->>>>>>> cli2
+from clbench.experiment import early, registry
 from clbench.experiment.points import Point, naming, points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec

@@ -167,20 +167,6 @@ def _registered(kind: Kind, reference: str) -> type:
     if kind == "sequence" and "+" in reference and not reference.endswith(".py"):
         from clbench.sequences.splits import chain_sequence  # here, since it needs torch
 
-<<<<<<< HEAD
-            return chain_sequence(reference)
-        there = sorted([*names(kind), *broken(kind)])
-        raise UsageError(f"unknown {kind} {reference!r}{did_you_mean(reference, there)}")
-    path = Path(place).expanduser()
-    if place.endswith(".py") and not path.is_file():
-        raise UsageError(f"unknown {kind} {reference!r}: there is no file {place}")
-    load = partial(_module_from_file, path) if place.endswith(".py") else partial(importlib.import_module, place)
-    module = _imported(kind, reference, load)
-    if not hasattr(module, name):
-        public = [n for n in vars(module) if not n.startswith("_")]
-        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
-    return _checked(kind, reference, getattr(module, name))
-=======
         return chain_sequence(reference)
     raise unknown(kind, reference)
 
@@ -196,8 +182,9 @@ def unknown(kind: Kind, reference: str) -> UsageError:
     if "/" in reference or reference.startswith((".", "~")):
         what = "a folder" if path.is_dir() else "a file" if path.is_file() else "no name, and no file"
         return UsageError(f"{shown(reference)} is {what}: {instead}; see {GUIDES[kind]}")
-    return UsageError(f"unknown {kind} {quoted(reference)}{did_you_mean(reference, names(kind))}")
->>>>>>> cli2
+    return UsageError(
+        f"unknown {kind} {quoted(reference)}{did_you_mean(reference, sorted([*names(kind), *broken(kind)]))}"
+    )
 
 
 def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:

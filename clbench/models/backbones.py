@@ -56,15 +56,11 @@ class Backbone:
     # how weights are drawn. pytorch: U(±1/√fan_in); kaiming: N(0, 1/fan_in); xavier: Glorot & Bengio's uniform law;
     # truncated: N(0, 0.1²) within two deviations
     initialisation: Initialisation = "pytorch"
-<<<<<<< HEAD
-    head_initialisation: Initialisation = "pytorch"
+    head_initialisation: Initialisation = "pytorch"  # the same, of the outputs
     biases: Biases = field(default="pytorch", metadata=ADDED)  # what they all start from, the head's too
     # whether a head that is there from the start is drawn as one layer of all classes: that matters to laws that look
     # at the number of outputs
     one_head: bool = field(default=False, metadata=ADDED)
-=======
-    head_initialisation: Initialisation = "pytorch"  # the same, of the outputs
->>>>>>> cli2
 
     @property
     def channels_last(self) -> bool:
@@ -84,13 +80,8 @@ class MLP(Backbone):
     chunk: ClassVar[int] = 1024
     width: Annotated[int, Ge(1)] = 256  # units in each hidden layer
     depth: Annotated[int, Ge(1)] = 1  # hidden layers
-<<<<<<< HEAD
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # after every hidden layer
-    activation: Activation = field(default="relu", metadata=ADDED)  # of every hidden layer, PyTorch's
-=======
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of units that is left out, after every hidden layer
-    activation: Activation = field(default="relu", metadata={"added": True})  # of every hidden layer, PyTorch's
->>>>>>> cli2
+    activation: Activation = field(default="relu", metadata=ADDED)  # of every hidden layer, PyTorch's
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]
