@@ -26,6 +26,7 @@ class ICaRL(LwFMC, Rehearsal):
     """iCaRL: binary losses with distillation, exemplars chosen by herding, and answers by the nearest mean"""
 
     name: ClassVar[str] = "icarl"
+    family: ClassVar[str] = "rehearsal"
     keeps: ClassVar[Choice] = "herding"
 
     def begin(self, run: Run) -> None:

@@ -23,6 +23,7 @@ class LFL(Method):
     """Less-forgetting learning: keep the features of new images where the old network had them"""
 
     name: ClassVar[str] = "lfl"
+    family: ClassVar[str] = "distillation"
     first_task_is_finetuning: ClassVar[bool] = True
     weight: Annotated[float, Ge(0)] = 0.01  # λ_e: of the distance between old and new features
     freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block

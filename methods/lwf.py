@@ -26,6 +26,7 @@ class LwF(Method):
     """Learning without Forgetting: distil the old network's responses to the new task's images"""
 
     name: ClassVar[str] = "lwf"
+    family: ClassVar[str] = "distillation"
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     temperature: Annotated[float, Gt(0)] = 2.0  # T: what logits are divided by; the higher, the softer the responses

@@ -26,6 +26,7 @@ class LwFMC(Method):
     """Distillation and learning by binary losses, one per class, without old images"""
 
     name: ClassVar[str] = "lwf-mc"
+    family: ClassVar[str] = "distillation"
     scenarios: ClassVar[frozenset[str]] = frozenset({"class"})
     reduction: Literal["sum", "mean"] = "sum"  # over the classes
 

@@ -222,9 +222,15 @@ def _scan(kind: Kind) -> tuple[dict[str, Known], list[str]]:
             unread.append(full)
         for known in own:
             name = known.constants["name"]
-            if name not in found or name == module.name.replace("_", "-"):  # as the registry has it
+            if name not in found or name == method_of(module.name):  # as the registry has it
                 found[name] = known
     return found, unread
+
+
+def method_of(file: str) -> str:
+    """Return the name of a method for that of its file: `er_ace` is er-ace, `der_pp` is der++."""
+    name = file.removesuffix("_pp").replace("_", "-")
+    return f"{name}++" if file.endswith("_pp") else name
 
 
 def _classes(file: _File) -> tuple[list[Known], bool]:

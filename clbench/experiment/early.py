@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 KINDS: tuple[Kind, ...] = ("method", "sequence", "model")
 # names that stand for several methods, and which: said of the class itself, or of what is known of it
-GROUPS: dict[str, Callable[[Any], bool]] = {"all": lambda cls: True, "core": lambda cls: cls.core}
+GROUPS: dict[str, Callable[[Any], bool]] = {
+    "all": lambda cls: True,
+    "core": lambda cls: cls.core,
+    "distillation": lambda cls: cls.family == "distillation",
+    "penalties": lambda cls: cls.family == "penalties",
+    "rehearsal": lambda cls: cls.family == "rehearsal",
+}
 
 
 def item_of(kind: Kind, item: str) -> str:

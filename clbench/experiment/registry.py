@@ -49,7 +49,7 @@ def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
     classes: dict[str, type] = {}
     faults: dict[str, str] = {}
     for part in pkgutil.iter_modules(package.__path__):
-        name = part.name.replace("_", "-") if kind == "method" else part.name
+        name = catalogue.method_of(part.name) if kind == "method" else part.name
         try:
             defined = _classes(kind, f"{package.__name__}.{part.name}")
         except UsageError as error:
@@ -64,7 +64,7 @@ def found(kind: Kind) -> tuple[dict[str, type], dict[str, str]]:
                     classes[name], other = cls, first
                 where = f"{first.__module__} and {cls.__module__}"
                 fault = f"the {kind} {vars(cls)['name']!r} is defined twice: by {where}; give one another name"
-                faults[other.__module__.split(".")[-1].replace("_", "-")] = fault
+                faults[catalogue.method_of(other.__module__.split(".")[-1])] = fault
     return classes, {name: fault for name, fault in faults.items() if name not in classes}
 
 

@@ -120,7 +120,11 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    methods: Methods = option(None, "NAME[@FIELD=VALUE…],…", "Methods to compare; 'all', or 'core', the default.")
+    methods: Methods = option(
+        None,
+        "NAME[@FIELD=VALUE…],…",
+        "Methods to compare; or 'core' (default), 'all', 'rehearsal', 'penalties', 'distillation'.",
+    )
     preset: Annotated[Preset | None, BeforeValidator(parse_preset)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
     )

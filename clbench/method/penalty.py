@@ -10,7 +10,7 @@ their steps, and nothing is cut.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -51,6 +51,7 @@ class Quadratic:
 class QuadraticPenalty(Method):
     """Base of the methods that pull weights towards earlier ones: CE + strength · [½] · Σ_i Ω_i (θ_i − θ*_i)²."""
 
+    family: ClassVar[str] = "penalties"
     strength: Annotated[float, Ge(0)] = 1.0  # λ: how strongly old weights pull
     half: bool = False  # the factor ½ before the sum
     # under sgd, cut importances that its steps could not follow, so that no strength diverges; false: as in the papers

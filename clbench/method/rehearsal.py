@@ -23,6 +23,7 @@ from clbench.sequences.tasks import Task
 class Rehearsal(Method):
     """Base of methods with a memory of `images` samples. They fill it batch by batch, or after each task."""
 
+    family: ClassVar[str] = "rehearsal"
     memory: ClassVar[bool] = True
     keeps: ClassVar[Choice] = "reservoir"  # which samples are kept
     groups: ClassVar[Literal["classes", "tasks"]] = "classes"  # what shares the memory, where it has shares

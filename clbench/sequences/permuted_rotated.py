@@ -85,7 +85,7 @@ class RotatedMNIST(MovedMNIST):
     name = "rotated-mnist"
     # angles are drawn between these, in degrees, anticlockwise; none: whole degrees from −180 to 180, as in Avalanche
     lowest: float | None = field(default=None, metadata=ADDED)
-    highest: float | None = field(default=None, metadata=ADDED)
+    highest: float | None = field(default=None, metadata=ADDED)  # see lowest
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         super().check(class_order, scenario)
