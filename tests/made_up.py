@@ -64,6 +64,7 @@ def record(label: str, seed: int = 0, R: Any = LWF[0], error: str | None = None,
         "backward_passes": [1500] * tasks,
         "parameters": 1000,
         "stored_bytes": 2048,
+        "stored_images": 8,
         "weights_hash": "cd" * 32,
         "environment": {},
     }

@@ -74,6 +74,7 @@ def same_as(one: Outcome, other: Outcome, *names: str) -> None:
     """Assert that two runs measured the same, in all fields that are no seconds, or in those named."""
     everything = (
         *("weights_hash", "task_aware", "task_agnostic", "updates", "images", "history", "stored_bytes"),
+        "stored_images",
         *("forward_passes", "backward_passes", "parameters"),
     )
     for name in names or everything:

@@ -29,6 +29,7 @@ class Costs:
     backward_passes: int = 0  # images in the gradients that were computed
     seconds: float = 0.0
     stored_bytes: int = 0  # kept for later tasks beside the network
+    stored_images: int = 0  # of earlier tasks, among them
     history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "accuracy": []})  # per epoch
     trained: bool = True  # false if the method leaves this task's data for later
 
@@ -89,6 +90,10 @@ class Learner:
     def weights(self) -> Mapping[str, Tensor]:
         """Return all that was trained, by name."""
         return {}
+
+    def stored_images(self) -> int:
+        """Return how many images of the tasks so far are kept beside those that `phases` returned."""
+        return 0
 
     def state(self) -> dict[str, Any]:
         """Return what is kept between tasks beside the network, as tensors and plain values in lists and dicts."""

@@ -73,6 +73,9 @@ class Rehearsal(Method):
         """Return the network's features of a task's training images, scaled to length 1: [n, d], on the CPU."""
         return in_chunks(lambda x: F.normalize(self.network.features(x)), task.train, self.network.chunk).cpu()
 
+    def stored_images(self) -> int:
+        return len(self.buffer)
+
     def state(self) -> dict[str, Any]:
         return self.buffer.state()
 

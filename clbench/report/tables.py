@@ -283,5 +283,6 @@ COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {  # columns of Result
     "evaluate_seconds": ("evaluation (s)", "{:,.2f}".format),
     **{name: (name.replace("_", " "), "{:,.0f}".format) for name in (*TOTALS, "parameters")},
     "stored_bytes": ("stored", _bytes),
+    "stored_images": ("stored images", "{:,.0f}".format),
     "peak_memory_bytes": ("peak memory", _bytes),
 }

@@ -92,6 +92,7 @@ class RunRecord:
     parameters: Count | None = None  # of the network after the last task
     peak_memory_bytes: Count | None = None  # the run's own; null where it can't be told
     stored_bytes: Count | None = None  # the most that the method kept between tasks beside the network
+    stored_images: Count | None = None  # of earlier tasks, the most among them
     weights_hash: str | None = None  # SHA-256 of the final weights and buffers
     history: list[dict[str, list[float]]] | None = None  # per task: loss and training accuracy per epoch
     # per task, with spec.eval_every; the time it takes is in seconds.evaluate
@@ -121,7 +122,9 @@ class RunRecord:
 MEASURED = tuple(
     f.name for f in fields(RunRecord) if f.name not in ("key", "spec", "status", "error", "environment", "schema")
 )
-NEEDED = [name for name in MEASURED if name not in ("peak_memory_bytes", "history", "curves", "shared_first_task")]
+# a finished record may lack these; `stored_images` is younger than the first records
+NOT_ALWAYS = ("peak_memory_bytes", "stored_images", "history", "curves", "shared_first_task")
+NEEDED = [name for name in MEASURED if name not in NOT_ALWAYS]
 
 
 def record_text(record: RunRecord) -> str:

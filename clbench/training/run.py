@@ -40,6 +40,7 @@ class Outcome:
     curves: list[dict[str, list[Any]]] = field(default_factory=list)  # empty without `eval_every`
     parameters: int = 0
     stored_bytes: int = 0
+    stored_images: int = 0
     weights_hash: str = ""
     shared_first_task: bool = False  # whether another run trained it; its cost is in the lists above all the same
 
@@ -52,6 +53,7 @@ class Outcome:
         self.train_seconds.append(costs.seconds)
         self.history.append(costs.history)
         self.stored_bytes = max(self.stored_bytes, costs.stored_bytes)
+        self.stored_images = max(self.stored_images, costs.stored_images)
 
 
 def run_sequence(

@@ -115,12 +115,13 @@ class Trainer:
         costs.forward_passes, costs.backward_passes = self.passes.forward, self.passes.backward
         own = {id(one.train.images) for one in self.setting.tasks}  # a memory's copies are in its state
         old = {
-            one.index: one.train.nbytes
+            one.index: one.train
             for phase in phases
             for one in phase.tasks
             if one.index != task.index and id(one.train.images) in own
         }
-        costs.stored_bytes = sum(old.values()) + nbytes(method.state())
+        costs.stored_bytes = sum(split.nbytes for split in old.values()) + nbytes(method.state())
+        costs.stored_images = sum(len(split.rows.unique()) for split in old.values()) + method.stored_images()
         costs.seconds = watch.seconds() - self._curve_seconds
         return costs
 

@@ -94,6 +94,7 @@ def test_joint_trains_on_every_task_so_far() -> None:
     outcome = go(Joint(), training=BATCHES)
     assert outcome.images == [3 * 24, 3 * 48, 3 * 72]
     assert outcome.stored_bytes == 2 * 24 * 64 * 4
+    assert outcome.stored_images == 2 * 24
     forgetful = go(Finetune(), training=BATCHES)
     assert forgetful.images == [72, 72, 72]
     assert forgetful.stored_bytes == 0

@@ -308,7 +308,9 @@ def test_gradient_of_the_weighted_loss(double: None, scenario: Scenario) -> None
 @pytest.mark.parametrize("images", [10, 6, 100])
 def test_a_stored_image_counts_once(mode: str, images: int) -> None:
     """However often the memory is repeated, it is there once, and as large as it may become."""
-    assert go(Replay(mode=mode, images=images)).stored_bytes == images * (IMAGE + LABELS)
+    outcome = go(Replay(mode=mode, images=images))
+    assert outcome.stored_bytes == images * (IMAGE + LABELS)
+    assert outcome.stored_images == min(images, 3 * 24)
 
 
 def with_dropout(method: Method, scenario: Scenario, training: Training) -> Outcome:

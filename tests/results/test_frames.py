@@ -105,6 +105,7 @@ def test_runs_hold_costs_and_failures() -> None:
         "backward_passes": 3000,
         "parameters": 1000,
         "stored_bytes": 2048,
+        "stored_images": 8,
         "device": "cpu",
         "weights_hash": "cd" * 32,
     }
