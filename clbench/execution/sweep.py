@@ -251,7 +251,7 @@ def whole_preset(sweep: Sweep) -> Sweep:
     wider = {"rows": None, "scenario": None, "controls": True, "seeds": sorted(seeds)}
     request = request.model_copy(update=wider)
     try:
-        with using_threads(1):
+        with as_in_a_new_process(), using_threads(1):
             planned = plan(request)
     except UsageError as error:  # of a row that was not asked for
         sweep.notes.append(f"the table has only what was asked for: {error}")

@@ -19,7 +19,7 @@ from clbench.experiment.preset import in_row, over
 from clbench.results.names import squashed, titles
 
 if TYPE_CHECKING:
-    from clbench.experiment.preset import Preset
+    from clbench.experiment.preset import Preset, Row
     from clbench.experiment.request import Request
 
 KINDS: tuple[Kind, ...] = ("method", "sequence", "model")
@@ -121,8 +121,7 @@ def check(request: Request) -> None:
     training = catalogue.training()
     registry.parse_fields("training", training.fields, request.training)
     if request.preset is not None:
-        _check_preset(request.preset)
-        request.preset.choose(request.rows, request.controls)
+        _check_rows(request.preset, request.preset.choose(request.rows, request.controls))
     for name, fields in request.settings.items():
         known = training if name == "training" else _setting_of(request, name)
         for field, value in ((field, value) for field, values in fields.items() for value in values):
@@ -130,8 +129,8 @@ def check(request: Request) -> None:
                 registry.parse_fields(name, known.fields, {field: value}, known.constants)
 
 
-def _check_preset(preset: Preset) -> None:
-    for row in preset.rows:
+def _check_rows(preset: Preset, rows: list[Row]) -> None:
+    for row in rows:
         named: list[tuple[Kind, Any]] = [("method", row.method)]
         named.append(("sequence", over(preset.sequence, row.sequence).get("name")))
         named.append(("model", over(preset.model, row.model).get("name")))

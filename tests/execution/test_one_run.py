@@ -163,8 +163,9 @@ def test_runs_of_several_threads_stand_apart(tmp_path: Path) -> None:
         for seed in (0, 1):
             Store(tmp_path).write(record("lwf", seed, **{"threads": threads} if threads > 1 else {}))
     results = clbench.load(tmp_path)
-    assert sorted(results.labels) == ["lwf [threads=1]", "lwf [threads=2]"]
-    (comparison,) = results.comparisons
-    (command,) = [line for line in commands(comparison) if "--threads" in line]
+    assert [comparison.model for comparison in results.comparisons] == ["mlp [threads=1]", "mlp [threads=2]"]
+    assert results.labels == ["lwf"]
+    lines = [line for comparison in results.comparisons for line in commands(comparison)]
+    (command,) = [line for line in lines if "--threads" in line]
     assert "--methods lwf" in command
     assert "--threads 2" in command
