@@ -34,7 +34,7 @@ def test_text_from_records_is_plain_in_markdown_and_latex() -> None:
     # two tables and their headings' best, sentences on them, a warning, a failure, and a command in its fence
     assert html.count("alert(1)") == html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 4
     columns = {row.count("<td") for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL) if "alert(1)" in row}
-    assert columns == {1 + 5 + 2, 1 + 9}  # metrics defined, seeds, failed; costs
+    assert columns == {1 + 5 + 2, 1 + 10}  # metrics defined, seeds, failed; costs
 
     tex = latex(contents)
     row = next(line for line in tex.splitlines() if line.startswith("a"))

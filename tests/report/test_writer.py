@@ -68,7 +68,7 @@ def test_markdown_has_every_table_and_figure(written: tuple[Path, set[str]]) -> 
     assert all((written[0] / link).is_file() for link in links)
     row = next(line for line in text.splitlines() if line.startswith("| Fine-tuning"))
     assert r"77.50 \[45.73, 100\*]" in row.split(" | ")[1]  # 77.5 ± 12.7062 · 2.5
-    assert "| 2.50 | 1.50 | 200 | 3,200 | 3,200 | 3,000 | 1,000 | 2.0 kB | – |" in text
+    assert "| 2.50 | 1.50 | 200 | 3,200 | 3,200 | 3,000 | 1,000 | 2.0 kB | 8 | – |" in text
     assert "**" not in text  # two seeds
     assert "| LwF | average accuracy | +10.00 |" in text
 
