@@ -94,6 +94,7 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
         first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
         checkpoint=checkpoint,
         eval_every=spec.eval_every,
+        evaluate=spec.evaluate,
     )
     peak = None if resumed else peak_bytes(job.device, start)  # a resumed run has not seen that of its earlier tasks
     measured = dict(vars(outcome))

@@ -134,6 +134,7 @@ def _spec(run: Point, request: Request, device: str, data: str, classes: list[in
         precision=run.precision,
         kernels=request.kernels,
         threads=request.threads,
+        evaluate=request.evaluate or (request.preset and request.preset.evaluate) or "all",
         eval_every=request.eval_every,
         preset=run.preset,
     )

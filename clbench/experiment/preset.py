@@ -21,6 +21,7 @@ Scenarios = Annotated[list[Scenario], MinLen(1)]
 ClassOrder = Literal["seed", "fixed"] | list[int]
 Seeds = int | str | list[int]  # as --seeds has them
 Precision = Literal["fp32", "tf32", "bf16"]
+Evaluate = Literal["all", "seen", "end"]
 Number = tuple[float, float | None]  # a published mean, and what stands after ±, in per cent
 NUMBER = "a mean, or a mean and what stands after ±, such as 24.17 or [24.17, 0.51]"
 
@@ -125,6 +126,7 @@ class Preset:
     training: dict[str, Any] = field(default_factory=dict)
     seeds: Seeds | None = None
     precision: Precision | None = None
+    evaluate: Evaluate | None = None  # which tasks are evaluated, and when
     rows: list[Row]
     published: Published | None = None
     claims: list[Claim] = field(default_factory=list)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from clbench.errors import UsageError, did_you_mean, quoted, shown
 from clbench.experiment import early, presets, registry
-from clbench.experiment.preset import Precision, Preset, Scenario
+from clbench.experiment.preset import Evaluate, Precision, Preset, Scenario
 from clbench.experiment.seeds import parse_seeds
 
 
@@ -164,6 +164,11 @@ class Request(BaseModel):
     eval_every: int | None = option(
         None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
     )
+    evaluate: Evaluate | None = option(
+        None,
+        "all|seen|end",
+        "After each task all tasks, or those seen; or all at the end. Default: all, or the preset's.",
+    )
     data_root: Path | None = option(None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
     out: Path = option(Path("results/runs"), "DIR", "Folder for the records.")
     save_models: bool = option(False, "", "Keep the network after each task.")
@@ -203,6 +208,8 @@ class Request(BaseModel):
             raise UsageError(f"{both[0]} is given twice: by its own option and by --set training.{both[0]}")
         if {"epochs", "iterations"} <= {*given, *assigned}:
             raise UsageError("epochs and iterations are both given: choose one")
+        if self.eval_every is not None and self.evaluate == "end":
+            raise UsageError("--eval-every evaluates tasks as they are learnt: --evaluate end does not go with it")
         if self.backend == "local" and self.scheduler is not None:
             raise UsageError("--scheduler is the address of a cluster: give --backend dask or ray with it")
         if self.backend == "dask" and not self.scheduler:

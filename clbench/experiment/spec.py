@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clbench.errors import ClbenchError
 from clbench.experiment import own_code, registry
-from clbench.experiment.presets import Scenario
+from clbench.experiment.preset import Evaluate, Scenario
 from clbench.experiment.registry import Kind
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class RunSpec:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     kernels: Literal["pytorch", "onednn"] = "pytorch"  # of matrix products on the CPU
     threads: int = 1  # on the CPU; sums over several round in another order
+    evaluate: Evaluate = "all"  # after each task: all tasks, or those seen so far; or all of them at the end alone
     eval_every: int | None = None  # updates between two points of the curves within tasks
     preset: Mapping[str, Any] | None = None  # name, row, and what was overridden
 
@@ -57,6 +58,8 @@ class RunSpec:
     def key(self) -> str:
         """The record's name: a hash of everything here but the labels and the preset."""
         content = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_KEY}
+        if self.evaluate == "all":  # younger than the first records, which stand for the same runs
+            del content["evaluate"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     @cached_property

@@ -119,6 +119,8 @@ def _options(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
         last += ["--class-order", order if order == "fixed" else ",".join(map(str, spec["class_order"]))]
     for setting, value in settings.items():
         last += ["--set", f"{setting}={str(value).lower() if isinstance(value, bool) else value}"]
+    if spec.get("evaluate", "all") != "all":
+        last += ["--evaluate", spec["evaluate"]]
     if spec.get("eval_every"):
         last += ["--eval-every", str(spec["eval_every"])]
     if spec.get("precision", "fp32") != "fp32":

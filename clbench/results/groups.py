@@ -282,7 +282,7 @@ def _one_per_seed(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]
 
 def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the runs of a group agree in, flat."""
-    left_out = {"seed", "sequence_label", "label", "model_label", "eval_every"}
+    left_out = {"seed", "sequence_label", "label", "model_label", "eval_every", "evaluate"}
     if spec.get("class_order_rule") == "seed":
         left_out.add("class_order")
     if str(spec.get("data")).startswith("seed:"):
@@ -292,7 +292,7 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def circumstances(spec: Mapping[str, Any]) -> str:
     """Return everything about a run but its method, as text: equal for runs that are paired."""
-    but = (*OF_THE_METHOD, "eval_every")
+    but = (*OF_THE_METHOD, "eval_every", "evaluate")
     shared = {name: value for name, value in settings(spec).items() if not name.startswith(but)}
     return json.dumps(shared, sort_keys=True)
 

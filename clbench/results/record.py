@@ -52,6 +52,7 @@ class _Spec(TypedDict):
     code: dict[str, str]
     precision: NotRequired[str]
     threads: NotRequired[Annotated[int, Field(ge=1)]]
+    evaluate: NotRequired[str]
     eval_every: NotRequired[Annotated[int, Field(ge=1)] | None]
     preset: NotRequired[dict[str, Any] | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from clbench.training.evaluation import CurveRecorder, Evaluator, Row, Stopwatch
 from clbench.training.snapshots import SnapshotFile
 from clbench.training.trainer import Setting, Trainer
 
+Evaluate = Literal["all", "seen", "end"]
 AfterTask = Callable[[Learner, Task], None]
 HIGHEST_LOSS = 1e6  # of the last epoch of a task; guessing among k classes costs ln k
 
@@ -70,8 +71,11 @@ def run_sequence(
     first_task: SnapshotFile | None = None,
     checkpoint: SnapshotFile | None = None,
     eval_every: int | None = None,
+    evaluate: Evaluate = "all",
 ) -> Outcome:
     """Let a learner learn one task after another, and evaluate all tasks before the first and after each.
+
+    With `evaluate` "seen" only the tasks seen so far are evaluated, with "end" all of them once, after the last one.
 
     `tasks` lie on `device`. `first_task` is where the first is taken from, if another run has trained it, or else left
     for others; `checkpoint` is where the run is kept after each task, and goes on from. With `eval_every`, the tasks
@@ -87,7 +91,7 @@ def run_sequence(
         curves = None if eval_every is None else CurveRecorder(eval_every, evaluator, tasks, device)
         setting = Setting(train_tasks, held_out, backbone, training, scenario, seed, device)
         trainer = Trainer(setting, evaluator, curves, first_task)
-        run = _Run(learner, trainer, evaluator, tasks)
+        run = _Run(learner, trainer, evaluator, tasks, evaluate)
         try:
             return run.go(before_task, after_task, checkpoint)
         except DivergedError:  # it says where
@@ -102,7 +106,10 @@ def run_sequence(
 class _Run:
     """One run over a sequence, and what has been measured so far."""
 
-    def __init__(self, learner: Learner, trainer: Trainer, evaluator: Evaluator, tasks: Sequence[Task]):
+    def __init__(
+        self, learner: Learner, trainer: Trainer, evaluator: Evaluator, tasks: Sequence[Task], evaluate: Evaluate
+    ):
+        self.evaluate = evaluate
         self.learner, self.trainer, self.evaluator, self.tasks = learner, trainer, evaluator, tasks
         self.curves, self.outcome = trainer.curves, Outcome()
 
@@ -170,9 +177,10 @@ class _Run:
     def _evaluate(self, seen: int) -> None:
         """Append a row to both accuracy matrices."""
         watch = Stopwatch(self.trainer.setting.device)
-        aware, agnostic = self.evaluator.rows(self.learner, self.tasks, seen)
-        self.outcome.task_aware.append(aware)
-        self.outcome.task_agnostic.append(agnostic)
+        count = {"all": len(self.tasks), "seen": seen, "end": seen if seen == len(self.tasks) else 0}[self.evaluate]
+        rows = self.evaluator.rows(self.learner, self.tasks[:count], seen)
+        for matrix, row in zip((self.outcome.task_aware, self.outcome.task_agnostic), rows, strict=True):
+            matrix.append([*row, *[None] * (len(self.tasks) - count)])
         self.outcome.evaluate_seconds.append(watch.seconds())
 
     def _count_parameters(self, weights: Mapping[str, Tensor]) -> int:

@@ -217,6 +217,7 @@ BAD = """
 --timeout 1e9 | less than
 --timeout nan | finite
 --timeout soon | valid number
+--eval-every 5 --evaluate end | --evaluate end does not go with it
 --eval-every 0 | eval_every=0: the value should be greater than or equal to 1
 --eval-every 99999999999999 | less than or equal to
 --eval-every often | valid integer

@@ -361,3 +361,14 @@ def test_a_sweep_with_curves(tmp_path: Path) -> None:
         assert record.curves is not None
         assert [curve["updates"][-1] for curve in record.curves] == record.updates
     assert len(clbench.run("finetune,lwf,si", **options, out=tmp_path / "shared", eval_every=4).records) == 3
+
+
+@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
+def test_what_is_evaluated_changes_nothing_but_what_is_measured(scenario: Scenario) -> None:
+    every, seen, end = (go(Finetune(), scenario, evaluate=which) for which in ("all", "seen", "end"))
+    assert every.weights_hash == seen.weights_hash == end.weights_hash
+    assert every.history == seen.history == end.history
+    for view in ("task_aware", "task_agnostic"):
+        full = getattr(every, view)
+        assert getattr(seen, view) == [[a if j < i else None for j, a in enumerate(row)] for i, row in enumerate(full)]
+        assert getattr(end, view) == [[None] * 3] * 3 + [full[-1]]
