@@ -167,7 +167,7 @@ class Request(BaseModel):
     evaluate: Evaluate | None = option(
         None,
         "all|seen|end",
-        "After each task all tasks, or those seen; or all at the end. Default: all, or the preset's.",
+        "After each task all tasks, or those seen; or all at the end. Default: all.",
     )
     data_root: Path | None = option(None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
     out: Path = option(Path("results/runs"), "DIR", "Folder for the records.")

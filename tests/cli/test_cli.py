@@ -171,7 +171,6 @@ BAD = """
 --methods lwf@temperature=cold | lwf.temperature=cold
 --methods lwf, | an empty name
 --methods ./none.py:Mine | there is no file
---methods replay@per_class=true@choice=reservoir | has no per_class
 --methods lwf --set training.warmup_epochs=1 --scenario domain | no block is new
 --sequence split-digit | did you mean split-digits
 --scenario tasks | did you mean task
