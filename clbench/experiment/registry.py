@@ -182,9 +182,7 @@ def unknown(kind: Kind, reference: str) -> UsageError:
     if "/" in reference or reference.startswith((".", "~")):
         what = "a folder" if path.is_dir() else "a file" if path.is_file() else "no name, and no file"
         return UsageError(f"{shown(reference)} is {what}: {instead}; see {GUIDES[kind]}")
-    return UsageError(
-        f"unknown {kind} {quoted(reference)}{did_you_mean(reference, sorted([*names(kind), *broken(kind)]))}"
-    )
+    return UsageError(f"unknown {kind} {quoted(reference)}{did_you_mean(reference, names(kind))}")
 
 
 def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:
