@@ -32,8 +32,9 @@ class EWC(QuadraticPenalty):
     strength: Annotated[float, Ge(0)] = 1000.0  # λ: how strongly old weights pull
     half: bool = True  # whether λ is halved: λ/2, as in the paper; false: λ (Hsu et al. 2018)
     # y in the Fisher information. sampled: drawn from the network's own distribution; argmax: its likeliest (Hsu, van
-    # de Ven); true: the data's (the 'empirical' Fisher, Avalanche); exact: the expectation over that distribution
-    label: Literal["sampled", "argmax", "true", "exact"] = "sampled"
+    # de Ven); true: the data's (the 'empirical' Fisher, Avalanche); true-weighted: the same times p(y | x) (Mammoth);
+    # exact: the expectation over that distribution
+    label: Literal["sampled", "argmax", "true", "exact", "true-weighted"] = "sampled"
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is squared; 1: one at a time, as defined
     samples: Annotated[int, Ge(1)] | None = None  # images that it is estimated on, drawn at random; none: all
 
@@ -65,13 +66,14 @@ class EWC(QuadraticPenalty):
 
         def score(z: Tensor, rows: Tensor) -> Tensor:
             logs = z.log_softmax(1)
-            if self.label == "true":
+            if self.label in ("true", "true-weighted"):
                 y = images.y[rows] + first
             elif self.label == "argmax":
                 y = logs.argmax(1)
             else:  # the first class at which the cumulated probability passes a uniform draw
                 y = (logs.detach().exp().cumsum(1) < uniform[rows, None]).sum(1).clamp(max=classes - 1)
-            return logs.gather(1, y[:, None])[:, 0]
+            chosen = logs.gather(1, y[:, None])[:, 0]
+            return (chosen.detach() / 2).exp() * chosen if self.label == "true-weighted" else chosen
 
         yield score
 
