@@ -1,10 +1,10 @@
 """Maximally interfered retrieval (Aljundi et al. 2019, arXiv 1908.04742, section 3.1).
 
     θ' = θ − α ∇ CE(B_n; θ)                                   a virtual step on the new batch, α: the learning rate
-    B_M = the k of C samples drawn from the memory with the largest  CE(x, y; θ') − CE(x, y; θ)
+    B_M = the k of C samples of earlier tasks, drawn from the memory, with the largest  CE(x, y; θ') − CE(x, y; θ)
     minimise  CE(ŷ, y)  over B_n and B_M together
 
-The memory is a reservoir.
+The memory is a reservoir. As in the authors' code, images of the task under way are not drawn.
 """
 
 import copy
@@ -33,10 +33,10 @@ class MIR(Rehearsal):
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
         new = gradient_of(step.cross_entropy())
-        if not len(self.buffer):
+        places, draws = self.buffer.places(), self.buffer.draws["first"]
+        places = places[self.buffer.task_ids[places] < max(step.batch.tasks)]
+        if not len(places):
             return new
-        places = self.buffer.places()
-        draws = self.buffer.draws["first"]
         places = places[torch.randperm(len(places), generator=draws)[: self.candidates]]
         interference = self.interference(step.on(self.buffer.at(places)), new)
         most = interference.topk(min(self.memory_batch or len(step.batch), len(places))).indices.cpu()

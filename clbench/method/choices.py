@@ -99,12 +99,12 @@ def herding(features: Tensor, most: int) -> Tensor:
     Rebuffi et al. 2017 (iCaRL), algorithm 4.
     """
     mean, total = features.mean(0), torch.zeros_like(features[0])
-    left = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    squares = features.square().sum(1)
     order = []
     for count in range(1, min(most, len(features)) + 1):
-        distances = (mean - (total + features) / count).square().sum(1)
-        best = int(distances.masked_fill(~left, torch.inf).argmin())
+        # ‖count · mean − total − f‖² but for what is the same for every f; one that is taken is never taken again
+        best = int((squares - 2 * features @ (count * mean - total)).argmin())
         order.append(best)
-        left[best] = False
+        squares[best] = torch.inf
         total = total + features[best]
     return torch.tensor(order, dtype=torch.long)

@@ -61,11 +61,13 @@ class Rehearsal(Method):
             features = self.features(task)
         order = torch.randperm(len(y), generator=self.run.stream("memory", task.index))
         ranked: dict[int, Tensor] = {}
-        for group in [task.index] if by_task else y.unique().tolist():
+        new = [task.index] if by_task else y.unique().tolist()
+        share = -(-self.images // max(groups or 0, len(self.buffer.contents.members) + len(new)))  # the most of a group
+        for group in new:
             rows = order if by_task else order[(y.cpu() == group)[order]]
             if self.buffer.choice == "herding":
                 rows = rows.sort().values
-                rows = rows[herding(features[rows], self.images)]
+                rows = rows[herding(features[rows], share)]
             ranked[group] = rows
         self.buffer.add_task(task, y, ranked, groups, remainder)
 

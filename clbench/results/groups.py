@@ -223,7 +223,7 @@ def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Gr
         if missing := sorted(every_seed - set(group.seeds)):
             warnings.append(f"{group.label} has no finished run of {_seeds(missing)}, which other methods have")
     warnings += [line for group in groups for line in _odd_seeds(group)]
-    return groups, warnings + _equal_to_the_baseline(groups) + _without_curves(groups)
+    return groups, warnings + _alike(groups) + _without_curves(groups)
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -242,15 +242,18 @@ def _without_curves(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
-def _equal_to_the_baseline(groups: Sequence[Group]) -> list[str]:
-    """Say which methods have changed nothing: every run of theirs ended as its twin of fine-tuning did, bit for bit."""
-    plain = {circumstances(run.spec): run for group in groups if group.method == BASELINE for run in group.runs}
+def _alike(groups: Sequence[Group]) -> list[str]:
+    """Say which methods ended as another one did, bit for bit in every run: as fine-tuning, or as one before them."""
     lines = []
-    for group in groups:
-        twins = [(run, plain.get(circumstances(run.spec))) for run in group.runs if group.method != BASELINE]
-        same = [twin and all(getattr(run, name) == getattr(twin, name) for name in SAME) for run, twin in twins]
-        if same and all(same):
-            lines.append(f"{group.label} equals {BASELINE} to the last bit in every run: it has changed nothing")
+    ordered = sorted(groups, key=lambda group: group.method != BASELINE)
+    ends = [{circumstances(run.spec): [getattr(run, name) for name in SAME] for run in group.runs} for group in ordered]
+    for number, group in enumerate(ordered):
+        own = ends[number]
+        for twin, other in zip(ordered[:number], ends, strict=False):
+            if own and all(place in other and other[place] == end for place, end in own.items()):
+                what = f"{group.label} equals {twin.label} to the last bit in every run"
+                lines.append(f"{what}: what sets it apart had no effect here")
+                break
     return lines
 
 

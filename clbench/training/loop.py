@@ -149,6 +149,9 @@ class TaskTraining:
         """Take one step: gradients as the method wants them, then the optimiser. Return the loss, and its images."""
         self.loss, self.batch_images, self.trainer.passes.pending = None, len(step.batch), 0
         gradients = self.method.gradients(step, self._gradient_of)
+        if not gradients.keys() <= self.parameters.keys():
+            unknown, who = sorted(gradients.keys() - self.parameters.keys())[0], type(self.method).__name__
+            raise ClbenchError(f"{who}.gradients returns one of {unknown!r}, which is no parameter")
         untouched, reached = self.setting.training.untouched, self.trainer.reached
         for name, parameter in self.parameters.items():
             parameter.grad = gradients.get(name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from clbench.errors import ClbenchError, did_you_mean
 from clbench.method import Costs, Criterion, Method, Phase, Scenario, Training
 from clbench.models.backbones import Backbone
 from clbench.models.head import ExpandingHeadModel, Passes
@@ -18,6 +19,8 @@ from clbench.training.evaluation import CurveRecorder, Evaluator, Stopwatch
 from clbench.training.loop import TaskTraining
 from clbench.training.optimizer import Optimizer, State
 from clbench.training.snapshots import SnapshotFile
+
+STARTS = ("previous", "initial", "fresh")  # the weights that a task may start from
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class Trainer:
         setting, method = self.setting, self.method
         seed_default(setting.seed, "start", task.index, device=setting.device)
         start = method.start_from(task)
+        if start not in STARTS:
+            what = f"{type(method).__name__}.start_from returns {start!r}"
+            raise ClbenchError(f"{what}: choose from {', '.join(STARTS)}{did_you_mean(str(start), STARTS)}")
         if start != "previous" and task.index > 0:
             self.purpose = ("weights",) if start == "initial" else ("scratch", task.index + 1)
             method.network = self.new_network(task.index)

@@ -174,7 +174,7 @@ def test_runs_on_unequal_terms_are_not_compared(changes: dict, suffixes: tuple[s
 
 def test_methods_on_equal_terms_are_compared_without_a_word() -> None:
     longer = {"training": {"epochs": 20, "iterations": None, "lr": 0.1}}
-    equal = Results([record("lwf", **longer), record("joint", **longer)])
+    equal = Results([record("lwf", **longer), record("joint", weights_hash="ef" * 32, **longer)])
     assert equal.labels == ["joint", "lwf"]
     assert len(equal.comparisons) == 1
     assert equal.warnings == []

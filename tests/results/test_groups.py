@@ -118,6 +118,11 @@ def test_a_method_that_changes_nothing_is_said_to() -> None:
         *ending_at("si", finals, weights_hash="ef" * 32), *ending_at("ewc", [*finals, 0.9]),
     ]  # fmt: skip
     said = [line for line in Results(runs).warnings if "equals" in line]
-    assert said == [
-        "split-digits, task, mlp: pull equals finetune to the last bit in every run: it has changed nothing"
-    ]
+    what = "pull equals finetune to the last bit in every run: what sets it apart had no effect here"
+    assert said == [f"split-digits, task, mlp: {what}"]
+
+
+def test_variants_that_are_all_the_same_are_said_to_be() -> None:
+    runs = [one for value in (1, 5) for one in ending_at(f"lwf@alpha=0.{value}", [0.8, 0.85], params={"alpha": value})]
+    (said,) = [line for line in Results(runs).warnings if "equals" in line]
+    assert "lwf@alpha=0.5 equals lwf@alpha=0.1 to the last bit" in said
