@@ -67,6 +67,8 @@ class Contents:
 
     def runs(self, comparison: Comparison) -> Table:
         """Tabulate every run of a comparison."""
+        runs = comparison.rows_of(self.results.runs)
+        processors = {run.processor or DASH for run in runs}
         rows = [
             [
                 Cell(comparison.titles[run.label]),
@@ -74,14 +76,18 @@ class Contents:
                 Cell(run.status),
                 *(number(getattr(run, name), partial(signed, plus=False)) for name in COMPARED),
                 number(run.train_seconds, "{:.2f}".format),
-                Cell(run.processor or DASH),
+                *[Cell(run.processor or DASH)] * (len(processors) > 1),
                 Cell(run.key),
             ]
-            for run in comparison.rows_of(self.results.runs)
+            for run in runs
         ]
         headings = ["method", "seed", "status", "average accuracy (%)", "forgetting (%)", "training (s)"]
-        caption = f"All runs of {comparison.title}; per cent, and seconds of training."
-        return Table("runs", caption, [*headings, "device", "record"], rows)
+        caption = f"All runs of {comparison.title}; per cent, and seconds of training"
+        if len(processors) > 1:
+            headings.append("device")
+        elif processors != {DASH}:
+            caption += f" on {', '.join(processors)}"
+        return Table("runs", f"{caption}.", [*headings, "record"], rows)
 
 
 def _distinct(environments: Sequence[Mapping[str, Any]], name: str) -> list[str]:

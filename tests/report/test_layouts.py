@@ -72,6 +72,22 @@ def test_forgetting_of_many_goes_over_rows_that_hold_every_task_once() -> None:
     assert shown == list(range(1, 21))
 
 
+def test_rows_of_forgetting_are_named() -> None:
+    drawn = PlottedResults([record(f"m{i}", R=[[0.5] * 6] * 7) for i in range(12)]).figure("forgetting-by-task")
+    assert [axes.get_title() for axes in drawn.axes] == ["tasks 1–3", "tasks 4–5 and mean"]
+
+
+def test_matrices_of_many_methods_fit_a_page_and_each_has_its_numbers() -> None:
+    R = [[N] * 5, *([0.9] * (i + 1) + [N] * (4 - i) for i in range(5))]
+    drawn = PlottedResults([record(label, R=R) for label in names.known()]).figure("accuracy-matrix")
+    drawn.draw_without_rendering()
+    panels = [axes for axes in drawn.axes if axes.get_title()]
+    assert len(panels) == len(names.known())
+    assert drawn.get_figheight() < 10
+    for axes in panels:
+        assert [text.get_text() for text in axes.get_xticklabels() if text.get_visible()] == list("12345")
+
+
 def test_legends_show_labels_as_they_are_and_one_seed_is_said() -> None:
     drawn = PlottedResults([record("a$x$_b"), record("_hidden")]).figure("average-accuracy")
     shown = [text.get_text().replace(r"\$", "$").strip() for text in drawn.legends[0].get_texts()]

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -194,6 +195,46 @@ def test_page_in_a_browser_sorts_and_fits_without_a_console_error(what: str, wri
             "ascending",
             "1",
         ]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_first_tables_fit_a_small_screen_and_numbers_stay_on_a_line(tmp_path: Path) -> None:
+    """On 400 and on 1,280 pixels; a window cannot be as narrow as a frame."""
+    script = r"""
+        document.querySelectorAll("details").forEach(one => one.open = true);
+        const lines = cell => { const text = document.createRange(); text.selectNodeContents(cell);
+            return new Set([...text.getClientRects()].map(part => Math.round(part.top))).size; };
+        const cells = [...document.querySelectorAll("td:not(.text)")].filter(cell => !/[±[]/.test(cell.textContent));
+        const first = [...document.querySelectorAll(".first .scroll")];
+        parent.document.title += `${innerWidth}: ${cells.some(cell => /\d kB/.test(cell.textContent))} `
+            + `${cells.filter(cell => lines(cell) > 1).length} ${first.length} `
+            + `${first.filter(part => part.scrollWidth > part.clientWidth).length}; `;
+    """
+    text = escape(wide(tmp_path).read_text().replace("</body>", f"<script>{script}</script></body>"))
+    frames = [
+        f'<iframe width="{width}" height="900" style="border: 0" srcdoc="{text}"></iframe>' for width in (400, 1280)
+    ]
+    (tmp_path / "frames.html").write_text(f"<title></title>{''.join(frames)}")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=2000", "--dump-dom", (tmp_path / "frames.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    (title,) = re.findall("<title>(.*?)</title>", done.stdout)
+    assert sorted(re.findall(r"\d+: \w+ \d+ \d+ \d+", title)) == ["1280: true 0 2 0", "400: true 0 2 0"]
+
+
+def test_a_processor_that_all_runs_share_is_named_once() -> None:
+    def runs(*devices: str) -> tuple[str, list[str]]:
+        rows = [record("lwf", seed, environment={"device": device}) for seed, device in enumerate(devices)]
+        results = Results(rows)
+        table = Contents(results, Tables(results)).runs(results.comparisons[0])
+        return table.caption, [cell.text for row in table.rows for cell in row]
+
+    caption, cells = runs("AMD EPYC", "AMD EPYC")
+    assert caption.endswith("seconds of training on AMD EPYC.")
+    assert "AMD EPYC" not in cells
+    caption, cells = runs("AMD EPYC", "H100")
+    assert caption.endswith("seconds of training.")
+    assert {"AMD EPYC", "H100"} < set(cells)
 
 
 def test_figures_on_the_page_are_legible_on_a_small_screen(written: Written) -> None:

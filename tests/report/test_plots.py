@@ -96,6 +96,18 @@ def test_forgetting_shows_tasks_and_mean() -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "mean"]
 
 
+def test_one_long_interval_does_not_stretch_the_scale_of_forgetting() -> None:
+    """Means of 0, 10, 20 and 10 points: a quarter of 20 is room enough, for one interval of ± 127 too."""
+    by_seed = [
+        [[N] * 4, [0.9, N, N, N], [0.9, 0.9, N, N], [0.9, 0.9, 0.9, N], [0.9, 0.8, 0.7 + x, 0.9]] for x in (-0.1, 0.1)
+    ]
+    axes = plots.draw_forgetting({"lwf": np.array(by_seed, dtype=float)}, Figure().subplots())
+    np.testing.assert_allclose(axes.containers[0][0].get_ydata(), [0, 10, 20, 10], atol=1e-9)
+    assert axes.get_ylim() == pytest.approx((-5, 25))
+    axes = plots.draw_forgetting({"lwf": np.array(by_seed[:1], dtype=float)}, Figure().subplots())
+    assert axes.get_ylim() == pytest.approx((-3, 33))  # of one seed: 0, 10, 30 and 13.3, without intervals
+
+
 def test_stability_shows_means_and_seeds() -> None:
     (axes,) = three("stability-plasticity").axes
     assert centres(axes)["Fine-tuning"] == pytest.approx((92.5, 70))
@@ -140,21 +152,22 @@ def test_costs_that_were_not_recorded_have_no_panel() -> None:
 def test_forest_plot_shows_differences_and_which_are_decided() -> None:
     frame = pd.DataFrame(
         {
-            "label": ["lwf", "joint", "mine"],
-            "difference": [0.1, -0.02, 0.3],
-            "ci_low": [0.05, -0.06, np.nan],
-            "ci_high": [0.15, 0.02, np.nan],
-            "p_holm": [0.01, 0.5, np.nan],
+            "label": ["lwf", "joint", "mine", "ewc", "si"],
+            "difference": [0.1, -0.02, 0.3, 0.001, -0.2],
+            "ci_low": [0.05, -0.06, np.nan, 0.0005, -0.25],
+            "ci_high": [0.15, 0.02, np.nan, 0.0015, -0.15],
+            "p_holm": [0.01, 0.5, np.nan, 0.01, 0.01],
+            "verdict": ["better", "undecided", "too few seeds", "less than one image", "worse"],
         }
     )
     axes = plots.draw_differences(frame, Figure().subplots())
     points = [bar[0] for bar in axes.containers]
-    np.testing.assert_allclose([point.get_xdata()[0] for point in points], [10, -2, 30])
-    assert [point.get_ydata()[0] for point in points] == [0, 1, 2]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["lwf", "joint", "mine"]
+    np.testing.assert_allclose([point.get_xdata()[0] for point in points], [10, -2, 30, 0.1, -20])
+    assert [point.get_ydata()[0] for point in points] == [0, 1, 2, 3, 4]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["lwf", "joint", "mine", "ewc", "si"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first at the top
     filled = [to_hex(point.get_markerfacecolor()) != "#ffffff" for point in points]
-    assert filled == [True, False, False]
+    assert filled == [True, False, False, False, True]
     assert ends(axes.containers[0], 0) == pytest.approx((5, 15))
     assert not axes.containers[2][2]  # no interval
     assert 0 in axes.lines[0].get_xdata()

@@ -1,10 +1,15 @@
 """Colours, markers and lines of methods, and text that fits."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 from made_up import record
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.figure import Figure
 
-from clbench.report.figures.style import COLOURS, plain, styles_of, wrap
+from clbench.report.figures.plots import draw_matrix
+from clbench.report.figures.style import COLOURS, GREY, plain, styles_of, wrap
 from clbench.report.plotted import PlottedResults
 from clbench.results import names
 
@@ -32,10 +37,50 @@ def test_all_built_in_methods_differ_in_colour_or_marker() -> None:
     assert len(set(looks)) == len(looks) > 20
 
 
-def test_sixty_methods_differ_in_grey_and_more_are_drawn() -> None:
-    styles = styles_of([f"m{i}" for i in range(70)])
-    pairs = [(str(style["marker"]), style["linestyle"]) for style in styles.values()]
-    assert len(set(pairs[:60])) == 60
+@pytest.mark.parametrize("labels", [names.known(), [f"m{i}" for i in range(70)]])
+def test_forty_methods_differ_in_colour_or_line_and_fifty_in_marker_or_line(labels: list[str]) -> None:
+    """The first is what a line without markers shows, the second what print in grey shows."""
+    styles = list(styles_of(labels).values())
+    for name, most in (("color", 40), ("marker", 50)):
+        pairs = [(str(style[name]), style["linestyle"]) for style in styles[:most]]
+        assert len(set(pairs)) == len(pairs) > 20
+
+
+def test_thirteen_methods_are_drawn_in_grey_but_for_the_best_and_the_references() -> None:
+    """The final accuracies are 50, 51, … 62 %; the best six are m7 to m12 beside fine-tuning and joint training."""
+    ends = {"finetune": 0.2, "joint": 0.3, **{f"m{i}": 0.5 + i / 100 for i in range(13)}}
+    rows = [record(label, R=[[None, None], [0.9, None], [end, end]]) for label, end in ends.items()]
+    shown = {"Fine-tuning", "Joint training", "m7", "m8", "m9", "m10", "m11", "m12"}
+    for kind in ("average-accuracy", "accuracy-by-task", "forgetting-by-task", "stability-plasticity", "accuracy-cost"):
+        drawn = PlottedResults(rows).figure(kind)
+        assert {text.get_text() for text in drawn.legends[0].get_texts()} == {*shown, "7 others"}
+        caption = " ".join(drawn.texts[-1].get_text().split())
+        assert caption.endswith("in colour: Fine-tuning, Joint training, and the best 6 by average accuracy")
+    (axes,) = PlottedResults(rows).figure("average-accuracy").axes
+    grey = {line.get_label() for line in axes.lines if line.get_color() == GREY}
+    assert grey == {f"m{i}" for i in range(7)}
+    (axes,) = PlottedResults(rows[:12]).figure("average-accuracy").axes
+    assert len(axes.lines) == 12
+    assert all(line.get_color() in COLOURS for line in axes.lines)
+
+
+def test_ink_is_readable_on_any_colour() -> None:
+    """By the formula of WCAG 2: white on black is 21 to 1, text takes 4.5 to 1."""
+
+    def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+        light = sorted((luminance(one), luminance(other)))
+        return (light[1] + 0.05) / (light[0] + 0.05)
+
+    def luminance(rgb: tuple[float, ...]) -> float:
+        linear = np.where(np.array(rgb) <= 0.04045, np.array(rgb) / 12.92, ((np.array(rgb) + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    assert contrast((0, 0, 0), (1, 1, 1)) == pytest.approx(21)
+    R = np.array([np.full(11, np.nan), *[np.linspace(0, 1, 11)] * 11])
+    axes = draw_matrix(R, Figure().subplots())
+    colours: Any = axes.collections[0]
+    for text, value in zip(axes.texts, [*np.linspace(0, 1, 11)] * 11, strict=True):
+        assert contrast(to_rgb(text.get_color()), colours.cmap(colours.norm(100 * value))[:3]) >= 4.5
 
 
 def test_methods_look_alike_in_all_figures_and_unlike_each_other() -> None:

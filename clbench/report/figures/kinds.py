@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
-from clbench.report.figures.style import Styles, styles_of
+from clbench.report.figures.style import Styles, greyed, styles_of
 from clbench.results import analysis, metrics
 from clbench.results.analysis import COMPARED, FEWEST_SEQUENCES, Ranks
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Curves, Group
 from clbench.results.metrics import Array
+from clbench.results.references import UPPER_BOUND
 from clbench.results.wording import count_of, of_p
 
 
@@ -47,6 +48,7 @@ class Kind:
     needs: str
     read: Callable[[Results, Any, pd.DataFrame | None], Any]
     of_scenario: bool = False
+    legend: bool = False  # its methods are told apart by their looks alone, so that there must not be too many
 
 
 def _matrices(results: Results, comparison: Comparison, _: Any) -> Mapping[str, Array] | None:
@@ -121,13 +123,19 @@ def _within_tasks(results: Results, comparison: Comparison, _: Any) -> dict[str,
     return {label: curves for label, curves in found.items() if curves is not None} or None
 
 
+MOST_IN_COLOUR = 12  # methods, where there is a legend; of more, only the best few and the two references
+BEST = 6
 BAND, BAR = "band: 95 % interval", "bar: 95 % interval"
 A_RUN, TWICE = "a finished run", "runs that were evaluated more than once"
 FORGETTING = "runs for which forgetting is defined"
 
 FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
     "accuracy-by-task": Kind(
-        "Accuracy on each task as training goes on", f"dotted: when the task is learnt; {BAND}", TWICE, _by_task
+        "Accuracy on each task as training goes on",
+        f"dotted: when the task is learnt; {BAND}",
+        TWICE,
+        _by_task,
+        legend=True,
     ),
     "accuracy-matrix": Kind("Accuracy on each task after each task", "means; hatched: not measured", A_RUN, _matrices),
     "within-task-curves": Kind(
@@ -137,21 +145,31 @@ FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
         _within_tasks,
     ),
     "average-accuracy": Kind(
-        "Mean accuracy on the tasks seen so far", BAND, TWICE, _if_drawn(metrics.average_accuracies, 2)
+        "Mean accuracy on the tasks seen so far", BAND, TWICE, _if_drawn(metrics.average_accuracies, 2), legend=True
     ),
     "forgetting-by-task": Kind(
-        "Forgetting of each task at the end", BAR, FORGETTING, _if_drawn(metrics.forgetting_by_task, 1)
+        "Forgetting of each task at the end",
+        f"{BAR}, cut where the scale ends",
+        FORGETTING,
+        _if_drawn(metrics.forgetting_by_task, 1),
+        legend=True,
     ),
     "stability-plasticity": Kind(
-        "Stability against plasticity", f"faint: single seeds; {BAR}; dashed: equal mean", FORGETTING, _stability
+        "Stability against plasticity",
+        f"faint: single seeds; {BAR}; dashed: equal mean",
+        FORGETTING,
+        _stability,
+        legend=True,
     ),
     "differences": Kind(
         "Paired differences to the baseline",
-        f"{BAR}; filled: p < 0.05 (Holm); hollow: may be chance",
+        f"{BAR}; filled: better or worse; hollow: no such verdict",
         "two methods with seeds in common",
         _differences,
     ),
-    "accuracy-cost": Kind("Average accuracy against cost", f"{BAR}; top left is best", "two methods", _costs),
+    "accuracy-cost": Kind(
+        "Average accuracy against cost", f"{BAR}; top left is best", "two methods", _costs, legend=True
+    ),
     "ranks": Kind(
         "Average rank over task sequences",
         "bars join methods that may rank alike; joint training aside",
@@ -188,7 +206,27 @@ def read(kind: str, results: Results, place: Any, differences: pd.DataFrame | No
     few, many = min(seeds.values()), max(seeds.values())
     count = f"{few}–{many} seeds" if few < many else count_of(many, "seed")
     note = f"{count}; {what.note}" if many > 1 else "one seed, so no intervals"
-    return Subject(place.title, note, _styles_in(results, place.finished), data, seeds)
+    styles = _styles_in(results, place.finished)
+    if what.legend and len(seeds) > MOST_IN_COLOUR:
+        references = _references(place)
+        styles = greyed(styles, set(seeds) - {*references, *_best(place, references)})
+        named = ", ".join(place.titles[label] for label in references)
+        note += f"; in colour: {named}, and the best {BEST} by average accuracy"
+    return Subject(place.title, note, styles, data, seeds)
+
+
+def _references(comparison: Comparison) -> list[str]:
+    """Return the labels of the baseline and of joint training, as far as there are any."""
+    base = analysis.baseline_of(comparison)
+    return [group.label for group in comparison.finished if group is base or group.method == UPPER_BOUND]
+
+
+def _best(comparison: Comparison, references: Sequence[str]) -> list[str]:
+    """Return the labels with the best average accuracy beside the references."""
+    matrices = comparison.accuracy().items()
+    means = {label: np.mean([metrics.average_accuracy(R) for R in of_seeds]) for label, of_seeds in matrices}
+    others = [label for label in means if label not in references]
+    return sorted(others, key=lambda label: np.nan_to_num(means[label], nan=-1.0), reverse=True)[:BEST]
 
 
 def _styles_in(results: Results, groups: Iterable[Group]) -> Styles:

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from clbench.report.figures import plots
 from clbench.report.figures.kinds import FIGURES, Subject, tasks_followed
 from clbench.report.figures.plots import POINTS
-from clbench.report.figures.style import WIDTHS, Width, characters, plain, wrap, wrapped
+from clbench.report.figures.style import GREY, WIDTHS, Width, characters, plain, wrap, wrapped
 from clbench.results.analysis import LOWER_IS_BETTER
 from clbench.results.wording import count_of
 
@@ -101,22 +101,26 @@ def _lay_out_matrices(figure: Figure, subject: Subject) -> list[Line2D]:
     tasks = max(R.shape[1] for R in means.values())
     room = figure.get_figwidth() - 0.5
     for numbers in (tasks <= plots.ANNOTATED_TASKS, False):
-        columns, rows = _grid(len(means), room / (max(1.15, 0.26 * tasks + 0.1) if numbers else 1.4))
-        height = max(0.9, 0.19 * tasks) if numbers else 1.1
-        if tasks <= 6 or rows * (height + 0.5) <= TALLEST:
+        columns, rows = _grid(len(means), room / (max(1.15, 0.26 * tasks + 0.1) if numbers else 0.72))
+        height = max(0.9, 0.19 * tasks) if numbers else min(1.1, 0.75 * room / columns)
+        if rows * (height + 0.5) <= TALLEST:
             break
-    width = characters((figure.get_figwidth() - 0.5) / columns - 0.1)
+    width = characters(room / columns, SMALL)
     titles = {label: wrap(subject.titles[label], width) for label in means}
     if len({subject.seeds[label] for label in means}) > 1:
         titles = {label: f"{title}\n{count_of(subject.seeds[label], 'seed')}" for label, title in titles.items()}
-    figure.set_figheight(0.95 + rows * (height + 0.32 + 0.13 * max(title.count("\n") for title in titles.values())))
+    everywhere = rows > 3  # then the numbers at the bottom are far away
+    height += 0.16 * everywhere
+    more = [title.count("\n") for title in titles.values()]  # lines
+    more_lines = sum(max(more[at : at + columns]) for at in range(0, len(more), columns))
+    figure.set_figheight(0.95 + rows * (height + 0.32) + 0.13 * more_lines)
     lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
     low = min(np.floor(10 * lowest) / 10, 0.9)
     panels = _panels(figure, len(means), columns)
     for axes, label in zip(panels, means, strict=True):
-        plots.draw_matrix(means[label], axes, low, numbers).set_title(titles[label])
+        plots.draw_matrix(means[label], axes, low, numbers).set_title(titles[label], size=SMALL)
     alike = len({bool(np.isnan(R[0]).all()) for R in means.values()}) == 1  # all with a row before task 1, or none
-    _name_outer(panels, columns, x=True, y=alike)
+    _name_outer(panels, columns, x=not everywhere, y=alike)
     colours = ScalarMappable(Normalize(100 * low, 100), "cividis")
     shape: Any = {"location": "bottom", "aspect": 30, "shrink": 0.7, "pad": 0.02}
     figure.colorbar(colours, ax=figure.axes, label="accuracy (%)", **shape).outline.set_visible(False)
@@ -150,7 +154,8 @@ def _lay_out_average(figure: Figure, subject: Subject) -> list[Line2D]:
 
 def _lay_out_forgetting(figure: Figure, subject: Subject) -> list[Line2D]:
     tasks = max(R.shape[2] for R in subject.data.values())
-    fitting = max(1, int((figure.get_figwidth() - 0.6) / (0.055 * len(subject.data) + 0.03)))  # tasks in a row
+    beside = max(plots.slots(subject.styles.items()).values()) + 1
+    fitting = max(1, int((figure.get_figwidth() - 0.6) / (0.055 * beside + 0.03)))  # tasks in a row
     rows = -(-tasks // fitting)
     in_row = -(-tasks // rows)
     figure.set_figheight(2.3 if rows == 1 else rows * max(0.9, min(1.5, (TALLEST - 2) / rows)) + 0.3)
@@ -159,9 +164,18 @@ def _lay_out_forgetting(figure: Figure, subject: Subject) -> list[Line2D]:
         plots.draw_forgetting(subject.data, axes, subject.styles)
         if rows > 1:
             axes.set_xlim(row * in_row + 0.5, (row + 1) * in_row + 0.5)
-            axes.set_ylabel("forgetting" if row else f"forgetting\n({POINTS})")
+            axes.set(title=_tasks_in(row * in_row, in_row, tasks), ylabel="", xlabel="")
+    if rows > 1:
+        figure.supylabel(f"forgetting ({POINTS})", size="medium")
     _name_outer(panels, 1)
     return _legend(figure, subject, _name_undefined(figure, panels[-1], subject), lines=False)
+
+
+def _tasks_in(before: int, in_row: int, tasks: int) -> str:
+    """Name the tasks in a row of a figure of forgetting; the mean stands in the last place."""
+    first, last = before + 1, min(before + in_row, tasks - 1)
+    named = [f"task {first}" if first == last else f"tasks {first}–{last}"] * (first <= last)
+    return " and ".join(named + ["mean"] * (before + in_row >= tasks))
 
 
 def _lay_out_stability(figure: Figure, subject: Subject) -> list[Line2D]:
@@ -269,13 +283,17 @@ def _name_outer(panels: Sequence[Axes], columns: int, x: bool = False, y: bool =
 
 
 def _legend(figure: Figure, subject: Subject, labels: Iterable[str], lines: bool = True) -> list[Line2D]:
-    """Return what a legend of these labels shows."""
+    """Return what a legend of these labels shows; the grey ones are one entry."""
     shown = set(labels)
+    grey = {label for label in shown if subject.styles[label]["color"] == GREY}
+    shown -= grey
     beside = 2 if len(shown) > 6 else 1  # many take two columns at least
     width = min(40, characters(figure.get_figwidth() / beside - 0.5, SMALL))
     styles = wrapped({label: style for label, style in subject.styles.items() if label in shown}, width)
     look = {} if lines else {"linestyle": "none"}
-    return [Line2D([], [], markersize=4, linewidth=1.2, **{**style, **look}) for style in styles.values()]
+    drawn = [Line2D([], [], markersize=4, linewidth=1.2, **{**style, **look}) for style in styles.values()]
+    others = Line2D([], [], color=GREY, linewidth=3, label=f"{len(grey)} others")
+    return [*drawn, *[others] * bool(grey)]
 
 
 def _write_below(figure: Figure, handles: list[Line2D], caption: str) -> None:

@@ -6,7 +6,7 @@ which labels are drawn in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from clbench.report.figures.style import Styles, styles_of
+from clbench.report.figures.style import GREY, Styles, ink, styles_of
 from clbench.results import metrics
 from clbench.results.metrics import Array
-from clbench.results.statistics import ALPHA, mean_interval
+from clbench.results.statistics import mean_interval
 
 if TYPE_CHECKING:
     from clbench.results.analysis import Ranks
@@ -45,11 +45,15 @@ def draw_matrix(R: Array, axes: Axes, low: float = 0.0, numbers: bool | None = N
     axes.patch.set(facecolor="white", edgecolor="0.85", hatch="////")
     colours: Any = {"vmin": 100 * low, "vmax": 100, "cmap": "cividis", "cbar": False}
     shown = few if numbers is None else numbers
-    text: Any = {"annot": cells.map(_per_cent).to_numpy() if shown else False, "fmt": ""}
     ticks: Any = dict.fromkeys(("xticklabels", "yticklabels"), 1 if few else 5)
-    seaborn.heatmap(cells, ax=axes, annot_kws={"size": 7}, **colours, **text, **ticks)
+    seaborn.heatmap(cells, ax=axes, **colours, **ticks)
+    mesh: Any = axes.collections[0]
+    for (row, task), value in np.ndenumerate(cells.to_numpy() if shown else np.empty((0, 0))):
+        if not np.isnan(value):
+            look: Any = {"color": ink(mesh.cmap(mesh.norm(value))), "size": 7, "ha": "center", "va": "center"}
+            axes.text(task + 0.5, row + 0.5, _per_cent(value), **look)
     axes.tick_params(length=0, rotation=0)
-    axes.set(xlabel="accuracy on task", ylabel="after task")
+    axes.set(xlabel="on task", ylabel="after task")
     return axes
 
 
@@ -94,26 +98,40 @@ def draw_average(matrices: Matrices, axes: Axes, styles: Styles | None = None) -
 def draw_forgetting(matrices: Matrices, axes: Axes, styles: Styles | None = None) -> Axes:
     """Draw each label's forgetting by task, and its mean at the right, in percentage points with 95 % intervals.
 
-    Labels stand side by side within each task's stripe.
+    Labels stand side by side within each task's stripe, grey ones in one place. The scale is that of the means: longer
+    intervals are cut.
     """
     tasks = max(R.shape[-1] for R in matrices.values())
     for position in range(1, tasks + 1, 2):
         axes.axvspan(position - 0.5, position + 0.5, color="0.95", linewidth=0, zorder=0)
     axes.axhline(0, color="0.3", linewidth=0.8)
-    for number, (label, style) in enumerate(_in(matrices, styles)):
+    of_labels = _in(matrices, styles)
+    places, means, bars = slots(of_labels), [0.0], [0.0]
+    for label, style in of_labels:
         by_task = np.array([[*metrics.forgetting_by_task(R), metrics.forgetting(R)] for R in matrices[label]])
         interval = mean_interval(100 * by_task)
         if np.isnan(interval.mean).all():
             continue
-        x = 1 + np.arange(by_task.shape[1]) + 0.8 * ((number + 0.5) / len(matrices) - 0.5)
+        means += interval.mean[~np.isnan(interval.mean)].tolist()
+        ends = np.concatenate([interval.mean, interval.low, interval.high])
+        bars += ends[~np.isnan(ends)].tolist()
+        x = 1 + np.arange(by_task.shape[1]) + 0.8 * ((places[label] + 0.5) / (max(places.values()) + 1) - 0.5)
         axes.errorbar(x, interval.mean, interval.half, markersize=3.5, elinewidth=1, **_point(style))
     axes.set_xticks(range(1, tasks + 1), [*map(str, range(1, tasks)), "mean"])
     axes.set_xlim(0.5, tasks + 0.5)
     axes.grid(False, axis="x")
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -105), min(high, 105))  # an interval of few seeds may reach beyond what is possible
+    low, high = min(means), max(means)
+    room = max((high - low) / 4, 5)
+    axes.set_ylim(max(min(bars) - 3, low - room), min(max(bars) + 3, high + room))
     axes.set(xlabel="task", ylabel=f"forgetting ({POINTS})")
     return axes
+
+
+def slots(of_labels: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, int]:
+    """Return the place of each label beside the others, from 0; what is grey shares the last."""
+    of_labels = list(of_labels)
+    in_colour = [label for label, style in of_labels if style["color"] != GREY]
+    return {label: in_colour.index(label) if label in in_colour else len(in_colour) for label, _ in of_labels}
 
 
 def draw_stability(matrices: Matrices, axes: Axes, styles: Styles | None = None) -> Axes:
@@ -191,18 +209,18 @@ def draw_cost(points: Mapping[str, Array], axes: Axes, styles: Styles | None = N
 def draw_differences(frame: pd.DataFrame, axes: Axes, styles: Styles | None = None) -> Axes:
     """Draw a forest plot of paired differences to a baseline, in percentage points with 95 % intervals.
 
-    A row per label, from the top; needs the columns label, baseline, difference, ci_low, ci_high and p_holm. Filled
-    where p_holm < 0.05, hollow where the difference may be chance.
+    A row per label, from the top; needs the columns label, baseline, difference, ci_low, ci_high and verdict. Filled
+    where the verdict is better or worse, hollow where there is none of the two.
     """
     labels = list(frame["label"])
     styles = styles or styles_of(labels)
     axes.axvline(0, color="0.3", linewidth=0.8, zorder=1)
-    columns = frame[["label", "difference", "ci_low", "ci_high", "p_holm"]]
-    for row, (label, *numbers, p) in enumerate(columns.itertuples(index=False, name=None)):
+    columns = frame[["label", "difference", "ci_low", "ci_high", "verdict"]]
+    for row, (label, *numbers, verdict) in enumerate(columns.itertuples(index=False, name=None)):
         difference, low, high = (100 * number for number in numbers)
         half = None if np.isnan(low) else [[difference - low], [high - difference]]
         look = _point(styles[label])
-        fill = look["color"] if p < ALPHA else "white"
+        fill = look["color"] if verdict in ("better", "worse") else "white"
         axes.errorbar(difference, row, xerr=half, markersize=4.5, elinewidth=1.1, markerfacecolor=fill, **look)
     axes.set_yticks(range(len(labels)), [str(styles[label]["label"]) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -17,7 +17,9 @@ COLOURS = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#8c5109", "#7f7f7f", "#332288", "#882255"),
 )  # after Okabe & Ito: told apart by the colour-blind too
 MARKERS: tuple[Any, ...] = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", (4, 1, 0), "d", "p", "h", (3, 1, 0))
-LINES = ("-", "--", "-.", ":")  # with a marker each: 60 pairs before one comes again, so that grey will do
+LINES = ("-", "--", "-.", ":")  # 40 pairs with a colour, and 50 with a marker, before one comes again
+PAIRS = len(COLOURS) * len(LINES)
+GREY = "0.75"  # of methods that only stand behind the others
 LAST_CHOICE = 5  # the first so many styles belong to the core methods, and are given to others last
 
 
@@ -31,7 +33,7 @@ def styles_of(labels: Sequence[str], titles: Mapping[str, str] | None = None) ->
         label: {
             "color": COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": LINES[number % len(LINES)],
+            "linestyle": LINES[(number - number // len(COLOURS)) % len(LINES)],
             "label": plain((titles or {}).get(label, label)),
         }
         for label, number in _numbers_of_styles(tuple(labels)).items()
@@ -55,9 +57,21 @@ def _numbers_of_styles(labels: tuple[str, ...]) -> dict[str, int]:
 def _free(taken: set[int]) -> int:
     """Return the number of a style unlike those taken: with a new marker and colour, else a new marker, else new."""
     markers, colours = ({number % len(these) for number in taken} for these in (MARKERS, COLOURS))
-    numbers = [*range(LAST_CHOICE, len(MARKERS) * len(LINES)), *range(LAST_CHOICE)]
+    numbers = [*range(LAST_CHOICE, PAIRS), *range(LAST_CHOICE), *range(PAIRS, len(MARKERS) * len(LINES))]
     free = (number for number in numbers if number not in taken)
     return min(free, key=lambda n: (n % len(MARKERS) in markers, n % len(COLOURS) in colours), default=len(taken))
+
+
+def greyed(styles: Styles, behind: Collection[str]) -> Styles:
+    """Return styles in which these labels are grey and stand behind the others."""
+    back = {"color": GREY, "zorder": 1.6}
+    return {label: {**style, **(back if label in behind else {})} for label, style in styles.items()}
+
+
+def ink(background: Sequence[float]) -> str:
+    """Return black or white, whichever is easier to read on a colour [3 or 4 of 0 to 1]: 4.5 to 1 at least (WCAG 2)."""
+    red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in background[:3])
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
 
 def plain(label: str) -> str:
