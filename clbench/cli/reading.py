@@ -81,11 +81,14 @@ def compare(
     records: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results/runs"),
 ) -> None:
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
+    from clbench.results.analysis import doubtful_baselines
+
     results = api.load(records, **_narrowed(sequence, scenario, model, where))
     lines = api.compare(results, a, b, metric, test, interval, baseline)
     labels = [results.resolve(name) for name in (a, b)]
     warnings = [line for line in results.warnings if any(label in line for label in labels)]
-    say(*_read(records), *results.problems, *warnings)
+    doubtful = doubtful_baselines(results) if baseline is None else []
+    say(*_read(records), *results.problems, *warnings, *doubtful)
     for line in lines:
         print(line)
 

@@ -24,6 +24,7 @@ from clbench.results.wording import count_of
 METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.CURVE_METRICS)
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes", "stored_images")
+COST_NAMES = ("train_seconds", "evaluate_seconds", *TOTALS, *SIZES)
 
 
 class Results:

@@ -16,10 +16,11 @@ from clbench.results.store import Store
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with records of six seeds in `runs`, one of them damaged, of two seeds in `few`; only read."""
+    """A folder with records of six seeds in `runs`, one of them damaged, of two seeds in `few`, of other methods in `other`; only read."""
     place = tmp_path_factory.mktemp("records")
     write([one for label, finals in ENDS.items() for one in ending_at(label, finals)], place / "runs")
     write(three_methods(), place / "few")
+    write([one for label in ("er", "lwf", "si") for one in ending_at(label, ENDS["lwf"])], place / "other")
     (place / "runs/x.json").write_text("{}")
     return place
 
@@ -106,12 +107,20 @@ def test_why_there_is_no_verdict_is_said_in_the_terminal(
     monkeypatch.setattr(files, "FIGURES", {})
     five = [one for label, finals in ENDS.items() for one in ending_at(label, finals[:5])]
     for folder, reason in (
-        (write(five, tmp_path / "five"), "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six"),
+        (write(five, tmp_path / "five"), "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than 7 seeds"),
         (place / "few", "too few seeds: a verdict takes 5 seeds"),
     ):
         said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out"), "--test", "wilcoxon"])
         assert said.exit_code == 0, said.output
         assert reason in said.stderr
+
+
+def test_compare_says_that_another_baseline_than_fine_tuning_is_taken(place: Path) -> None:
+    words = ["compare", "lwf", "si", "--records", str(place / "other")]
+    said = CliRunner().invoke(app, words)
+    note = "no finetune here: differences are to er (--baseline chooses another)"
+    assert said.stderr.count(note) == 1
+    assert "baseline" not in CliRunner().invoke(app, [*words, "--baseline", "si"]).stderr
 
 
 def test_a_report_reads_folders_below_and_says_so(tmp_path: Path) -> None:
@@ -149,6 +158,7 @@ compare lwf si --records runs             | no finished run of 'si': choose from
 compare lwf lwf --records runs            | lwf is compared with itself
 compare lwf joint --records runs --metric speed | no metric 'speed'
 compare lwf joint --records runs --test z | unknown 'z'
+compare lwf joint --records runs --metric gap_recovered | clbench report --columns gap_recovered shows it
 compare Fine-tunning lwf --records runs   | no finished run of 'Fine-tunning', did you mean Fine-tuning
 compare lwf joint --records runs --metric forgeting | no metric 'forgeting', did you mean forgetting
 report runs --columns forgetting,training_seconds | no column 'training_seconds', did you mean train_seconds
@@ -177,7 +187,7 @@ def test_bad_input_is_one_clear_line(line: str, place: Path, monkeypatch: pytest
     else:
         assert said.exit_code == 2
         assert message in said.output
-    assert {path.name for path in place.iterdir()} == {"runs", "few"}
+    assert {path.name for path in place.iterdir()} == {"runs", "few", "other"}
 
 
 def test_one_file_stands_for_a_folder_of_records(place: Path, tmp_path: Path) -> None:
