@@ -88,9 +88,7 @@ def count_of(number: int, what: str) -> str:
 
 def failure_title(record: RunRecord) -> str:
     """Say which run a record is of, and the first line of its error."""
-    spec = record.spec
-    where = f"{spec['label']}, {spec['sequence_label']}, {spec['scenario']}, {spec['model_label']}, seed {spec['seed']}"
-    return f"{where}: {record.reason}"
+    return f"{record.title}: {record.reason}"
 
 
 def escape_markdown(text: str) -> str:
