@@ -77,8 +77,8 @@ def test_a_report_is_narrowed_by_place_and_setting(tmp_path: Path, monkeypatch: 
         ({"where": {"lwf@temperature=4.temperature": 4}}, 8),  # others are not asked
         ({"where": {"mlp.width": 256}, "model": "mlp"}, 7),
         ({"where": "mlp.width=256"}, 7),
-        ({"where": "mlp@width=8.width=8", "model": ["mlp@width=8"]}, 1),
-        ({"where": ["split-digits@tasks=2.tasks=2"]}, 8),  # as above
+        ({"where": {"mlp@width=8.width": "8"}, "model": ["mlp@width=8"]}, 1),
+        ({"where": {"split-digits@tasks=2.tasks": 2}}, 8),  # as above
         ({"where": ["split-digits.tasks=2"], "scenario": "task"}, 1),
         ({"where": ["training.epochs=2", "seed=0"]}, 2),
         ({"where": "seed=0,1", "scenario": "class, task"}, 8),
