@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clbench.errors import UsageError, quoted
 from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 
 if TYPE_CHECKING:
     from clbench.execution.sweep import Sweep
     from clbench.report.plotted import PlottedResults
     from clbench.results.frames import Results
+    from clbench.results.narrowing import Where
     from clbench.verification.comparison import Verification
 
 T = TypeVar("T")
@@ -83,7 +85,7 @@ def _done(request: Request, quiet: bool) -> Sweep:
 
 
 def compare(
-    results: Results,
+    results: Results | str | Path,
     a: str,
     b: str,
     metric: str = "average_accuracy",
@@ -93,12 +95,20 @@ def compare(
 ) -> list[str]:
     """Say whether a is better than b, a line per task sequence and scenario, as `clbench compare` does.
 
-    The verdict is that of a report with the same baseline. Raises UsageError for labels, metrics, tests and intervals
+    `results` are those of `run` or `load`, or a folder of records. The verdict is that of a report with the same
+    baseline. Raises UsageError for labels, metrics, tests and intervals
     that there are not.
     """
     from clbench.report.tables import Choices
     from clbench.results import sentences
+    from clbench.results.frames import Results
 
+    if isinstance(results, str | Path):
+        results = load(results)
+    if not isinstance(results, Results):
+        raise UsageError(
+            f"compare takes the results of clbench.load or run, or a folder of records, not {quoted(results)}"
+        )
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
     return sentences.compare(results, a, b, metric, choices.test, choices.interval, baseline)
 
@@ -106,19 +116,18 @@ def compare(
 def load(
     folder: str | Path = "results/runs",
     *,
-    methods: Sequence[str] = (),
-    sequence: Sequence[str] = (),
-    scenario: Sequence[str] = (),
-    model: Sequence[str] = (),
-    where: Mapping[str, Any] | None = None,
+    methods: str | Sequence[str] = (),
+    sequence: str | Sequence[str] = (),
+    scenario: str | Sequence[str] = (),
+    model: str | Sequence[str] = (),
+    where: Where = None,
 ) -> PlottedResults:
     """Read the records in a folder and those below it; raise UsageError if there is none to read.
 
     `methods` are names: only these, in this order. `sequence`, `scenario` and `model` are names, and `where` is
-    {"training.epochs": 2, …}: only runs of these and with these settings, a list of values meaning any of them.
+    {"training.epochs": 2, …} or text as in --where: only runs of these and with these settings, a list of values
+    meaning any of them. Names are text with commas, or lists.
     """
     from clbench.report.plotted import PlottedResults
 
-    places = {"sequence": sequence, "scenario": scenario, "model": model}
-    lists = {name: [value] if isinstance(value, str) else value for name, value in places.items()}
-    return PlottedResults.load(folder, methods=[methods] if isinstance(methods, str) else methods, where=where, **lists)
+    return PlottedResults.load(folder, methods=methods, sequence=sequence, scenario=scenario, model=model, where=where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -48,10 +48,12 @@ def report(
     from clbench.report.tables import Choices, Tables
     from clbench.report.writer import make_folder, print_tables, write_report
     from clbench.results.frames import load
+    from clbench.results.narrowing import names_in
 
-    choices = Choices(_list(columns), baseline, test, interval)  # type: ignore[arg-type]
-    check_format(_list(formats), width)
-    results = load(records, methods=_list(methods), **_narrowed(sequence, scenario, model, where))
+    choices = Choices(names_in(columns), baseline, test, interval)  # type: ignore[arg-type]
+    check_format(names_in(formats), width)
+    places = {"sequence": sequence or (), "scenario": scenario or (), "model": model or ()}
+    results = load(records, methods=methods or (), where=where, **places)
     if baseline is not None:
         results.resolve(baseline)  # raises before anything is written
     make_folder(out)
@@ -61,7 +63,7 @@ def report(
     tables = Tables(results, choices)
     print_tables(results, tables)
     say(*tables.notes)
-    paths = write_report(results, out, tables, _list(formats), width)  # type: ignore[arg-type]
+    paths = write_report(results, out, tables, names_in(formats), width)  # type: ignore[arg-type]
     say(f"{len(paths)} files are in {out}; begin with {out / 'report.html'}")
 
 
@@ -81,11 +83,14 @@ def compare(
     records: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results/runs"),
 ) -> None:
     """Say whether A is better than B, a line per task sequence and scenario; differences are paired by seed."""
-    results = api.load(records, **_narrowed(sequence, scenario, model, where))
+    from clbench.results.analysis import doubtful_baselines
+
+    results = api.load(records, sequence=sequence or (), scenario=scenario or (), model=model or (), where=where)
     lines = api.compare(results, a, b, metric, test, interval, baseline)
     labels = [results.resolve(name) for name in (a, b)]
     warnings = [line for line in results.warnings if any(label in line for label in labels)]
-    say(*_read(records), *results.problems, *warnings)
+    doubtful = doubtful_baselines(results) if baseline is None else []
+    say(*_read(records), *results.problems, *warnings, *doubtful)
     for line in lines:
         print(line)
 
@@ -115,20 +120,3 @@ def _read(place: Path) -> list[str]:
 
     found = record_folders(place)
     return [] if found == [place] else [f"records of {count_of(len(found), 'folder')}: {', '.join(map(str, found))}"]
-
-
-def _list(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _narrowed(sequence: str | None, scenario: str | None, model: str | None, where: list[str] | None) -> dict[str, Any]:
-    """Return what `Results.load` takes: lists of names, and lists of values by setting."""
-    settings: dict[str, list[str]] = {}
-    for text in where or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise UsageError(f"--where takes SETTING=VALUE, as in --where training.epochs=2, not {text!r}")
-        values = [value.strip()] if value.strip().startswith("[") else _list(value)
-        settings.setdefault(name.strip(), []).extend(values)
-    places = {"sequence": sequence, "scenario": scenario, "model": model}
-    return {"where": settings, **{name: _list(text) for name, text in places.items()}}

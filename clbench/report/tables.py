@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,17 +10,24 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError, did_you_mean
-from clbench.results.analysis import COMPARED, Best, baseline_of, best, differences, gap_recovered, unequal_budgets
+from clbench.results.analysis import (
+    COMPARED,
+    GAP,
+    Best,
+    best,
+    differences,
+    doubtful_baselines,
+    gap_recovered,
+    unequal_budgets,
+)
 from clbench.results.frames import METRIC_NAMES, TOTALS, Results
-from clbench.results.groups import Comparison, Group
-from clbench.results.references import BASELINE
+from clbench.results.groups import PLACE, Comparison, Group
 from clbench.results.sentences import findings
-from clbench.results.statistics import ALPHA, IntervalKind, Test
+from clbench.results.statistics import IntervalKind, Test
 from clbench.results.verdicts import FEWEST_SEEDS, LOWER_IS_BETTER, reason
 from clbench.results.wording import CUT, CUT_NOTE, between, count_of, of_p, percent, signed
 
 DASH = "–"
-GAP = "gap_recovered"
 FIRST = (*COMPARED, "learning_accuracy")  # with method, seeds and failed runs six columns
 
 
@@ -88,44 +94,29 @@ class Tables:
     def __init__(self, results: Results, choices: Choices | None = None):
         self.results, self.choices = results, choices or Choices()
         baseline, test, interval = self.choices.baseline, self.choices.test, self.choices.interval
+        self._baseline = baseline if baseline is None else results.resolve(baseline)
         self.gap = gap_recovered(results)
         self.differences = differences(results, COMPARED, baseline, test, interval)
         runs = results.runs
         self._runs = runs if runs.empty else runs.set_index("key")
-        self.notes = [*self._untested(), *self._doubtful_baselines()]
+        self.notes = [*self._untested(), *(doubtful_baselines(results) if baseline is None else ())]
         self._best: dict[tuple[tuple[str, str, str], str], Best] = {}
 
     def _untested(self) -> list[str]:
         """Say how many differences there is no verdict on, and why; and where no outcome could have given one."""
         test, frame, lines = self.choices.test, self.differences, []
+        most = max(frame.groupby([*PLACE, "metric"]).size(), default=0)  # of the tests made together
         for verdict in ("too few seeds", "no test"):
             if count := int((frame["verdict"] == verdict).sum()):
-                lines.append(f"{count_of(count, 'difference')} without a verdict, {verdict}: {reason(verdict, test)}")
+                why = reason(verdict, test, 0, most)
+                lines.append(f"{count_of(count, 'difference')} without a verdict, {verdict}: {why}")
         for comparison in self.results.comparisons if test == "wilcoxon" else ():
             tested = [
                 line for line in self.differences_of(comparison) if line.metric == COMPARED[0] and not np.isnan(line.p)
             ]
-            least = len(tested) * 2 * 0.5 ** max((line.n for line in tested), default=0)
-            if tested and least > ALPHA:
-                enough = math.ceil(math.log2(2 * len(tested) / ALPHA))
-                over = f"by Holm over {count_of(len(tested), 'method')}"
-                lines.append(
-                    f"{comparison.title}: no difference can be told by Wilcoxon's test: its p is at least {least:.2g} "
-                    f"{over}; {enough} seeds would do"
-                )
-        return lines
-
-    def _doubtful_baselines(self) -> list[str]:
-        """Say where the baseline is one of several variants of fine-tuning, and nobody chose it."""
-        lines = []
-        for comparison in self.results.comparisons if self.choices.baseline is None else ():
-            variants = [group.title for group in comparison.finished if group.method == BASELINE]
-            base = baseline_of(comparison)
-            if len(variants) > 1 and base is not None and base.label != BASELINE:
-                lines.append(
-                    f"{comparison.title}: of {', '.join(variants)}, the baseline is {base.title} (--baseline chooses "
-                    "another), and no gap recovered is given"
-                )
+            why = reason("undecided", test, max((line.n for line in tested), default=0), len(tested)) if tested else ""
+            if why:
+                lines.append(f"{comparison.title}: no difference can be told: {why}")
         return lines
 
     def of(self, comparison: Comparison) -> list[Table]:
@@ -136,14 +127,13 @@ class Tables:
     def findings(self, comparison: Comparison) -> list[str]:
         """Return what a comparison shows, in sentences."""
         lines = self.differences_of(comparison)
-        return findings(self.results, comparison, lines, self.choices.test, self.choices.interval)
+        return findings(self.results, comparison, lines, self.choices.test, self.choices.interval, self._baseline)
 
     def best(self, comparison: Comparison, metric: str) -> Best:
         """See `analysis.best`."""
         key = comparison.place, metric
         if key not in self._best:
-            lines = self.differences_of(comparison)
-            self._best[key] = best(self.results, comparison, metric, self.choices.test, lines)
+            self._best[key] = best(self.results, comparison, metric, self.choices.test, self._baseline)
         return self._best[key]
 
     def differences_of(self, comparison: Comparison) -> list[Any]:
@@ -165,7 +155,7 @@ class Tables:
         names = names or self._columns(comparison)
         marks = (
             f"Bold: the best mean, joint training aside, from {FEWEST_SEEDS} seeds on; underlined: a paired test "
-            "cannot tell it from the best (Holm, 5 % level)."
+            "cannot tell it from the best (Holm over all others, 5 % level)."
         )
         if lower := [heading(name) for name in names if name in LOWER_IS_BETTER]:
             marks += f" Lower is better for {' and '.join(lower)}."

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError, did_you_mean
-from clbench.results.frames import METRIC_NAMES, Results
+from clbench.results.frames import COST_NAMES, METRIC_NAMES, Results
 from clbench.results.groups import PLACE, Comparison, Group
 from clbench.results.references import BASELINE, UPPER_BOUND
 from clbench.results.statistics import IntervalKind, Paired, Ratio, Test, average_ranks, ratio_of_means
-from clbench.results.verdicts import LOWER_IS_BETTER, family, judge
+from clbench.results.verdicts import LOWER_IS_BETTER, judge, to_baseline, to_best
 
+GAP = "gap_recovered"  # of a method, not of a run
 COMPARED = ("average_accuracy", "forgetting")  # metrics that a report compares with the baseline
 FEWEST_SEQUENCES = 5  # to rank methods over
 OF_A_PAIR = ("n", "difference", "ci_low", "ci_high", "p", "p_holm", "effect_size", "verdict")
@@ -37,6 +38,28 @@ def baseline_of(comparison: Comparison, wanted: str | None = None) -> Group | No
     return _plain(groups, BASELINE) or tuned or next(iter(groups), None)
 
 
+def doubtful_baselines(results: Results) -> list[str]:
+    """Say where the baseline is not the one fine-tuning, if nobody chooses another."""
+    lines: list[str] = []
+    without: dict[str, list[str]] = {}
+    for comparison in results.comparisons:
+        variants = [group.title for group in comparison.finished if group.method == BASELINE]
+        base = baseline_of(comparison)
+        if base is None or len(comparison.finished) < 2 or base.label == BASELINE:
+            continue
+        if not variants:
+            without.setdefault(base.label, []).append(comparison.title)
+        elif len(variants) > 1:
+            lines.append(
+                f"{comparison.title}: of {', '.join(variants)}, the baseline is {base.title} (--baseline chooses "
+                "another), and no gap recovered is given"
+            )
+    for label, titles in without.items():
+        where = "here" if len(titles) == len(results.comparisons) else f"in {'; '.join(titles)}"
+        lines.append(f"no {BASELINE} {where}: differences are to {label} (--baseline chooses another)")
+    return lines
+
+
 def _plain(groups: Sequence[Group], method: str) -> Group | None:
     """Return the group that is a method as it comes: by its label, else the only one of the method."""
     of_method = [group for group in groups if group.method == method]
@@ -44,7 +67,12 @@ def _plain(groups: Sequence[Group], method: str) -> Group | None:
 
 
 def check_metric(metric: str) -> None:
-    """Raise UsageError for a metric that there is not."""
+    """Raise UsageError for a metric that there is not, and for columns of tables that are none."""
+    if metric in (GAP, *COST_NAMES):
+        what = f"the share of a gap, from {BASELINE} to {UPPER_BOUND}" if metric == GAP else "a cost"
+        raise UsageError(
+            f"{metric} is {what}, and no metric that is compared: clbench report --columns {metric} shows it"
+        )
     if metric not in METRIC_NAMES:
         raise UsageError(f"no metric {metric!r}{did_you_mean(metric, METRIC_NAMES)}")
 
@@ -71,7 +99,7 @@ def differences(
         base = baseline_of(comparison, baseline)
         if base is None:
             continue
-        pairs = family(comparison, base)
+        pairs = to_baseline(comparison, base)
         for group, _, found, p_holm, verdict in judge(results, comparison, pairs, name, test, interval):
             row = (*comparison.place, name, group.label, base.label, *found[:5], p_holm, found.effect_size, verdict)
             rows.append(row)
@@ -143,49 +171,39 @@ def ranks(results: Results, metric: str = "average_accuracy") -> list[Ranks]:
 class Best(NamedTuple):
     """The group with the best mean, those that a paired test can't tell from it, and those that there is no test of.
 
-    No group is best that competes with none. `line` is its row of `differences`, if it has one.
+    No group is best that competes with none.
     """
 
     group: Group | None
     ties: list[Group]
     untested: list[Group]
-    line: Any
 
 
-def best(results: Results, comparison: Comparison, metric: str, test: Test = "t", lines: Sequence[Any] = ()) -> Best:
+def best(results: Results, comparison: Comparison, metric: str, test: Test = "t", baseline: str | None = None) -> Best:
     """Return what is best by a metric, and how sure that is, by the verdicts on its pairs with the others.
 
-    Joint training, the upper bound, does not compete where there is anything else. `lines` are the rows of the
-    comparison's `differences`: they say which group is the baseline.
+    Joint training, the upper bound, does not compete where there is anything else.
     """
-    groups = competing(results, comparison, metric)
-    if len(groups) < 2:
-        return Best(None, [], [], None)
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    first = max(groups, key=lambda group: sign * np.mean(results.values(group, metric)))
-    line = next((line for line in lines if line.label == first.label and line.metric == metric), None)
-    by_label = {group.label: group for group in comparison.finished}
-    base = by_label[lines[0].baseline] if lines else baseline_of(comparison)
-    verdicts = {}
-    for beside in (False, True):
-        for one, other, *_, verdict in judge(results, comparison, family(comparison, base, beside), metric, test):
-            if one is first or other is first:
-                verdicts[other.label if one is first else one.label] = verdict
-    others = [group for group in groups if group is not first]
+    pairs = to_best(results, comparison, metric)
+    if not pairs:
+        return Best(None, [], [])
+    first = pairs[0][1]
+    families = pairs, to_baseline(comparison, baseline_of(comparison, baseline))  # a pair of both is of the second
+    judged = [one for family in families for one in judge(results, comparison, family, metric, test)]
+    verdicts = {
+        (one.one if one.other is first else one.other).label: one.verdict
+        for one in judged
+        if first is one.one or first is one.other
+    }
+    others = [group for group, _ in pairs]
     ties = [group for group in others if verdicts.get(group.label) in ("undecided", "less than one image")]
     untested = [group for group in others if verdicts.get(group.label) in (None, "no test", "too few seeds")]
-    return Best(first, ties, untested, line)
+    return Best(first, ties, untested)
 
 
 def found_in(line: Any) -> Paired:
     """Return what was found of a pair from its line of `differences`."""
     return Paired(line.n, line.difference, line.ci_low, line.ci_high, line.p, line.effect_size)
-
-
-def competing(results: Results, comparison: Comparison, metric: str) -> list[Group]:
-    """Return the groups that may be best: all that the metric is defined for, but joint training, the upper bound."""
-    groups = [group for group in comparison.finished if results.values(group, metric)]
-    return [group for group in groups if group.method != UPPER_BOUND] or groups
 
 
 def tasks_in_words(comparison: Comparison) -> str:

@@ -14,7 +14,7 @@ from clbench.errors import UsageError
 from clbench.results import metrics, names
 from clbench.results.groups import PLACE, Comparison, Group, circumstances, compare_runs
 from clbench.results.metrics import Array, View
-from clbench.results.narrowing import narrow
+from clbench.results.narrowing import Where, names_in, narrow
 from clbench.results.record import RunRecord
 from clbench.results.references import UPPER_BOUND
 from clbench.results.statistics import IntervalKind, mean_interval
@@ -24,13 +24,15 @@ from clbench.results.wording import count_of
 METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.CURVE_METRICS)
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes", "stored_images")
+COST_NAMES = ("train_seconds", "evaluate_seconds", *TOTALS, *SIZES)
 
 
 class Results:
     """Runs and what they say: tidy tables and accuracy matrices.
 
     `order` lists labels as the methods should appear (default: by name). `problems` are lines on records that could not
-    be read, `warnings` lines on what to know before numbers are compared, `failed` the records of failed runs.
+    be read or are not there, `warnings` lines on what to know before numbers are compared, `failed` the records of
+    failed runs.
     """
 
     def __init__(self, records: Iterable[RunRecord], *, problems: Iterable[str] = (), order: Sequence[str] = ()):
@@ -45,24 +47,25 @@ class Results:
         cls,
         place: str | Path = "results/runs",
         *,
-        methods: Sequence[str] = (),
-        sequence: Sequence[str] = (),
-        scenario: Sequence[str] = (),
-        model: Sequence[str] = (),
-        where: Mapping[str, Any] | None = None,
+        methods: str | Sequence[str] = (),
+        sequence: str | Sequence[str] = (),
+        scenario: str | Sequence[str] = (),
+        model: str | Sequence[str] = (),
+        where: Where = None,
     ) -> Self:
         """Read the records in a folder, or in a set of them in one file; damaged ones become `problems`.
 
         `methods` are labels, or names for people: only these, in this order. `sequence`, `scenario`, `model` and
-        `where`, of settings as {"training.epochs": 2}, take some of the runs, see `narrow`. Raises UsageError if none
-        can be read, or there is none of what is asked for.
+        `where`, of settings as {"training.epochs": 2} or "training.epochs=2", take some of the runs, see `narrow`;
+        what no run has of several values is among the `problems`. Lists may be text with commas. Raises UsageError
+        if none can be read, or there is none of what is asked for.
         """
         records, problems = read_records(place)
-        records = narrow(records, {"sequence": sequence, "scenario": scenario, "model": model}, where or {})
+        records, missing = narrow(records, {"sequence": sequence, "scenario": scenario, "model": model}, where)
         titles = {one.spec["label"]: names.title(one.spec["method"], one.spec["label"]) for one in records}
-        methods = [names.resolve(label, titles, f"records of {{}} in {place}") for label in methods]
+        methods = [names.resolve(label, titles, f"records of {{}} in {place}") for label in names_in(methods)]
         chosen = [record for record in records if not methods or record.spec["label"] in methods]
-        return cls(chosen, problems=[f"skipped {problem}" for problem in problems], order=methods)
+        return cls(chosen, problems=[*(f"skipped {problem}" for problem in problems), *missing], order=methods)
 
     def resolve(self, name: str) -> str:
         """Return the label of a method that has finished runs, from its label or its name for people.

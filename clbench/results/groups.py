@@ -159,9 +159,9 @@ def compare_runs(records: Sequence[RunRecord], order: Sequence[str] = ()) -> tup
         if len(shown) > 1:
             warnings.append(
                 f"{sequence}, {scenario}, {model}: runs on unequal terms are not compared with each other, but in "
-                f"{len(shown)} comparisons: {'; '.join(sorted(shown, key=_natural))}"
+                f"{len(shown)} comparisons: {'; '.join(sorted(shown, key=natural))}"
             )
-        for terms, runs in sorted(zip(shown, by_terms.values(), strict=True), key=lambda one: _natural(one[0])):
+        for terms, runs in sorted(zip(shown, by_terms.values(), strict=True), key=lambda one: natural(one[0])):
             own = f"{model} [{terms}]" if terms else model
             groups, said = _groups(runs, order)
             comparisons.append(Comparison(sequence, scenario, own, groups))
@@ -205,7 +205,7 @@ def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Gr
     ranks = {label: rank for rank, label in enumerate(order)}
     groups: list[Group] = []
     warnings = []
-    for name in sorted(labels, key=lambda label: (ranks.get(label, len(ranks)), _natural(label))):
+    for name in sorted(labels, key=lambda label: (ranks.get(label, len(ranks)), natural(label))):
         alike = [labels[name][identity] for identity in sorted(labels[name])]
         shown = _tell_apart(name, [_common(runs[0].spec) for runs in alike])
         if len(shown) > 1:
@@ -219,9 +219,15 @@ def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Gr
     shared = {title for title, count in Counter(group.title for group in groups).items() if count > 1}
     groups = [dataclasses.replace(group, title=group.label) if group.title in shared else group for group in groups]
     every_seed = {seed for group in groups for seed in group.seeds}
+    lacking: dict[tuple[int, ...], list[str]] = {}
     for group in groups:
-        if missing := sorted(every_seed - set(group.seeds)):
-            warnings.append(f"{group.label} has no finished run of {_seeds(missing)}, which other methods have")
+        lacking.setdefault(tuple(sorted(every_seed - {*group.seeds})), []).append(group.label)
+    for missing, labels_of in lacking.items():
+        have, those = ("has" if len(labels_of) == 1 else "have"), ", ".join(labels_of)
+        if missing and every_seed == {*missing}:
+            warnings.append(f"{those} {have} no finished run")
+        elif missing:
+            warnings.append(f"{those} {have} no finished run of {_seeds(missing)}, which other methods have")
     warnings += [line for group in groups for line in _odd_seeds(group)]
     return groups, warnings + _alike(groups) + _without_curves(groups)
 
@@ -333,6 +339,6 @@ def _show(field: str, value: Any) -> str:
     return f"{field}={text}"
 
 
-def _natural(text: str) -> list[str | int]:
+def natural(text: str) -> list[str | int]:
     """Sort key that puts lwf@weight=2 before lwf@weight=10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]

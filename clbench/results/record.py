@@ -107,6 +107,16 @@ class RunRecord:
         return self.status == "ok"
 
     @property
+    def title(self) -> str:
+        """Which run it is, for people."""
+        spec = self.spec
+        place = f"{spec['sequence_label']}, {spec['scenario']}, {spec['model_label']}"
+        return f"{spec['label']}, {place}, seed {spec['seed']}"
+
+    def __repr__(self) -> str:
+        return f"<RunRecord: {self.title}: {self.status}{'' if self.ok else f', {self.reason}'}>"
+
+    @property
     def reason(self) -> str | None:
         """Why the run failed: the first line of its error."""
         return next(iter((self.error or "").splitlines()), None)

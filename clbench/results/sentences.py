@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from clbench.errors import UsageError
-from clbench.results.analysis import baseline_of, best, check_metric, competing, found_in
+from clbench.results.analysis import baseline_of, best, check_metric, found_in
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Group
 from clbench.results.references import UPPER_BOUND
 from clbench.results.statistics import IntervalKind, Test, paired
-from clbench.results.verdicts import FEWEST_SEEDS, Judged, judge_pair, reason
+from clbench.results.verdicts import FEWEST_SEEDS, Judged, competing, judge_pair, reason
 from clbench.results.wording import CUT, CUT_NOTE, percent, spell
 
 
@@ -28,9 +28,9 @@ def compare(
 ) -> list[str]:
     """Say in a line per comparison that has both whether a is better than b, with the verdict that a report gives.
 
-    p is corrected by Holm as there, for the report's baseline: over all differences to it, or over all pairs of other
-    methods. Raises UsageError for labels and metrics that there are not, and where no comparison has both over the
-    same seeds.
+    p is corrected by Holm as there: over all differences to the report's baseline, or to the best by this metric. Any
+    other pair is one test. Raises UsageError for labels and metrics that there are not, and where no comparison has
+    both over the same seeds.
     """
     check_metric(metric)
     a, b = results.resolve(a), results.resolve(b)
@@ -42,28 +42,35 @@ def compare(
         one, other = baseline_of(place, a), baseline_of(place, b)
         if one is not None and other is not None and one is not other:
             base = baseline_of(place, baseline)
-            judged, family = judge_pair(results, place, (one, other), base, metric, test, interval)
+            judged, tests, family = judge_pair(results, place, (one, other), base, metric, test, interval)
             if judged is not None:
-                found.append((place, judged, family))
+                found.append((place, judged, tests, family))
     if not found:
         raise UsageError(f"{a} and {b} have no finished runs of the same seeds, with {metric} defined, on equal terms")
-    if test == "wilcoxon" and all(np.isnan(judged.found.p) for _, judged, _ in found):
-        _, (one, other, *_), _ = found[0]
+    if test == "wilcoxon" and all(np.isnan(judged.found.p) for _, judged, *_ in found):
+        _, (one, other, *_), tests, _ = found[0]
         ours, theirs = results.by_seed(one, metric), results.by_seed(other, metric)
-        paired([ours[seed] - theirs[seed] for seed in ours if seed in theirs], test)  # raises, and says why
-    return [f"{place.title}: {_of_a_pair(judged, metric, family, test)}" for place, judged, family in found]
+        paired([ours[seed] - theirs[seed] for seed in ours if seed in theirs], test, tests=tests)  # raises
+    return [
+        f"{place.title}: {_of_a_pair(judged, metric, tests, family, test)}" for place, judged, tests, family in found
+    ]
 
 
-def _of_a_pair(judged: Judged, metric: str, family: str, test: Test) -> str:
+def _of_a_pair(judged: Judged, metric: str, tests: int, family: str, test: Test) -> str:
     words = {"better": "is better than", "worse": "is worse than"}
     relation = words.get(judged.verdict, "can't be told from")
     what = f"{judged.one.label} {relation} {judged.other.label} in {metric.replace('_', ' ')}"
-    why = reason(judged.verdict, test)
+    why = reason(judged.verdict, test, judged.found.n, tests)
     return f"{what}: {spell(judged.found, judged.p_holm, family)}: {judged.verdict}" + (f" ({why})" if why else "")
 
 
 def findings(
-    results: Results, comparison: Comparison, lines: Sequence[Any], test: Test = "t", interval: IntervalKind = "t"
+    results: Results,
+    comparison: Comparison,
+    lines: Sequence[Any],
+    test: Test = "t",
+    interval: IntervalKind = "t",
+    baseline: str | None = None,
 ) -> list[str]:
     """Say in sentences which methods are best, how sure that is, and what it cost.
 
@@ -71,18 +78,23 @@ def findings(
     """
     sentences: list[str] = []
     winners: list[Group] = []
-    base = next((group for group in comparison.finished for line in lines if group.label == line.baseline), None)
+    base = baseline_of(comparison, baseline) if lines else None
     for metric, what in (("average_accuracy", "Highest average accuracy"), ("forgetting", "Least forgetting")):
-        first, ties, untested, line = best(results, comparison, metric, test, lines)
+        first, ties, untested = best(results, comparison, metric, test, baseline)
         if first is None:
             alone = competing(results, comparison, metric)
             sentences += [_alone(results, comparison, group, metric, interval) for group in alone]
             winners += [group for group in alone if group not in winners]
             continue
         text = f"{what}: {_value(results, comparison, first, metric, interval)}"
+        of_metric = [line for line in lines if line.metric == metric]
+        line = next((line for line in of_metric if line.label == first.label), None)
         if line is not None and base is not None:
+            family = "Holm" if sum(not np.isnan(one.p) for one in of_metric) > 1 else ""
             there = percent(results.values(base, metric), metric, interval=interval)
-            text += f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm)}"
+            text += (
+                f"; {base.title} is at {there} %, the paired difference {spell(found_in(line), line.p_holm, family)}"
+            )
             text += f": {line.verdict}"
         sentences.append(". ".join([text, *_how_sure(comparison, first, ties, untested)]) + ".")
         if first not in winners:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -47,12 +48,20 @@ class Paired(NamedTuple):
     effect_size: float
 
 
-def paired(differences: ArrayLike, test: Test = "t", interval: IntervalKind = "t") -> Paired:
+def seeds_for_wilcoxon(tests: int = 1) -> int:
+    """Return how many seeds must differ for Wilcoxon's test to reach p < 0.05, by Holm over so many tests.
+
+    The smallest p of n seeds is 2 · 2^-n, and Holm takes it times the tests.
+    """
+    return math.floor(math.log2(2 * tests / ALPHA)) + 1
+
+
+def paired(differences: ArrayLike, test: Test = "t", interval: IntervalKind = "t", tests: int = 1) -> Paired:
     """Test whether differences [n] are 0 on average, by Student's paired t or Wilcoxon's signed ranks.
 
     Differences below 1e-12 are rounding, and count as 0. All but the mean are NaN where n = 1; p is 1 if all are 0, and
     NaN if they are all alike otherwise, for then nothing says how much they vary. Raises UsageError for Wilcoxon's test
-    where no outcome could reach p < 0.05.
+    where no outcome could reach p < 0.05, and says how many seeds would do by Holm over so many `tests`.
     """
     from scipy.special import stdtr  # Student's distribution; quicker to import than scipy.stats
 
@@ -66,7 +75,9 @@ def paired(differences: ArrayLike, test: Test = "t", interval: IntervalKind = "t
             of_them = f"{n} seeds" if ranked == n else f"{ranked} of {n} seeds that differ"
             raise UsageError(
                 f"Wilcoxon's signed-rank test cannot reach p < {ALPHA} with {of_them}: "
-                f"its smallest p is {min(1.0, 2 * 0.5**ranked):.2g}; six would do"
+                f"its smallest p is {min(1.0, 2 * 0.5**ranked):.2g}; {seeds_for_wilcoxon(tests)} would do"
+                + f", by Holm over {tests} tests"
+                * (tests > 1)
             )
         from scipy.stats import wilcoxon
 

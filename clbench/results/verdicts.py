@@ -1,12 +1,12 @@
 """What a paired test says of two methods: one verdict for each pair, whoever asks for it.
 
-Methods are paired by seed: they share a seed's weights and batches. The pairs of a comparison are two families, each
-with Holm's correction of its own: all methods against the baseline, and all pairs of the other methods.
+Methods are paired by seed: they share a seed's weights and batches. A comparison has two families of tests, each with
+Holm's correction of its own: all methods against the baseline, and by each metric all others against the best. The best
+and the baseline are a pair of the first. Any other pair is one test, for who asks for it.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ import numpy as np
 from clbench.errors import UsageError
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Group
-from clbench.results.statistics import ALPHA, IntervalKind, Paired, Test, holm, paired
+from clbench.results.references import UPPER_BOUND
+from clbench.results.statistics import ALPHA, IntervalKind, Paired, Test, holm, paired, seeds_for_wilcoxon
 from clbench.results.wording import count_of
 
 FEWEST_SEEDS = 5  # that two methods share, for a test
@@ -29,12 +30,16 @@ WHY = {
     "no test": "the differences are all alike",
     "less than one image": "the difference is smaller than one more right answer would make",
 }
-WHY_NO_WILCOXON = "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six seeds that differ"
 
 
-def reason(verdict: str, test: Test) -> str:
-    """Say why a verdict is neither better nor worse nor undecided; '' of those."""
-    return WHY_NO_WILCOXON if (verdict, test) == ("no test", "wilcoxon") else WHY.get(verdict, "")
+def reason(verdict: str, test: Test, seeds: int, tests: int) -> str:
+    """Say why a verdict of so many tests is neither better nor worse nor open; '' of those."""
+    if test == "wilcoxon" and (verdict == "no test" or (verdict == "undecided" and seeds < seeds_for_wilcoxon(tests))):
+        return (
+            f"Wilcoxon's signed-rank test cannot reach p < {ALPHA} with fewer than {seeds_for_wilcoxon(tests)} seeds "
+            f"that differ" + f", by Holm over {tests} tests" * (tests > 1)
+        )
+    return WHY.get(verdict, "")
 
 
 class Judged(NamedTuple):
@@ -71,12 +76,23 @@ def difference(
         return paired(values, "t", interval)._replace(p=np.nan)
 
 
-def family(comparison: Comparison, base: Group | None, beside: bool = False) -> list[Pair]:
-    """Return the pairs that are tested together: all with the baseline, or all `beside` it."""
-    rest = [group for group in comparison.finished if group is not base]
-    if beside:
-        return list(itertools.combinations(rest, 2))
-    return [] if base is None else [(group, base) for group in rest]
+def to_baseline(comparison: Comparison, base: Group | None) -> list[Pair]:
+    """Return the pairs of all methods with the baseline; none without one."""
+    return [] if base is None else [(group, base) for group in comparison.finished if group is not base]
+
+
+def to_best(results: Results, comparison: Comparison, metric: str) -> list[Pair]:
+    """Return the pairs of all others with the best by a metric, joint training aside; none where one is alone."""
+    groups = competing(results, comparison, metric)
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    first = max(groups, key=lambda group: sign * np.mean(results.values(group, metric)), default=None)
+    return [] if first is None else [(group, first) for group in groups if group is not first]
+
+
+def competing(results: Results, comparison: Comparison, metric: str) -> list[Group]:
+    """Return the groups that may be best: all that the metric is defined for, but joint training, the upper bound."""
+    groups = [group for group in comparison.finished if results.values(group, metric)]
+    return [group for group in groups if group.method != UPPER_BOUND] or groups
 
 
 def judge(
@@ -105,16 +121,20 @@ def judge_pair(
     metric: str,
     test: Test = "t",
     interval: IntervalKind = "t",
-) -> tuple[Judged | None, str]:
-    """Test one pair with all of its family; return what is found, None without seeds in common, and the family."""
-    beside = all(group is not base for group in pair)
-    pairs = family(comparison, base, beside)
-    pairs = [pair if all(any(one is own for own in pair) for one in other) else other for other in pairs]
-    judged = judge(results, comparison, pairs, metric, test, interval)
-    tests = sum(not np.isnan(one.found.p) for one in judged)
-    what = f"{count_of(tests, 'pair')} of methods beside" if beside else f"{count_of(tests, 'difference')} to"
-    found = next((one for one in judged if one.one is pair[0] and one.other is pair[1]), None)
-    return found, f"Holm over {what} {base.label if base is not None else 'the baseline'}"
+) -> tuple[Judged | None, int, str]:
+    """Test one pair with all of its family; return what is found, None without seeds in common, and the family.
+
+    That is how many tests it has, and in words the differences to what; '' for one test.
+    """
+    labels = {group.label for group in pair}
+    families = (to_baseline(comparison, base), ""), (to_best(results, comparison, metric), ", the best")
+    own = (family for family in families if any({one.label, other.label} == labels for one, other in family[0]))
+    pairs, what = next(own, ([pair], ""))
+    turned = [pair if {one.label, other.label} == labels else (one, other) for one, other in pairs]
+    judged = judge(results, comparison, turned, metric, test, interval)
+    tests = sum(not np.isnan(one.found.p) for one in judged) or len(judged)
+    family = f"Holm over {count_of(tests, 'difference')} to {pairs[0][1].label}{what}" if tests > 1 else ""
+    return next((one for one in judged if {one.one.label, one.other.label} == labels), None), tests, family
 
 
 def verdict_of(found: Paired, p_holm: float, metric: str, comparison: Comparison) -> str:

@@ -68,12 +68,16 @@ def of_p(p: float) -> str:
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
-def spell(found: Paired, p_holm: float, family: str = "Holm") -> str:
-    """Write a paired difference in percentage points: interval, p, the same corrected over a family of tests, seeds."""
+def spell(found: Paired, p_holm: float, family: str) -> str:
+    """Write a paired difference in percentage points: interval, p, p corrected over a family, seeds.
+
+    The family is '' of one test.
+    """
     text = f"{signed(found.mean)} points"
     if found.n == 1:
         return f"{text} (one seed)"
-    p = "no test" if math.isnan(found.p) else f"p {of_p(found.p)}, {of_p(p_holm).removeprefix('= ')} by {family}"
+    corrected = f"{of_p(p_holm).removeprefix('= ')} by {family}" if family else "one test"
+    p = "no test" if math.isnan(found.p) else f"p {of_p(found.p)}, {corrected}"
     return f"{text} (95 % interval {between(found.low, found.high)}, {p}, {found.n} seeds)"
 
 
@@ -84,9 +88,7 @@ def count_of(number: int, what: str) -> str:
 
 def failure_title(record: RunRecord) -> str:
     """Say which run a record is of, and the first line of its error."""
-    spec = record.spec
-    where = f"{spec['label']}, {spec['sequence_label']}, {spec['scenario']}, {spec['model_label']}, seed {spec['seed']}"
-    return f"{where}: {record.reason}"
+    return f"{record.title}: {record.reason}"
 
 
 def escape_markdown(text: str) -> str:

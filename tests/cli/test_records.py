@@ -6,6 +6,7 @@ import pytest
 from made_up import ENDS, ending_at, record, three_methods
 from typer.testing import CliRunner
 
+import clbench
 from clbench.cli.app import app
 from clbench.errors import UsageError
 from clbench.report.figures import files
@@ -16,10 +17,11 @@ from clbench.results.store import Store
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with records of six seeds in `runs`, one of them damaged, of two seeds in `few`; only read."""
+    """A folder to read: six seeds in `runs`, one record of them damaged, two in `few`, other methods in `other`."""
     place = tmp_path_factory.mktemp("records")
     write([one for label, finals in ENDS.items() for one in ending_at(label, finals)], place / "runs")
     write(three_methods(), place / "few")
+    write([one for label in ("er", "lwf", "si") for one in ending_at(label, ENDS["lwf"])], place / "other")
     (place / "runs/x.json").write_text("{}")
     return place
 
@@ -59,7 +61,8 @@ def test_a_report_is_narrowed_by_place_and_setting(tmp_path: Path, monkeypatch: 
     runs = [record("lwf", seed, training={"epochs": epochs, **budget}) for seed in (0, 1) for epochs in (2, 10)]
     runs += [record("finetune", 0, training={"epochs": 2, **budget})]
     runs += [record("lwf@temperature=4", 0, scenario="class", params={"temperature": 4.0})]
-    runs += [record("lwf", 0, sequence_label="split-digits@tasks=2"), record("lwf", 0, model_label="mlp@width=8")]
+    runs += [record("lwf", 0, sequence_label="split-digits@tasks=2", sequence_params={"tasks": 2})]
+    runs += [record("lwf", 0, model_label="mlp@width=8", model_params={"width": 8})]
     folder = write(runs, tmp_path / "runs")
     for options, count in (
         ({}, 8),
@@ -72,6 +75,14 @@ def test_a_report_is_narrowed_by_place_and_setting(tmp_path: Path, monkeypatch: 
         ({"where": {"training.iterations": "none", "params.temperature": "4"}}, 1),
         ({"where": {"lwf.temperature": 4}, "scenario": ["class"]}, 1),
         ({"where": {"lwf@temperature=4.temperature": 4}}, 8),  # others are not asked
+        ({"where": {"mlp.width": 256}, "model": "mlp"}, 7),
+        ({"where": "mlp.width=256"}, 7),
+        ({"where": {"mlp@width=8.width": "8"}, "model": ["mlp@width=8"]}, 1),
+        ({"where": {"split-digits@tasks=2.tasks": 2}}, 8),  # as above
+        ({"where": ["split-digits.tasks=2"], "scenario": "task"}, 1),
+        ({"where": ["training.epochs=2", "seed=0"]}, 2),
+        ({"where": "seed=0,1", "scenario": "class, task"}, 8),
+        ({"methods": "LwF (temperature = 4),fine-TUNING"}, 2),
         ({"methods": ["LwF (temperature = 4)", "fine-TUNING"]}, 2),
     ):
         assert len(Results.load(folder, **options)) == count, options
@@ -79,6 +90,7 @@ def test_a_report_is_narrowed_by_place_and_setting(tmp_path: Path, monkeypatch: 
     words = ["report", str(folder), "--out", str(out), "--where", "training.epochs=2,3", "--where", "seed=0"]
     said = CliRunner().invoke(app, [*words, "--sequence", "split-digits", "--scenario", "task", "--model", "mlp"])
     assert said.exit_code == 0, said.output
+    assert "no run with training.epochs=3: these records have 2, 10" in said.stderr
     rows = [line.split(",")[1:6] for line in (out / "runs.csv").read_text().splitlines()[1:]]
     place = ["split-digits", "task", "mlp"]
     assert rows == [[*place, "finetune", "finetune"], [*place, "lwf", "lwf"]]
@@ -106,12 +118,20 @@ def test_why_there_is_no_verdict_is_said_in_the_terminal(
     monkeypatch.setattr(files, "FIGURES", {})
     five = [one for label, finals in ENDS.items() for one in ending_at(label, finals[:5])]
     for folder, reason in (
-        (write(five, tmp_path / "five"), "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than six"),
+        (write(five, tmp_path / "five"), "Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than 7 seeds"),
         (place / "few", "too few seeds: a verdict takes 5 seeds"),
     ):
         said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out"), "--test", "wilcoxon"])
         assert said.exit_code == 0, said.output
         assert reason in said.stderr
+
+
+def test_compare_says_that_another_baseline_than_fine_tuning_is_taken(place: Path) -> None:
+    words = ["compare", "lwf", "si", "--records", str(place / "other")]
+    said = CliRunner().invoke(app, words)
+    note = "no finetune here: differences are to er (--baseline chooses another)"
+    assert said.stderr.count(note) == 1
+    assert "baseline" not in CliRunner().invoke(app, [*words, "--baseline", "si"]).stderr
 
 
 def test_a_report_reads_folders_below_and_says_so(tmp_path: Path) -> None:
@@ -149,6 +169,7 @@ compare lwf si --records runs             | no finished run of 'si': choose from
 compare lwf lwf --records runs            | lwf is compared with itself
 compare lwf joint --records runs --metric speed | no metric 'speed'
 compare lwf joint --records runs --test z | unknown 'z'
+compare lwf joint --records runs --metric gap_recovered | clbench report --columns gap_recovered shows it
 compare Fine-tunning lwf --records runs   | no finished run of 'Fine-tunning', did you mean Fine-tuning
 compare lwf joint --records runs --metric forgeting | no metric 'forgeting', did you mean forgetting
 report runs --columns forgetting,training_seconds | no column 'training_seconds', did you mean train_seconds
@@ -159,7 +180,10 @@ report runs --model cnn                   | no records of the model 'cnn': choos
 report runs --where epochs=2              | no setting 'epochs' in these records, did you mean training.epochs
 report runs --where training.epochs=2     | no run with training.epochs=2: these records have 10
 report runs --where training.epochs       | --where takes SETTING=VALUE
-compare lwf joint --records runs --where lwf.rate=1 | no setting 'lwf.rate' in these records
+compare lwf joint --records runs --where lwf.rate=1 | no setting 'lwf.rate' in these records: choose from lwf.of
+report runs --where mlp.widht=32          | no setting 'mlp.widht' in these records, did you mean mlp.width?
+report runs --where mlp.width=32          | no run with mlp.width=32: these records have 256
+report runs --where split-digits.tasks=2  | no setting 'split-digits.tasks' in these records: it has none
 compare lwf joint --records nowhere       | no folder of records at nowhere
 compare joint finetune --records few --test wilcoxon | cannot reach p < 0.05 with 2 seeds
 """
@@ -177,7 +201,25 @@ def test_bad_input_is_one_clear_line(line: str, place: Path, monkeypatch: pytest
     else:
         assert said.exit_code == 2
         assert message in said.output
-    assert {path.name for path in place.iterdir()} == {"runs", "few"}
+    assert {path.name for path in place.iterdir()} == {"runs", "few", "other"}
+
+
+def test_python_takes_what_the_command_line_takes(place: Path) -> None:
+    folder = place / "runs"
+    wanted = clbench.compare(clbench.load(folder), "lwf", "finetune")
+    assert clbench.compare(folder, "lwf", "finetune") == clbench.compare(str(folder), "lwf", "finetune") == wanted
+    assert len(clbench.load(folder, where="seed=0", methods="lwf,joint")) == 2
+    some = clbench.load(folder, where=["seed=0,7", "mlp.width=256"])
+    assert len(some) == 3
+    assert some.problems[-1] == "no run with seed=7: these records have 0, 1, 2, 3, 4, 5"
+    for where in ("seed", ["seed=0", "lwf"], [7], 7):
+        with pytest.raises(UsageError, match="takes SETTING=VALUE"):
+            clbench.load(folder, where=where)  # type: ignore[arg-type]
+    for results in (None, [1], some.runs):
+        with pytest.raises(
+            UsageError, match=r"compare takes the results of clbench\.load or run, or a folder of records"
+        ):
+            clbench.compare(results, "lwf", "finetune")  # type: ignore[arg-type]
 
 
 def test_one_file_stands_for_a_folder_of_records(place: Path, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_models_of_one_sequence_are_no_sequences() -> None:
 
 def test_best_says_what_it_could_not_test(results: Results) -> None:
     (place,) = results.comparisons
-    first, ties, untested, _ = best(results, place, "average_accuracy")
+    first, ties, untested = best(results, place, "average_accuracy")
     assert first is not None
     assert first.label == "lwf"  # joint training, the upper bound, does not compete
     assert ties == untested == []

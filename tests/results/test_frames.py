@@ -205,8 +205,22 @@ def test_intransigence_needs_the_joint_run_of_the_same_everything() -> None:
 
 def test_missing_seeds_are_said() -> None:
     results = Results([*three_methods(), record("lwf", 7)])
-    lacking = [warning for warning in results.warnings if "no finished run of seed 7" in warning]
-    assert [warning.split(": ")[1].split(" ")[0] for warning in lacking] == ["finetune", "joint"]
+    (line,) = results.warnings
+    assert line.endswith(": finetune, joint have no finished run of seed 7, which other methods have")
+
+
+def test_methods_without_any_finished_run_are_one_line() -> None:
+    failed = [record(f"m{number}", seed, error="no") for number in range(11) for seed in (0, 1)]
+    results = Results([*three_methods(), *failed])
+    (line,) = results.warnings
+    assert line.endswith(f": {', '.join(f'm{number}' for number in range(11))} have no finished run")
+    assert Results(failed).warnings == []
+
+
+def test_a_failed_run_is_shown_in_a_short_line() -> None:
+    (shown,) = Results([record("lwf", 3, error="DivergedError: the loss is NaN\n\nTraceback …")]).failed
+    assert repr(shown) == "<RunRecord: lwf, split-digits, task, mlp, seed 3: failed, DivergedError: the loss is NaN>"
+    assert repr(record("lwf", 0)) == "<RunRecord: lwf, split-digits, task, mlp, seed 0: ok>"
 
 
 def test_a_second_record_of_a_seed_is_left_out_and_said() -> None:

@@ -1,6 +1,7 @@
 """What results say of methods in sentences, from made-up records whose numbers are known."""
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -81,34 +82,97 @@ def test_compare_gives_the_verdicts_of_a_report(metric: str, test: Any, baseline
     family = f"by Holm over {frame['p'].notna().sum()} differences to {baseline or 'finetune'}"
     for line in frame[frame["verdict"] != "no test"].itertuples():
         (said,) = compare(results, line.label, line.baseline, metric, test, baseline=baseline)
-        assert said.endswith(f": {line.verdict}")
+        assert f": {line.verdict}" in said
         assert f"p {of_p(line.p)}, {of_p(line.p_holm).removeprefix('= ')} {family}" in said
         (back,) = compare(results, line.baseline, line.label, metric, test, baseline=baseline)
-        assert back.endswith({"better": "worse", "worse": "better"}.get(line.verdict, line.verdict))
+        assert ": " + {"better": "worse", "worse": "better"}.get(line.verdict, line.verdict) in back
 
 
-def test_methods_beside_the_baseline_are_one_family_of_pairs() -> None:
-    """Of p values of all pairs without fine-tuning, corrected together; what is tied with the best is so here too."""
-    ends = {**ENDS, "near": NEAR, "si": [end - 0.002 * (i % 3) for i, end in enumerate(LWF)]}
+def corrected(raw: dict[str, float]) -> dict[str, float]:
+    """Correct p values by Holm's definition: the smallest times their number, the next times one less, never down."""
+    largest, found = 0.0, {}
+    for rank, label in enumerate(sorted(raw, key=lambda label: raw[label])):
+        largest = found[label] = max(largest, min(1.0, (len(raw) - rank) * raw[label]))
+    return found
+
+
+@pytest.mark.parametrize("baseline", ["finetune", "lwf"])
+def test_a_pair_has_one_verdict_by_its_family(baseline: str) -> None:
+    """All against the baseline, else all against the best but joint training, else one test; findings say no other."""
+    ends = {**ENDS, "near": NEAR, "si": [end - 0.002 * (i % 3) for i, end in enumerate(LWF)], "mas": NEAR[::-1]}
     results = Results([one for label, finals in ends.items() for one in ending_at(label, finals)])
-    rest = sorted(set(ends) - {"finetune"})
-    pairs = list(itertools.combinations(rest, 2))
-    raw = [stats.ttest_rel(ends[one], ends[other]).pvalue for one, other in pairs]
-    ordered = np.sort(raw)
-    steps = np.minimum(1, np.maximum.accumulate(ordered * np.arange(len(raw), 0, -1)))
-    expected = [steps[list(ordered).index(p)] for p in raw]
+
+    def raw(others: Iterable[str], to: str) -> dict[str, float]:
+        return {label: stats.ttest_rel(ends[label], ends[to]).pvalue for label in others if label != to}
+
+    to_baseline = corrected(raw(ends, baseline))
+    to_best = corrected(raw((label for label in ends if label != "joint"), "lwf"))
     (place,) = results.comparisons
-    ties = [group.label for group in best(results, place, "average_accuracy").ties]
-    for (one, other), p, p_holm in zip(pairs, raw, expected, strict=True):
-        for a, b in ((one, other), (other, one)):
-            (line,) = compare(results, a, b)
-            assert (
-                f"p {of_p(p)}, {of_p(p_holm).removeprefix('= ')} by Holm over 6 pairs of methods beside finetune"
-                in line
-            )
-            assert line.endswith("undecided") == (p_holm >= 0.05)
-        if "lwf" in (one, other) and "joint" not in (one, other):
-            assert (p_holm >= 0.05) == bool({one, other} & set(ties))
+    ties = {group.label for group in best(results, place, "average_accuracy", "t", baseline).ties}
+    for a, b in itertools.permutations(ends, 2):
+        (line,) = compare(results, a, b, baseline=baseline)
+        p = stats.ttest_rel(ends[a], ends[b]).pvalue
+        if baseline in (a, b):
+            p_holm = to_baseline[a if b == baseline else b]
+            family = f"{of_p(p_holm).removeprefix('= ')} by Holm over 5 differences to {baseline}, "
+        elif "lwf" in (a, b) and "joint" not in (a, b):
+            p_holm = to_best[a if b == "lwf" else b]
+            family = f"{of_p(p_holm).removeprefix('= ')} by Holm over 4 differences to lwf, the best, "
+        else:
+            p_holm, family = p, "one test, "
+        assert f"p {of_p(p)}, {family}6 seeds" in line
+        assert line.endswith("undecided") == (p_holm >= 0.05)
+        if a == "lwf" and b != "joint":
+            assert (b in ties) == line.endswith("undecided")
+
+
+def test_many_methods_far_apart_are_told_apart() -> None:
+    """24 methods of five seeds: 55 points between the best and the worst of those beside fine-tuning are no chance."""
+    rng = np.random.default_rng(0)
+    ends = {f"m{rank}": (0.95 - 0.025 * max(0, rank - 1) + rng.normal(0, 0.01, 5)).tolist() for rank in range(23)}
+    results = Results(
+        [one for label, finals in {"finetune": [0.3] * 5, **ends}.items() for one in ending_at(label, finals)]
+    )
+    (place,) = results.comparisons
+    first, ties, untested = best(results, place, "average_accuracy")
+    assert first is not None
+    ends["finetune"] = [0.3] * 5
+    raw = {label: stats.ttest_rel(ends[first.label], ends[label]).pvalue for label in ends if label != first.label}
+    assert first.label in ("m0", "m1")
+    assert untested == []
+    assert {group.label for group in ties} == {label for label, p in corrected(raw).items() if p >= 0.05}
+    assert 1 <= len(ties) < 5
+    assert "m22" not in said_of(results)[0].split("cannot tell")[1]
+
+
+def test_p_of_one_test_is_given_once() -> None:
+    results = Results([*ending_at("lwf", NEAR), *ending_at("finetune", FINETUNE)])
+    p = of_p(stats.ttest_rel(NEAR, FINETUNE).pvalue)
+    for said in (*compare(results, "lwf", "finetune"), said_of(results)[0]):
+        assert f"p {p}, one test, 6 seeds" in said
+        assert "Holm" not in said
+
+
+def test_wilcoxon_says_how_many_seeds_would_do() -> None:
+    """Five seeds give p = 2/32 at least. Over four tests 4 · 2/2^n is below 0.05 from 8 seeds on."""
+    ends = {**ENDS, "near": NEAR, "si": [end - 0.01 for end in LWF]}
+    five = Results([one for label, finals in ends.items() for one in ending_at(label, finals[:5])])
+    with pytest.raises(UsageError, match=r"with 5 seeds: its smallest p is 0.062; 8 would do, by Holm over 4 tests"):
+        compare(five, "lwf", "finetune", test="wilcoxon")
+    with pytest.raises(UsageError, match=r"0.062; 6 would do$"):
+        compare(five, "near", "joint", test="wilcoxon")
+    six = Results([one for label, finals in ends.items() for one in ending_at(label, finals)])
+    (line,) = compare(six, "lwf", "finetune", test="wilcoxon")
+    assert ": undecided (Wilcoxon's signed-rank test cannot reach p < 0.05 with fewer than 8 seeds" in line
+    assert line.endswith("that differ, by Holm over 4 tests)")
+
+
+@pytest.mark.parametrize("column", ["gap_recovered", "train_seconds", "stored_bytes"])
+def test_columns_that_are_no_metric_say_where_they_are_shown(results: Results, column: str) -> None:
+    with pytest.raises(
+        UsageError, match=rf"{column} is .*no metric that is compared: clbench report --columns {column}"
+    ):
+        compare(results, "lwf", "finetune", column)
 
 
 def test_compare_takes_the_names_that_a_report_shows(results: Results) -> None:
