@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from clbench.errors import ClbenchError, DivergedError, UsageError
 from clbench.execution.run import using_threads
-from clbench.experiment import own_code, registry
+from clbench.experiment import own_code, points, registry
 from clbench.method import (
     SCENARIOS,
     GradientOf,
@@ -38,8 +38,8 @@ from clbench.method import (
 )
 from clbench.models.backbones import Backbone
 from clbench.results.references import BASELINE
-from clbench.sequences.checking import check_sequence
-from clbench.sequences.tasks import Split, Task
+from clbench.sequences import checking
+from clbench.sequences.tasks import Split, Task, TaskSequence
 from clbench.training.run import Outcome, run_sequence, weights_hash
 from clbench.training.snapshots import SnapshotFile
 
@@ -117,6 +117,25 @@ def check_method(
     if changes_nothing and not quiet:
         what = "equals fine-tuning to the last bit in every run: no hook of it has changed anything"
         print(f"{cls.__name__} {what}", file=sys.stderr, flush=True)
+
+
+def check_sequence(
+    sequence: type[TaskSequence] | TaskSequence, *, data_root: Path | str | None = None, seed: int = 0
+) -> None:
+    """Load a task sequence as runs do and print its tasks; raise AssertionError that says what is wrong with them.
+
+    Its default model and training settings must be there. Its tasks must be such as can be trained on, for this seed
+    and the next. The same seed must give the same class order, the same fingerprint and the same images and labels
+    again, whatever was drawn from the global generators.
+    """
+    try:
+        if isinstance(sequence, type) and issubclass(sequence, TaskSequence):
+            sequence = sequence()
+        if isinstance(sequence, TaskSequence):
+            points.check_defaults(type(sequence))
+    except UsageError as error:
+        raise AssertionError(str(error)) from error
+    checking.check_sequence(sequence, data_root=data_root, seed=seed)
 
 
 @contextlib.contextmanager

@@ -129,7 +129,8 @@ def test_an_exception_is_a_record_that_says_where(tmp_path: Path) -> None:
     ],
 )
 def test_a_failed_run_names_the_line_of_the_method(body: str, message: str, tmp_path: Path) -> None:
-    head = 'from clbench.method import Memory, Method, Phase\n\nclass Own(Method):\n    """Own."""\n\n    name = "own"\n\n    '
+    head = "from clbench.method import Memory, Method, Phase\n\nclass Own(Method):\n"
+    head += '    """Own."""\n\n    name = "own"\n\n    '
     (tmp_path / "own.py").write_text(head + body + "\n")
     error = run(tmp_path / "out", f"{tmp_path}/own.py:Own").error or ""
     assert re.search(message, error.splitlines()[0]), error
