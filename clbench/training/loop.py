@@ -171,8 +171,10 @@ class TaskTraining:
                 raise
             own = type(self.method)
             hook = own.loss if own.gradients is Method.gradients else own.gradients
-            what = f"{hook_name(hook)} has called .backward(), which the loop does"
-            raise ClbenchError(f"{what}: torch.autograd.grad(…, retain_graph=True) gives a gradient") from error
+            what = f"{hook_name(hook)}: a gradient of its loss was computed before"
+            raise ClbenchError(
+                f"{what}: it calls no .backward(), the loop does; gradient_of takes a loss once"
+            ) from error
         if self.loss is None:
             self.loss = loss.detach(), self.trainer.passes.pending or self.batch_images
         self.trainer.passes.count_backward()
