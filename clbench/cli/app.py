@@ -27,7 +27,7 @@ EXAMPLES = {  # of the arguments that a command must be given
     "verify": "note",
     "compare": "lwf finetune",
     "merge": "one/runs other/runs --out results/runs",
-    "show": "lwf",
+    "show": "training",
     "list": "methods",
 }
 for command in (run, verify, report, compare, merge, show):

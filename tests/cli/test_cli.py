@@ -534,7 +534,7 @@ def test_a_setting_of_a_class_in_a_file_is_hinted_at(clbench: Command, tmp_path:
 
 @pytest.mark.parametrize(
     ("words", "example"),
-    [("list", "clbench list methods"), ("compare", "clbench compare lwf finetune"), ("show", "clbench show lwf")],
+    [("list", "clbench list methods"), ("compare", "clbench compare lwf finetune"), ("show", "clbench show training")],
 )
 def test_a_command_without_its_arguments_gives_an_example(clbench: Command, words: str, example: str) -> None:
     one_clear_line(clbench(words), f"as in {example}")
