@@ -104,7 +104,7 @@ def test_an_exception_is_a_record_that_says_where(tmp_path: Path) -> None:
     [
         (
             "def loss(self, step):\n        loss = step.cross_entropy()\n        loss.backward()\n        return loss",
-            r"^Own.loss \(own.py, line 8\) .* was computed before: it calls no .backward\(\), the loop does",
+            r"^Own.loss \(own.py, line 8\): .* was computed before: it calls no .backward\(\), the loop does",
         ),
         (
             "def scores(self, x, task):\n        return self.network(x).argmax(1)",
