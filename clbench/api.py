@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clbench.errors import UsageError, quoted
+from clbench.errors import ClbenchError, UsageError, did_you_mean, quoted
 from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def _taking(names: Sequence[str]) -> Callable[[Callable[[Request, bool], T]], Ca
 
     def decorate(function: Callable[[Request, bool], T]) -> Callable[..., T]:
         def call(*values: Any, **options: Any) -> T:
+            for name in options:
+                if name not in signature.parameters:
+                    raise UsageError(f"{function.__name__} has no option {name!r}{did_you_mean(name, names)}")
             options = signature.bind(*values, **options).arguments
             quiet = options.pop("quiet", False)
             return function(Request(**options), quiet)
@@ -111,6 +114,55 @@ def compare(
         )
     choices = Choices(test=test, interval=interval)  # type: ignore[arg-type]
     return sentences.compare(results, a, b, metric, choices.test, choices.interval, baseline)
+
+
+def write_report(
+    results: Results | str | Path = "results/runs",
+    out: str | Path = "results/report",
+    *,
+    columns: Sequence[str] = (),
+    baseline: str | None = None,
+    test: str = "t",
+    interval: str = "t",
+    formats: Sequence[str] = ("png", "pdf"),
+    width: str = "column",
+) -> list[Path]:
+    """Write tables, figures and a page of results, or of a folder of records, as `clbench report` does.
+
+    Returns the files; `report.html` shows all. Which runs and methods are in it, `load` chooses. Raises UsageError for
+    columns, labels, formats and the like that there are not, and if the folder cannot be written or holds records.
+    """
+    from clbench.report import writer
+    from clbench.report.tables import Choices, Tables
+
+    if isinstance(results, (str, Path)):
+        results = load(results)
+    if baseline is not None:
+        results.resolve(baseline)  # raises before anything is written
+    choices = Choices(_listed(columns), baseline, test, interval)  # type: ignore[arg-type]
+    return writer.write_report(results, out, Tables(results, choices), _listed(formats), width)  # type: ignore[arg-type]
+
+
+def merge(folders: Sequence[str | Path], out: str | Path) -> tuple[int, list[str]]:
+    """Join folders of records in another, as `clbench merge` does; return how many came in, and lines on damaged ones.
+
+    Raises UsageError if a folder has no records, or if finished records of the same run disagree.
+    """
+    from clbench.results import store
+
+    places = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
+    for place in places:
+        if not any(store.Store(place).paths()):
+            raise UsageError(f"no records in {place}: name the folders that 'clbench run --out' wrote to")
+    try:
+        return store.merge(places, Path(out))
+    except OSError as error:
+        raise ClbenchError(f"cannot write to {out}: {error.strerror or error}") from None
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    parts = names.split(",") if isinstance(names, str) else names
+    return [part.strip() for part in parts if part.strip()]
 
 
 def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import io
 import sys
@@ -12,16 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from clbench.errors import DivergedError, UsageError
+from clbench.errors import ClbenchError, DivergedError, UsageError
 from clbench.execution.run import using_threads
-from clbench.experiment import own_code, registry
+from clbench.experiment import own_code, points, registry
 from clbench.method import (
     SCENARIOS,
     GradientOf,
@@ -37,16 +38,21 @@ from clbench.method import (
 )
 from clbench.models.backbones import Backbone
 from clbench.results.references import BASELINE
-from clbench.sequences.checking import check_sequence
-from clbench.sequences.tasks import Split, Task
+from clbench.sequences import checking
+from clbench.sequences.tasks import Split, Task, TaskSequence
 from clbench.training.run import Outcome, run_sequence, weights_hash
 from clbench.training.snapshots import SnapshotFile
 
+T = TypeVar("T")
 SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 8}}
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
 SLOW = ("resnet18",)  # is checked in one scenario, unless others are named, and with fewer steps
 SHORT = replace(TRAINING, epochs=1, batch_size=12)
 BACKWARD = torch.autograd.backward
+SEED = (
+    "two runs with the same seed differ: does it draw from a global generator, such as np.random or random, or keep "
+    "something in its class or file? Draw from self.run.stream(...), and reset everything in `begin`"
+)
 
 
 def tiny_tasks(
@@ -95,8 +101,6 @@ def check_method(
     except UsageError as error:
         raise AssertionError(str(error)) from None
     settings = {} if inspect.isclass(method) else {name: getattr(method, name) for name in registry.defaults(cls)}
-    assert cls.scenarios, f"{cls.__name__}.scenarios is empty"
-    assert cls.scenarios <= set(SCENARIOS), f"{cls.__name__}.scenarios has unknown names: {set(cls.scenarios)}"
     changes_nothing = cls is not registry.builtin("method").get(BASELINE)
     for model in models:
         backbone = registry.configure(model, registry.find("model", model), SMALL.get(model, {}))
@@ -115,6 +119,25 @@ def check_method(
         print(f"{cls.__name__} {what}", file=sys.stderr, flush=True)
 
 
+def check_sequence(
+    sequence: type[TaskSequence] | TaskSequence, *, data_root: Path | str | None = None, seed: int = 0
+) -> None:
+    """Load a task sequence as runs do and print its tasks; raise AssertionError that says what is wrong with them.
+
+    Its default model and training settings must be there. Its tasks must be such as can be trained on, for this seed
+    and the next. The same seed must give the same class order, the same fingerprint and the same images and labels
+    again, whatever was drawn from the global generators.
+    """
+    try:
+        if isinstance(sequence, type) and issubclass(sequence, TaskSequence):
+            sequence = sequence()
+        if isinstance(sequence, TaskSequence):
+            points.check_defaults(type(sequence))
+    except UsageError as error:
+        raise AssertionError(str(error)) from error
+    checking.check_sequence(sequence, data_root=data_root, seed=seed)
+
+
 @contextlib.contextmanager
 def _named(what: str, cls: type[Learner]) -> Iterator[None]:
     """Let what goes wrong be an AssertionError that names the run, and the line where it was raised."""
@@ -124,8 +147,8 @@ def _named(what: str, cls: type[Learner]) -> Iterator[None]:
         raise AssertionError(f"{what}: {error}") from None
     except Exception as error:
         where = own_code.raised_at(error, {cls.__module__.split(".")[0]})
-        reason = f"it raises {type(error).__name__}: {error}" + (f", in {where}" if where else "")
-        raise AssertionError(f"{what}: {reason}") from error
+        reason = ("" if isinstance(error, ClbenchError) else "it raises ") + own_code.what(error)
+        raise AssertionError(f"{what}: {reason}" + (f", in {where}" if where else "")) from error
 
 
 @dataclass
@@ -142,8 +165,8 @@ class _Check:
     def run(self) -> Outcome:
         watched = self.new(_watched(self.cls)) if issubclass(self.cls, Method) else self.new()
         first = self.go(watched)
+        _same(first, self.go(self.new()), SEED)
         _same(first, self.go(watched), "a second run of the same instance differs: reset everything in `begin`")
-        _same(first, self.go(self.new()), "two runs with the same seed differ: draw from self.run.stream(...)")
         for matrix in (first.task_aware, first.task_agnostic):
             cells = [cell for row in matrix for cell in row if cell is not None]
             assert all(0 <= cell <= 1 for cell in cells), "an accuracy lies outside [0, 1]"
@@ -263,7 +286,7 @@ def _never_told(cls: type[Learner], answers: list[Tensor | None]) -> type[Learne
             answers.append(cls.scores(copy.deepcopy(self), x, None))
             return answers[-1]
 
-    return NeverTold
+    return _called_as(cls, NeverTold)
 
 
 def _told(cls: type[Learner], answers: list[Tensor | None]) -> type[Learner]:
@@ -276,7 +299,7 @@ def _told(cls: type[Learner], answers: list[Tensor | None]) -> type[Learner]:
                 answers.append(scores)
             return scores
 
-    return Told
+    return _called_as(cls, Told)
 
 
 def _watched(cls: type[Method]) -> type[Method]:
@@ -310,10 +333,17 @@ def _watched(cls: type[Method]) -> type[Method]:
     for name in ("start_from", "start_task", "phases", "loss", "after_step", "finish_phase", "finish_task", "scores"):
         hook = _guarded(cls, name)
         setattr(Watched, name, _unchanging(name, hook) if name in ("start_task", "loss", "scores") else hook)
-    return Watched
+    return _called_as(cls, Watched)
+
+
+def _called_as(cls: type[T], derived: type[T]) -> type[T]:
+    """Give a derived class the name of the user's, which messages have then."""
+    derived.__name__, derived.__qualname__, derived.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return derived
 
 
 def _guarded(cls: type[Method], name: str) -> Callable[..., Any]:
+    @functools.wraps(getattr(cls, name))
     def guarded(self: Method, *arguments: Any) -> Any:
         with _no_training(cls, name):
             return getattr(cls, name)(self, *arguments)
@@ -342,6 +372,7 @@ def _no_training(cls: type[Method], hook: str) -> Iterator[None]:
 
 
 def _unchanging(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
     def watched(self: Method, *arguments: Any) -> Any:
         network = self.network
         # in a loss, batch norm counts the images

@@ -23,6 +23,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+EXAMPLES = {  # of the arguments that a command must be given
+    "verify": "note",
+    "compare": "lwf finetune",
+    "merge": "one/runs other/runs --out results/runs",
+    "show": "training",
+    "list": "methods",
+}
 for command in (run, verify, report, compare, merge, show):
     app.command()(command)
 app.command("list")(list_)
@@ -66,7 +73,7 @@ def main() -> None:
     except BrokenPipeError:  # whoever read what is printed has gone
         sys.exit(1)
     except OSError as error:  # there is no room for it
-        message, code = str(error), 1
+        message, code = str(error) if error.filename else f"{error}: standard output", 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its end
     except Exception as error:  # Typer's own for options and arguments, whichever class of it the version has
         if not hasattr(error, "format_message"):
@@ -74,6 +81,9 @@ def main() -> None:
         message, code = error.format_message(), 2
         if "unexpected extra argument" in message:
             message += _instead(error.ctx, sys.argv[1:])  # type: ignore[attr-defined]
+        command = getattr(getattr(error, "ctx", None), "info_name", None)
+        if message.startswith("Missing argument") and command in EXAMPLES:
+            message = f"{message.rstrip('.')}, as in clbench {command} {EXAMPLES[command]}"
     else:
         sys.exit(code)
     print(f"clbench: error: {' '.join(message.split())}", file=sys.stderr)

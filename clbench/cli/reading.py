@@ -9,7 +9,7 @@ import typer
 
 from clbench import api
 from clbench.cli.options import Interval, Test, say
-from clbench.errors import ClbenchError, UsageError
+from clbench.errors import UsageError
 
 Sequences = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these task sequences.")]
 Scenarios = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these scenarios.")]
@@ -100,16 +100,7 @@ def merge(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for all of them; it may have records already.")],
 ) -> None:
     """Join folders of records; refuse if finished records of the same run disagree."""
-    from clbench.results.store import Store
-    from clbench.results.store import merge as join
-
-    for folder in folders:
-        if not any(Store(folder).paths()):
-            raise UsageError(f"no records in {folder}: name the folders that 'clbench run --out' wrote to")
-    try:
-        count, problems = join(folders, out)
-    except OSError as error:
-        raise ClbenchError(f"cannot write to {out}: {error.strerror or error}") from None
+    count, problems = api.merge(folders, out)
     say(*(f"skipped {problem}" for problem in problems), f"{count} records were added to {out}")
 
 

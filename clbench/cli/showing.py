@@ -39,6 +39,9 @@ def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|
     width = max(len(name) for name, _ in rows) + 2
     for name, title in rows:
         typer.echo(_wrapped(title, name.ljust(width), " " * width))
+    if what == "methods":
+        groups = ", ".join(f"{group} ({len(early.members(group))})" for group in early.GROUPS)
+        typer.echo(_wrapped(f"Several by one name: {groups}"))
     say("'clbench show NAME' tells more, of fields too")
 
 
@@ -67,6 +70,9 @@ def _explanation(asked: str) -> Iterator[str]:
         path = Path(asked) if asked.endswith(".toml") else presets.FOLDER / f"{asked}.toml"
         yield path.read_text(encoding="utf-8").rstrip()
         return
+    if (group := early.known_name("method", asked)) in early.GROUPS:
+        yield _wrapped(f"{group} (as in --methods {group}): {', '.join(early.members(group))}")
+        return
     kind, name, known = _found(asked)
     title = f", '{titles()[name]}' in reports" if kind == "method" and name in titles() else ""
     yield _wrapped(f"{name} ({kind}{title}): {known.doc}")
@@ -84,7 +90,12 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
     if ":" in asked or "+" in asked:
         kind = "sequence" if "+" in asked or asked.startswith("avalanche:") else _kind_of(asked)
         return kind, asked, early.look_up(kind, asked) or _imported(kind, asked)
-    everything = ["training", *presets.names(), *(name for kind in early.KINDS for name in registry.names(kind))]
+    everything = [
+        "training",
+        *early.GROUPS,
+        *presets.names(),
+        *(name for kind in early.KINDS for name in registry.names(kind)),
+    ]
     raise UsageError(f"there is no {asked!r}{did_you_mean(asked, everything)}")
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
@@ -31,6 +32,12 @@ GROUPS: dict[str, Callable[[Any], bool]] = {
     "penalties": lambda cls: cls.family == "penalties",
     "rehearsal": lambda cls: cls.family == "rehearsal",
 }
+
+
+def members(group: str) -> list[str]:
+    """Return the methods that a name of several stands for."""
+    builtin = catalogue.builtin("method")
+    return sorted(name for name in builtin if GROUPS[group](SimpleNamespace(**builtin[name].constants)))
 
 
 def item_of(kind: Kind, item: str) -> str:
@@ -94,7 +101,7 @@ def look_up(kind: Kind, reference: str) -> Known | None:
         if reference in registry.builtin_names(kind):  # its file says no more without being imported
             registry.find(kind, reference)
             return None
-        raise registry.unknown(kind, reference)
+        raise registry.unknown(kind, reference, GROUPS if kind == "method" else ())
     return _from_outside(kind, reference, place, name)
 
 
@@ -159,4 +166,6 @@ def _setting_of(request: Request, name: str) -> Known | None:
 
 def unused(name: str, known: list[str]) -> UsageError:
     """Return what to say of a setting for a name that is not in the sweep; these are."""
-    return UsageError(f"--set {name}.… names nothing in this sweep{did_you_mean(name, known)}")
+    references = [other for other in known if other.rpartition(":")[2] == name]  # of which it is the class
+    meant = f", did you mean {references[0]}?" if references else did_you_mean(name, known)
+    return UsageError(f"--set {name}.… names nothing in this sweep{meant}")

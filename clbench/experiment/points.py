@@ -91,6 +91,8 @@ def choose(
             files = {} if folder is None else registry.files_in(cls, below, folder)
             instance = registry.configure(reference, cls, {**below, **over, **files})
             written = {name: below[name] for name in files}
+            if kind == "sequence":
+                check_defaults(cls)
             label = registry.label(reference, instance, written)
             choice = Choice(kind, reference, label, instance, place, written, files)
             try:
@@ -99,6 +101,15 @@ def choose(
                 raise UsageError(f"{choice.label} has a setting that a record cannot hold: {error}") from None
             chosen.setdefault(choice.label, choice)
     return list(chosen.values())
+
+
+def check_defaults(sequence: type) -> None:
+    """Raise UsageError, with class and file, for a model or training settings of a sequence that there are not."""
+    try:
+        resolve_training(sequence.budget, {}, [])  # type: ignore[attr-defined]
+        choose("model", [sequence.model], {})  # type: ignore[attr-defined]
+    except UsageError as error:
+        raise UsageError(f"{own_code.place_of(sequence)}: {sequence.__name__}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Presets as files: whole experiments in TOML, with the numbers that a paper published for them.
 
 The built-in ones are in `protocols`; a user's own file works the same way. Any value may be a table by
-scenario, `{ task = 100, domain = 100, class = 600 }`: a scenario that it leaves out keeps the default. In a row, a list
-is a grid: the row stands for one row per point.
+scenario, `{ task = 100, domain = 100, class = 600 }`, which has every scenario that is run. In a row, a list is a grid:
+the row stands for one row per point.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,7 @@ def _check(preset: Preset) -> None:
     _need(not preset.sequence or isinstance(preset.sequence.get("name"), str), "[sequence] has no name")
     _need(isinstance(preset.model.get("name", ""), str), "the name in [model] is no text")
     for section in GRIDS[1:]:
-        _check_tables(f"[{section}]", getattr(preset, section))
+        _check_tables(f"[{section}]", getattr(preset, section), preset.scenarios)
     if preset.seeds is not None:
         parse_seeds(preset.seeds)
     for row in preset.rows:
@@ -222,7 +222,7 @@ def _check_row(row: Row, preset: Preset) -> None:
     there = f"those of the preset are {', '.join(preset.scenarios)}"
     _need(not outside, f"{name} is in the scenario {', '.join(outside)}, the preset is not: {there}")
     for table in GRIDS:
-        _check_tables(f"{name}: {table}", getattr(row, table))
+        _check_tables(f"{name}: {table}", getattr(row, table), preset.where(row))
     for table in ("sequence", "model"):
         own = getattr(row, table).get("name", "")
         _need(isinstance(own, str), f"{name}: the name in {table} is no text")
@@ -261,7 +261,7 @@ def _check_published(name: str, row: Row, preset: Preset) -> None:
         )
 
 
-def _check_tables(where: str, table: Mapping[str, Any]) -> None:
+def _check_tables(where: str, table: Mapping[str, Any], scenarios: Sequence[Scenario]) -> None:
     for name, value in table.items():
         if isinstance(value, dict):
             by_scenario = bool(value) and set(value) <= set(SCENARIOS)
@@ -270,3 +270,5 @@ def _check_tables(where: str, table: Mapping[str, Any]) -> None:
             _need(
                 not lists, f"{where}: {name} is a grid in one scenario: give each scenario's points rows of their own"
             )
+            missing = [scenario for scenario in scenarios if scenario not in value]
+            _need(not missing, f"{where}: {name} has no value for the scenario {', '.join(missing)}: write it out")

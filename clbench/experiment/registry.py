@@ -17,7 +17,7 @@ import pkgutil
 import re
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
 from clbench.experiment import catalogue, own_code
 from clbench.experiment.catalogue import BASES, Field, Kind
+from clbench.experiment.preset import SCENARIOS
 from clbench.results.names import spelled
 
 GUIDES: dict[Kind, str] = {  # where it is told how to write one
@@ -171,8 +172,8 @@ def _registered(kind: Kind, reference: str) -> type:
     raise unknown(kind, reference)
 
 
-def unknown(kind: Kind, reference: str) -> UsageError:
-    """Return what to say of a reference that names nothing."""
+def unknown(kind: Kind, reference: str, groups: Iterable[str] = ()) -> UsageError:
+    """Return what to say of a reference that names nothing; `groups` are names of several."""
     place, colon, _ = reference.rpartition(":")
     path, instead = Path(reference).expanduser(), f"a {kind} is a name, or a class in a file, as in ./file.py:Name"
     if reference.endswith(".py"):
@@ -182,7 +183,7 @@ def unknown(kind: Kind, reference: str) -> UsageError:
     if "/" in reference or reference.startswith((".", "~")):
         what = "a folder" if path.is_dir() else "a file" if path.is_file() else "no name, and no file"
         return UsageError(f"{shown(reference)} is {what}: {instead}; see {GUIDES[kind]}")
-    return UsageError(f"unknown {kind} {quoted(reference)}{did_you_mean(reference, names(kind))}")
+    return UsageError(f"unknown {kind} {quoted(reference)}{did_you_mean(reference, [*names(kind), *groups])}")
 
 
 def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:
@@ -237,6 +238,15 @@ def check_class(kind: Kind, cls: type) -> None:
         raise UsageError(f"{own_code.place_of(cls)}: {what}")
     if kind == "method":
         own_code.check_hooks(cls)
+        _check_scenarios(cls)
+
+
+def _check_scenarios(cls: Any) -> None:
+    if isinstance(cls.scenarios, str) or not cls.scenarios:
+        raise UsageError(f"{own_code.place_of(cls)}: {cls.__name__}.scenarios is {cls.scenarios!r}: a set is needed")
+    for name in sorted(set(cls.scenarios) - set(SCENARIOS)):
+        what = f"{cls.__name__}.scenarios has {name!r}, which is no scenario"
+        raise UsageError(f"{own_code.place_of(cls)}: {what}{did_you_mean(name, SCENARIOS)}")
 
 
 def canonical(reference: str) -> str:

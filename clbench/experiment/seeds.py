@@ -35,7 +35,10 @@ def parse_seeds(value: int | str | Sequence[int]) -> list[int]:
             raise UsageError(
                 f"seeds={quoted(value)}: {item} is over {MOST_SEEDS:,} seeds, or over the largest, {MAX_SEED}"
             )
-        seeds |= dict.fromkeys(range(first, last + 1))
+        new = dict.fromkeys(range(first, last + 1))
+        if twice := sorted(seeds.keys() & new):
+            raise UsageError(f"seeds={quoted(value)}: {twice[0]} is there twice")
+        seeds |= new
     if not seeds:
         raise UsageError("seeds: at least one is needed")
     return list(seeds)

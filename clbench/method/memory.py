@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, quoted
 from clbench.method.choices import ONLINE, Choice, Contents, shares
 from clbench.method.learner import Run
 from clbench.method.step import Batch
@@ -30,6 +30,8 @@ class Memory:
     """
 
     def __init__(self, size: int, run: Run, choice: Choice = "reservoir"):
+        if choice not in get_args(Choice):
+            raise ClbenchError(f"a memory has no choice {quoted(choice)}: choose from {', '.join(get_args(Choice))}")
         self.size, self.choice = size, choice
         self.by_task = run.scenario == "domain"
         self.contents = Contents(size)

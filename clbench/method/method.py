@@ -68,7 +68,7 @@ class Method(Learner):
         loss = self.loss(step)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise ClbenchError(
-                f"{_place(type(self).loss)} returns {_kind(loss)}: a loss is a scalar tensor with a gradient"
+                f"{hook_name(type(self).loss)} returns {_kind(loss)}: a loss is a scalar tensor with a gradient"
             )
         return gradient_of(loss)
 
@@ -94,7 +94,8 @@ class Method(Learner):
         return {**self.network.state_dict(), **{f"method.{n}": p.detach() for n, p in self.parameters().items()}}
 
 
-def _place(hook: Callable[..., Any]) -> str:
+def hook_name(hook: Callable[..., Any]) -> str:
+    """Return a hook's class and name, and where it stands: `Pull.loss (pull.py, line 12)`."""
     code = inspect.unwrap(hook).__code__
     return f"{hook.__qualname__} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
 

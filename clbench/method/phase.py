@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from clbench.errors import ClbenchError
 from clbench.sequences.tasks import Task
 
 
@@ -25,3 +26,7 @@ class Phase:
     # have alone. By default all images are shuffled together.
     equal_shares: bool = False
     old_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tasks, Sequence):
+            raise ClbenchError(f"Phase(tasks=…) takes a list of tasks, not a {type(self.tasks).__name__}: tasks=[task]")

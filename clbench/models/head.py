@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, line_of, shown
 from clbench.models.backbones import Backbone, initialise
 from clbench.seeding import seed_default
 
@@ -56,7 +56,11 @@ class ExpandingHeadModel(nn.Module):
         self.chunk = backbone.chunk
         with torch.random.fork_rng(devices=[]):
             seed_default(seed, *purpose, "backbone")
-            self.backbone = backbone.build(input_shape)
+            built = backbone.build(input_shape)
+            if not isinstance(built, nn.Module):
+                what = f"{type(backbone).__name__}.build returns {shown(built)}{line_of(type(backbone))}"
+                raise ClbenchError(f"{what}: a torch.nn.Module is needed")
+            self.backbone = built
             initialise(self.backbone, backbone.initialisation, backbone.biases)
         self.head = nn.ModuleList()
         self.widths: list[int] = []  # classes per block
@@ -66,11 +70,13 @@ class ExpandingHeadModel(nn.Module):
         self.passes = Passes()
         with torch.no_grad():
             training = self.backbone.training
-            shape = self.backbone.eval()(torch.zeros(1, *input_shape)).shape
+            features = self.backbone.eval()(torch.zeros(1, *input_shape))
             self.backbone.train(training)
-        if len(shape) != 2:
-            raise ClbenchError(f"a backbone returns features [n, d], this one returned {list(shape)}")
-        self.n_features = int(shape[1])
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            what = list(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            whose = f"the network that {type(backbone).__name__} builds{line_of(type(backbone))}"
+            raise ClbenchError(f"a backbone returns features [n, d], {whose} returned {what}")
+        self.n_features = int(features.shape[1])
 
     def expand(self, n_classes: int) -> None:
         """Append a block of `n_classes` outputs; the old blocks keep their weights bit for bit."""

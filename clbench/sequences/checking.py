@@ -147,6 +147,8 @@ class _Check:
         if self.every_class_shows and not counts.all():
             absent = classes[int(counts.argmin())]
             raise UsageError(f"{where}, training set: no image of class {absent}, which the task names")
+        if len(splits["train"]) == len(splits["test"]) and _equal(splits["train"], splits["test"]):
+            raise UsageError(f"{where}: its test set is its training set: test on images that it does not train on")
         return Task(task.index, classes, **splits)
 
     def split(self, where: str, split: Any, classes: Sequence[int]) -> Split:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clbench.errors import DivergedError
-from clbench.method import Learner, Method, Scenario, Training
+from clbench.errors import ClbenchError, DivergedError, shown
+from clbench.method import Learner, Method, Scenario, Training, hook_name
 from clbench.sequences.tasks import Split, Task
 
 Row = list[float | None]
@@ -93,6 +93,9 @@ class Evaluator:
             scores = learner.scores(split.batch(rows), task)
             if scores is None:
                 return None
+            if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(rows):
+                what = f"{hook_name(type(learner).scores)} returns {shown(scores)} for {len(rows)} images"
+                raise ClbenchError(f"{what}: scores must return [n, classes]")
             parts.append(scores)
         return torch.cat(parts)
 

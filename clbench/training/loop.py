@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import ClbenchError, DivergedError
-from clbench.method import Batch, Costs, Gradients, Method, Phase, Step, in_chunks
+from clbench.method import Batch, Costs, Gradients, Method, Phase, Step, hook_name, in_chunks
 from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.training.batches import Batches, Plateau
@@ -167,7 +167,17 @@ class TaskTraining:
 
     def _gradient_of(self, loss: Tensor) -> Gradients:
         """Return the gradients of a scalar, by parameter name."""
-        loss.backward()
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            own = type(self.method)
+            hook = own.loss if own.gradients is Method.gradients else own.gradients
+            what = f"{hook_name(hook)}: a gradient of its loss was computed before"
+            raise ClbenchError(
+                f"{what}: it calls no .backward(), the loop does; gradient_of takes a loss once"
+            ) from error
         if self.loss is None:
             self.loss = loss.detach(), self.trainer.passes.pending or self.batch_images
         self.trainer.passes.count_backward()

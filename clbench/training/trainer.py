@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from clbench.errors import ClbenchError, did_you_mean
-from clbench.method import Costs, Criterion, Method, Phase, Scenario, Training
+from clbench.errors import ClbenchError, did_you_mean, shown
+from clbench.method import Costs, Criterion, Method, Phase, Scenario, Training, hook_name
 from clbench.models.backbones import Backbone
 from clbench.models.head import ExpandingHeadModel, Passes
 from clbench.seeding import seed_default
@@ -111,6 +111,9 @@ class Trainer:
             self.curves.start_task()
         self._make_ready(task)
         phases = method.phases(task, self.setting.tasks[: task.index] if method.memory else [])
+        if not isinstance(phases, Sequence) or not all(isinstance(phase, Phase) for phase in phases):
+            what = f"{hook_name(type(method).phases)} returns {shown(phases)}"
+            raise ClbenchError(f"{what}: a list of Phase is needed, an empty one where the task is not learnt now")
         costs = Costs(trained=bool(phases))
         if self.first_task is not None and task.index == 0 and phases:
             self._share_first_task(task, phases, costs, watch)

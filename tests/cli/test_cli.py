@@ -13,6 +13,7 @@ import torch
 from commands import Command, Ended, one_clear_line
 
 from clbench.experiment import registry
+from clbench.experiment.early import members
 
 RUN = ["run", "--methods", "lwf,finetune", "--seeds", "2", "--epochs", "1"]
 
@@ -489,7 +490,7 @@ def test_a_full_device_for_output_is_one_line(arguments: list[str], tmp_path: Pa
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "clbench: error: [Errno 28] No space left on device"
+    assert done.stderr.splitlines()[-1] == "clbench: error: [Errno 28] No space left on device: standard output"
     assert "Traceback" not in done.stderr
 
 
@@ -508,3 +509,32 @@ def test_compare_and_report_take_the_names_of_reports(swept: tuple[Path, Ended],
     named = clbench("compare", "LwF", "Fine-tuning", "--records", records)
     assert (plain.code, plain.out) == (named.code, named.out) == (0, plain.out)
     one_clear_line(clbench("compare", "LwFF", "finetune", "--records", records), "'LwFF', did you mean lwf?")
+
+
+def test_names_of_several_methods_are_listed_shown_and_hinted_at(clbench: Command) -> None:
+    last = clbench("list", "methods").out.split("Several by one name: ")[1]
+    assert "core (" in last
+    assert f"rehearsal ({len(members('rehearsal'))})" in last
+    shown = clbench("show", "rehearsal").out
+    assert {"er", "icarl", "gdumb"} <= set(shown.replace("\n", " ").replace(",", "").split())
+    assert "lwf" not in shown
+    assert set(members("core")) == {name for name, cls in registry.builtin("method").items() if cls.core}  # type: ignore[attr-defined]
+    one_clear_line(clbench("run", "--methods", "rehersal"), "did you mean rehearsal")
+
+
+def test_a_setting_of_a_class_in_a_file_is_hinted_at(clbench: Command, tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    Path("m2.py").write_text(
+        "from dataclasses import dataclass\nfrom clbench.method import Method\n\n@dataclass\nclass Tmp(Method):\n"
+        '    """T."""\n    temperature: float = 1.0\n'
+    )
+    ended = clbench("run", "--methods", "./m2.py:Tmp", "--set", "Tmp.temperature=1,2", "--dry-run")
+    one_clear_line(ended, "did you mean ./m2.py:Tmp?")
+
+
+@pytest.mark.parametrize(
+    ("words", "example"),
+    [("list", "clbench list methods"), ("compare", "clbench compare lwf finetune"), ("show", "clbench show training")],
+)
+def test_a_command_without_its_arguments_gives_an_example(clbench: Command, words: str, example: str) -> None:
+    one_clear_line(clbench(words), f"as in {example}")

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,43 @@ def test_an_exception_is_a_record_that_says_where(tmp_path: Path) -> None:
     error = run(tmp_path / "out", f"{tmp_path}/raises.py:Raises").error or ""
     assert error.startswith(f"ZeroDivisionError: a bug, in {tmp_path}/raises.py, line 9, at task 3 of 5\n")
     assert "raises.py" in error  # the traceback
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def loss(self, step):\n        loss = step.cross_entropy()\n        loss.backward()\n        return loss",
+            r"^Own.loss \(own.py, line 8\): .* was computed before: it calls no .backward\(\), the loop does",
+        ),
+        (
+            "def scores(self, x, task):\n        return self.network(x).argmax(1)",
+            r"^Own.scores \(own.py, line 8\) returns Tensor of shape \(\d+,\) .*scores must return \[n, classes\]",
+        ),
+        (
+            "def phases(self, task, earlier):\n        pass",
+            r"^Own.phases \(own.py, line 8\) returns None: a list of Phase",
+        ),
+        (
+            "def phases(self, task, earlier):\n        return [task]",
+            r"^Own.phases \(own.py, line 8\) returns .*list of Ph",
+        ),
+        (
+            "def phases(self, task, earlier):\n        return [Phase(tasks=task)]",
+            r"^Phase\(tasks=…\) takes a list of tasks, not a Task: tasks=\[task\], in .*own.py, line 9",
+        ),
+        (
+            "def begin(self, run):\n        super().begin(run)\n        self.kept = Memory(100, run, 'resevoir')",
+            r"^a memory has no choice 'resevoir': choose from reservoir, class-balanced, .*, in .*own.py, line 10",
+        ),
+    ],
+)
+def test_a_failed_run_names_the_line_of_the_method(body: str, message: str, tmp_path: Path) -> None:
+    head = "from clbench.method import Memory, Method, Phase\n\nclass Own(Method):\n"
+    head += '    """Own."""\n\n    name = "own"\n\n    '
+    (tmp_path / "own.py").write_text(head + body + "\n")
+    error = run(tmp_path / "out", f"{tmp_path}/own.py:Own").error or ""
+    assert re.search(message, error.splitlines()[0]), error
 
 
 def test_a_file_edited_while_its_sweep_runs_fails_the_run(tmp_path: Path) -> None:

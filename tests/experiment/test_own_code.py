@@ -229,7 +229,7 @@ def test_a_broken_file_of_a_method_stops_that_method_alone(
         ("    def loss(self, step):\n        return step.outputs", "returns [128, 2] numbers"),
         ("    def loss(self, step):\n        return 1.0", "returns float, no tensor"),
         ("    def loss(self, step):\n        return step.cross_entropy().detach()", "a number without a gradient"),
-        ("    def phases(self, task, earlier):\n        return [None]", "AttributeError: 'NoneType'"),
+        ("    def phases(self, task, earlier):\n        return [None]", "returns [None]: a list of Phase is needed"),
     ],
 )  # fmt: skip
 def test_a_failed_run_names_the_users_line(body: str, message: str) -> None:

@@ -43,7 +43,7 @@ training = { optimizer = "adam", lr = 0.002 }
 [[rows]]
 label = "distilled"
 method = "lwf"
-fields = { weight = { task = 2.0, class = 3.0 }, scale_t2 = true, temperature = { class = 3.0 } }
+fields = { weight = { task = 2.0, class = 3.0 }, scale_t2 = true, temperature = { task = 2.0, class = 3.0 } }
 """
 
 
@@ -556,6 +556,14 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     ),
     "published with no repeat": (HEAD + PUBLISHED.replace("5", "0") + ROW, "[published]: n: should be greater"),
     "a table not by scenario": (HEAD + "[training]\nlr = { fast = 1.0 }\n" + ROW, "lr is a table, but not one by"),
+    "a table that lacks a scenario of its row": (
+        HEAD + ROW + "training = { lr = { task = 0.1 } }\n",
+        "the row 'a': training: lr has no value for the scenario domain: write it out",
+    ),
+    "a table of all rows that lacks a scenario": (
+        HEAD + "[training]\nlr = { domain = 0.1 }\n" + ROW,
+        "[training]: lr has no value for the scenario task: write it out",
+    ),
     "a table partly by scenario": (HEAD + "[training]\nlr = { task = 1.0, fast = 1.0 }\n" + ROW, "not one by scenario"),
     "a table in a table": (HEAD + "[training]\nlr = { task = { class = 1.0 } }\n" + ROW, "lr"),
     "a table of fields not by scenario": (HEAD + ROW + "fields = { x = { y = 1 } }\n", "x is a table"),
@@ -620,7 +628,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown preset": ({"preset": "hsu2018-split-mnits"}, "did you mean hsu2018-split-mnist"),
-    "unknown preset, nothing close": ({"preset": "x"}, "choose from hsu2018-split-mnist"),
+    "unknown preset, nothing close": ({"preset": "x"}, "hsu2018-split-mnist"),
     "preset empty": ({"preset": ""}, "preset"),
     "preset is the folder": ({"preset": "."}, "preset"),
     "name of a preset too long": ({"preset": "x" * 300}, "preset"),

@@ -57,9 +57,11 @@ def test_the_python_functions_have_them_as_keyword_arguments() -> None:
         for name in names:
             assert parameters[name].default == Request.model_fields[name].default
             assert f"\n{name}: " in str(function.__doc__)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+    with pytest.raises(UsageError, match="run has no option 'method', did you mean methods"):
+        clbench.run(method="lwf")
+    with pytest.raises(UsageError, match="has no option 'epoch'"):
         clbench.run("lwf", epoch=3)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'epochs'"):
+    with pytest.raises(UsageError, match="verify has no option 'epochs': choose from preset"):
         clbench.verify("note", epochs=3)
     with pytest.raises(UsageError, match="verify needs a preset"):
         clbench.verify()

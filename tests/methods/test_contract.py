@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -414,6 +415,55 @@ class AsksForNoGradient(Method):
 )
 def test_what_breaks_the_contract_is_caught(cls: type[Method], message: str) -> None:
     caught(cls, message)
+
+
+class ReturnsAFloat(Method):
+    def loss(self, step: Step) -> Tensor:
+        return 1.5  # type: ignore[return-value]
+
+
+class MistypedField(Method):
+    strength = 1.0
+
+    def loss(self, step: Step) -> Tensor:
+        return self.strenght * step.cross_entropy()  # type: ignore[attr-defined, no-any-return]
+
+
+class DrawsFromNumPy(Method):
+    def loss(self, step: Step) -> Tensor:
+        return step.cross_entropy() * np.random.rand()  # noqa: NPY002
+
+
+class RaisesInManyLines(Method):
+    def loss(self, step: Step) -> Tensor:
+        raise ValueError("the useful line\nand more\nof them")
+
+
+class MistypedScenario(Method):
+    scenarios: ClassVar[frozenset[str]] = frozenset({"task", "clas"})
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (
+            ReturnsAFloat,
+            r"^ReturnsAFloat, mlp, scenario task: ReturnsAFloat.loss \(test_contract.py, line \d+\) returns f",
+        ),
+        (MistypedField, "it raises AttributeError: 'MistypedField' object has no attribute 'strenght'.* in .*py, line"),
+        (DrawsFromNumPy, "from a global generator, such as np.random .*self.run.stream"),
+        (RaisesInManyLines, r"it raises ValueError: the useful line, in .*test_contract.py, line \d+$"),
+        (
+            MistypedScenario,
+            r"^.*test_contract.py, line \d+: MistypedScenario.scenarios has 'clas', .* did you mean class",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_fault_is_one_line_of_the_users_names(cls: type[Method], message: str) -> None:
+    with pytest.raises(AssertionError, match=message) as error:
+        check_method(cls, models=["mlp"], scenarios=["task"])
+    assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------ what it lets pass

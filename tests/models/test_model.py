@@ -1,6 +1,8 @@
 """The expanding head and the backbones."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,10 @@ import pytest
 import scipy.stats
 import torch
 
-from clbench.errors import UsageError
+from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import registry
 from clbench.models import ExpandingHeadModel
-from clbench.models.backbones import CNN, MLP, ResNet18
+from clbench.models.backbones import CNN, MLP, Backbone, ResNet18
 from clbench.models.dropout import Dropout
 
 
@@ -153,3 +155,36 @@ def test_the_default_activation_leaves_a_runs_key_alone() -> None:
     assert registry.settings(MLP(activation="tanh"))["activation"] == "tanh"
     with pytest.raises(UsageError, match=r"'relu', 'leaky-relu'.*'tanh'"):
         registry.configure("mlp", MLP, {"activation": "tahn"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildsNothing(Backbone):
+    def build(self, input_shape: Sequence[int]) -> torch.nn.Module:
+        return None  # type: ignore[return-value]
+
+
+class Two(torch.nn.Flatten):
+    def forward(self, x: torch.Tensor) -> Any:
+        return x, x
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildsTwo(Backbone):
+    def build(self, input_shape: Sequence[int]) -> torch.nn.Module:
+        return Two()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        (
+            BuildsNothing(),
+            r"BuildsNothing.build returns None \(.*test_model.py, line \d+\): a torch.nn.Module is needed",
+        ),
+        (BuildsTwo(), r"features \[n, d\], the network that BuildsTwo builds \(.*test_model.py, .* returned a tuple"),
+    ],
+    ids=["nothing", "a tuple"],
+)
+def test_a_model_that_gives_no_features_is_named(backbone: Backbone, message: str) -> None:
+    with pytest.raises(ClbenchError, match=message):
+        ExpandingHeadModel(backbone, (1, 4, 4), 0)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from made_up import record, three_methods
 
+import clbench
 from clbench.errors import UsageError
 from clbench.report.contents import Contents
 from clbench.report.figures import files
@@ -113,3 +114,21 @@ def test_ranks_of_five_sequences_stand_behind_the_comparisons(tmp_path: Path, mo
     text = (tmp_path / "summary.md").read_text()
     assert text.index("## s4, task scenario, mlp") < text.index("(figures/task-ranks.svg)")
     assert (tmp_path / "report.html").read_text().count('src="data:image/svg+xml;base64,') == 1
+
+
+def test_a_report_and_a_merge_from_python(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for made in three_methods():
+        Store(tmp_path / "a").write(made)
+    assert clbench.merge([tmp_path / "a"], tmp_path / "b") == (6, [])
+    paths = clbench.write_report(tmp_path / "b", tmp_path / "report", formats="svg", columns=["forgetting"])
+    assert tmp_path / "report/report.html" in paths
+    assert {path.suffix for path in paths if path.parent.name == "figures"} == {".svg"}
+    some = clbench.load(tmp_path / "b", methods=["lwf", "finetune"])
+    clbench.write_report(some, tmp_path / "some", formats=["svg"])
+    assert "joint" not in (tmp_path / "some/summary.csv").read_text()
+    with pytest.raises(UsageError, match="no records in"):
+        clbench.merge([tmp_path / "none"], tmp_path / "b")
+    with pytest.raises(UsageError, match="lwff"):
+        clbench.write_report(some, tmp_path / "other", baseline="lwff")
+    assert not (tmp_path / "other").exists()

@@ -12,7 +12,7 @@ from made_up import record, three_methods
 from clbench.errors import ClbenchError, UsageError
 from clbench.results.frames import Results
 from clbench.results.record import RunRecord, record_text
-from clbench.results.store import SET, Store, merge, pack, read_records, record_folders, write_set
+from clbench.results.store import SET, Store, merge, pack, read_records, record_folders, write_set, write_whole
 
 GOOD = record("lwf")
 FAILED = RunRecord(GOOD.key, GOOD.spec, "failed", "out of memory")
@@ -185,3 +185,13 @@ def test_a_damaged_set_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is damaged: all\.jsonl\.gz, line 1"):
         merge([folder_of(tmp_path / "one", GOOD)], out)
     assert out.read_bytes() == before
+
+
+def test_a_full_disk_is_said_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*summary.csv'"):
+        write_whole(tmp_path / "summary.csv", b"text")
+    assert list(tmp_path.iterdir()) == []

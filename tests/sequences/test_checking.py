@@ -260,3 +260,28 @@ def test_check_sequence_says_what_is_wrong(fault: str, old: str, new: str, messa
 
 def test_check_sequence_takes_an_instance_too() -> None:
     check_sequence(SplitDigits(tasks=2))
+
+
+DEFAULTS = [
+    ('"epochs": 1', '"epoch": 1', r"own.py, line 7: Own: training has no field 'epoch', did you mean epochs"),
+    ('"lr": 0.1', '"lr": -1', r"own.py, line 7: Own: training.lr=-1: the value should be greater"),
+    ('name = "own"', 'name = "own"; model = "mpl"', r"own.py, line 7: Own: unknown model 'mpl', did you mean mlp"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), DEFAULTS)
+def test_defaults_that_there_are_not_are_found_by_the_check_and_by_a_run(
+    old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_sequence(from_file(tmp_path, "", old, new))
+    with pytest.raises(UsageError, match=message):
+        plan("finetune", sequence=f"{tmp_path}/own.py:Own", seeds=1, out=tmp_path / "runs")
+
+
+def test_a_test_set_that_is_the_training_set_is_refused() -> None:
+    message = "^task 2: its test set is its training set"
+    (first, second), copied = tiny_tasks(2), tiny_tasks(2)[1].train
+    for test in (second.train, copied):
+        with pytest.raises(UsageError, match=message):
+            checked([first, replace(second, test=test)])
