@@ -9,7 +9,6 @@ import typer
 
 from clbench import api
 from clbench.cli.options import Interval, Test, say
-from clbench.errors import UsageError
 
 Sequences = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these task sequences.")]
 Scenarios = Annotated[str | None, typer.Option(metavar="NAME,…", help="Only runs of these scenarios.")]
