@@ -33,8 +33,7 @@ class MIR(Rehearsal):
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
         new = gradient_of(step.cross_entropy())
-        places, draws = self.buffer.places(), self.buffer.draws["first"]
-        places = places[self.buffer.task_ids[places] < max(step.batch.tasks)]
+        places, draws = self.buffer.places_before(max(step.batch.tasks)), self.buffer.draws["first"]
         if not len(places):
             return new
         places = places[torch.randperm(len(places), generator=draws)[: self.candidates]]

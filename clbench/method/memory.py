@@ -121,6 +121,11 @@ class Memory:
         draws, places = self.draws[purpose], self.places()
         return self.at(places[torch.randperm(len(places), generator=draws)[:n]], draws)
 
+    def places_before(self, task: int) -> Tensor:
+        """Return the places of samples of the tasks before one, int64 on the CPU."""
+        places = self.places()
+        return places[self.task_ids[places] < task]
+
     def places(self, task: int | None = None) -> Tensor:
         """Return the places that are taken, int64 on the CPU: of one task, the most wanted first, or all of them."""
         if task is None and self.choice in ONLINE:  # they are filled one after another

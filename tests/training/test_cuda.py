@@ -288,7 +288,8 @@ def _fake_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Memory, name, lambda *_, **__: None)
     monkeypatch.setattr(rehearsal_module.Rehearsal, "keep", lambda *_, **__: None)
     monkeypatch.setattr(Memory, "tasks", lambda _, earlier: list(earlier))
-    monkeypatch.setattr(Memory, "places", lambda *_: torch.arange(8))
+    for name in ("places", "places_before"):
+        monkeypatch.setattr(Memory, name, lambda *_: torch.arange(8))
     monkeypatch.setattr(Memory, "sample", sample)
     monkeypatch.setattr(Memory, "at", sample)
     monkeypatch.setattr(Memory, "__len__", lambda _: 8)
