@@ -57,7 +57,7 @@ def test_grids_and_variants(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_twice_is_done_once(tmp_path: Path) -> None:
-    assert len(plan("lwf,lwf", seeds="0", out=tmp_path).jobs) == 1
+    assert len(plan("lwf,lwf", seeds=1, out=tmp_path).jobs) == 1
 
 
 def test_the_same_settings_from_python(tmp_path: Path) -> None:
