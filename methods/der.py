@@ -4,7 +4,8 @@
 
 h(x): the network's outputs before the softmax; z: those at the moment when x was stored. The squared distance is the
 mean over the outputs that there were then, as in the authors' code, and the mean over samples. The memory is a
-reservoir. In the paper all outputs compete from the start: `--set training.full_head=true,training.loss_over=all`.
+reservoir. In the paper all outputs compete from the start, which the class scenario needs:
+`--set training.full_head=true --set training.loss_over=all`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class DER(Rehearsal):
 
     name: ClassVar[str] = "der"
     memory_batch: Annotated[int, Ge(1)] | None = None  # images from the memory in a step; none: as many as new ones
-    alpha: Annotated[float, Ge(0)] = 0.5  # α
+    alpha: Annotated[float, Ge(0)] = 0.5  # α: weight of the squared distance
 
     def loss(self, step: Step) -> Tensor:
         features = step.features.detach()

@@ -21,7 +21,7 @@ class DERPlusPlus(DER):
     """DER that trains on the labels of a second batch of stored images too"""
 
     name: ClassVar[str] = "der++"
-    beta: Annotated[float, Ge(0)] = 0.5  # β
+    beta: Annotated[float, Ge(0)] = 0.5  # β: weight of the labels' loss
 
     def loss(self, step: Step) -> Tensor:
         loss = super().loss(step)

@@ -27,7 +27,7 @@ class GEM(Rehearsal):
     first_task_is_finetuning: ClassVar[bool] = True
     keeps: ClassVar[Choice] = "random"
     groups: ClassVar[Literal["classes", "tasks"]] = "tasks"
-    margin: Annotated[float, Ge(0)] = 0.5  # γ
+    margin: Annotated[float, Ge(0)] = 0.5  # γ: lower bound of v, a push towards old tasks
     ridge: Annotated[float, Ge(0)] = 0.001  # added to the diagonal of G Gᵀ, as in the authors' code
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:

@@ -26,7 +26,7 @@ class MIR(Rehearsal):
 
     name: ClassVar[str] = "mir"
     memory_batch: Annotated[int, Ge(1)] | None = None  # k = |B_M|; none: as many as new images
-    candidates: Annotated[int, Ge(1)] = 50  # C
+    candidates: Annotated[int, Ge(1)] = 50  # C: samples of the memory that it chooses from
 
     def start_task(self, task: Task) -> None:
         self.virtual: ExpandingHeadModel | None = None  # a network with the weights θ'
