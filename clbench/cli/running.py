@@ -67,6 +67,8 @@ def verify(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> N
     print_verification(found, console())
     paths = write(found, request.out)
     say(f"the table is in {paths[1]} and {paths[0]}")
+    if found.tests:
+        say(f"{found.agreeing} of {count_of(found.tests, 'published number')} that were tested agree")
     if found.disagreeing:
         say(f"{len(found.disagreeing)} disagree: {'; '.join(found.disagreeing)}")
     if found.failed:

@@ -115,6 +115,11 @@ class Verification:
         ]
 
     @property
+    def agreeing(self) -> int:
+        """How many of the published numbers that were tested, controls aside, agree."""
+        return self.tests - int(((self.frame["verdict"] == "DISAGREES") & (self.frame["control_of"] == "")).sum())
+
+    @property
     def tests(self) -> int:
         """How many published numbers were tested: the family of Holm's correction."""
         if self.preset.published is None or not len(self.frame):

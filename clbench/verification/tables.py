@@ -49,8 +49,9 @@ def results_table(found: Verification) -> list[list[str]]:
 
 
 def _cells(line: pd.Series, first: str, others: Sequence[str]) -> list[str]:
-    """Return a row's cells; `first` is the reading of the published ± that decides."""
-    cells = [line["row"], line["scenario"], f"{_pair(line['mean'], line['sd'])} ({line['n']})"]
+    """Return a row's cells; `first` is the reading of the published ± that decides. Controls are marked."""
+    name = f"{line['row']} (control)" if line["control_of"] else line["row"]
+    cells = [name, line["scenario"], f"{_pair(line['mean'], line['sd'])} ({line['n']})"]
     if np.isnan(line["published"]):
         return [*cells, "–", "–", "–", line["verdict"], *["–"] * len(others)]
     limits = f" ({line['limits']})" if line["limits"] else ""
