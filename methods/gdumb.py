@@ -30,7 +30,7 @@ class GDumb(Rehearsal):
         return "initial"
 
     def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
-        columns = task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
+        columns = self.columns(task)
         order = torch.randperm(len(columns), generator=self.run.stream("order", task.index)).to(columns.device)
         for rows in order.split(1024):
             ids = torch.full_like(rows, task.index)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clbench.method import Choice, Memory, Rehearsal, Run
+from clbench.method import Choice, Rehearsal, Run
 from clbench.sequences import Task
 
 from .lwf_mc import LwFMC
@@ -31,7 +31,6 @@ class ICaRL(LwFMC, Rehearsal):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.buffer = Memory(self.images, run, self.keeps)
         self.means: Tensor | None = None  # μ [classes, d]
 
     def kept(self, earlier: Sequence[Task]) -> Sequence[Task]:

@@ -55,8 +55,7 @@ class Rehearsal(Method):
 
     def keep(self, task: Task, groups: int | None = None, remainder: bool = True) -> None:
         """Fill the memory with samples of a task that has been learnt: drawn at random, or by herding."""
-        y = task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
-        by_task = self.groups == "tasks" or self.run.scenario == "domain"
+        y, by_task = self.columns(task), self.groups == "tasks" or self.buffer.by_task
         if self.buffer.choice == "herding":
             features = self.features(task)
         order = torch.randperm(len(y), generator=self.run.stream("memory", task.index))
@@ -70,6 +69,10 @@ class Rehearsal(Method):
                 rows = rows[herding(features[rows], share)]
             ranked[group] = rows
         self.buffer.add_task(task, y, ranked, groups, remainder)
+
+    def columns(self, task: Task) -> Tensor:
+        """Return the column of the head of each of a task's training images: int64 [n]."""
+        return task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
 
     def features(self, task: Task) -> Tensor:
         """Return the network's features of a task's training images, scaled to length 1: [n, d], on the CPU."""
