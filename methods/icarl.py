@@ -28,6 +28,7 @@ class ICaRL(LwFMC, Rehearsal):
     name: ClassVar[str] = "icarl"
     family: ClassVar[str] = "rehearsal"
     keeps: ClassVar[Choice] = "herding"
+    unit_length: bool = True  # scale features and means to length 1; false: as they are (Buzzega et al. 2020)
 
     def begin(self, run: Run) -> None:
         super().begin(run)
@@ -48,16 +49,20 @@ class ICaRL(LwFMC, Rehearsal):
             return None
         places = self.buffer.places()
         parts = places.split(self.network.chunk)
-        features = torch.cat([F.normalize(self.network.features(self.buffer.at(part).x)) for part in parts])
+        features = torch.cat([self.embed(self.buffer.at(part).x) for part in parts])
         classes = torch.arange(sum(self.network.widths[: self.network.seen]), device=features.device)
         y = self.buffer.y[places].to(features.device)
-        return F.normalize((y == classes[:, None]).to(features) @ features)
+        members = (y == classes[:, None]).to(features)
+        means = members @ features / members.sum(1, keepdim=True).clamp(min=1)
+        return F.normalize(means) if self.unit_length else means
+
+    def embed(self, x: Tensor) -> Tensor:
+        return super().embed(x) if self.unit_length else self.network.features(x)
 
     def scores(self, x: Tensor, task: int | None) -> Tensor | None:
         if self.means is None:
             return self.network(x)
-        features = F.normalize(self.network.features(x))
-        scores = -torch.cdist(features, self.means)
+        scores = -torch.cdist(self.embed(x), self.means)
         later = sum(self.network.widths) - len(self.means)  # classes without exemplars so far
         return F.pad(scores, (0, later), value=-torch.inf)
 

@@ -46,7 +46,7 @@ class LwFMC(Method):
         return []
 
     def loss(self, step: Step) -> Tensor:
-        outputs, y = step.criterion.competing(step)
+        outputs, y = step.outputs, step.batch.y
         step.answers.append((outputs.detach(), y))
         targets = (y[:, None] == torch.arange(outputs.shape[1], device=y.device)).to(outputs)
         if self.old_network is not None:

@@ -176,14 +176,14 @@ class Campaign:
         return [parents, workers]
 
     def _kill(self, process: subprocess.Popen[str], tried: Tried, folder: Path, parent: bool) -> bool:
-        """Kill one a random moment after a random number of records; return False if the sweep has ended before."""
+        """Kill one a random moment after a random number of records; return False if the sweep has ended before.
 
-        def count() -> int:
-            return len(list(folder.glob("*.json")))
-
-        wanted = self.draws.randrange(min(count(), len(self.undisturbed) - 1), len(self.undisturbed))
-        while process.poll() is None and not (children(process.pid) and count() >= wanted):
-            time.sleep(0.005)
+        To wait for all the records is to let the sweep end. Without that, on a slow machine, the last run would always
+        be killed before it is done.
+        """
+        wanted = self.draws.randint(len(good(folder)), len(self.undisturbed))
+        while process.poll() is None and not (children(process.pid) and len(good(folder)) >= wanted):
+            time.sleep(0.02)
         time.sleep(self.draws.uniform(0, 0.2))
         found = children(process.pid)
         if process.poll() is not None or not found:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from clbench.errors import ClbenchError
+from clbench.method.settings import LossOver
 from clbench.sequences.tasks import Task
 
 
@@ -21,6 +22,7 @@ class Phase:
     epochs: int | None = None  # passes over its data, at most; None: what is left of the task's budget
     extra: bool = False  # whether its epochs come beside the task's budget
     lr_factor: float = 1.0  # times the task's learning rate
+    loss_over: LossOver | None = None  # outputs that compete in the cross-entropy; None: those that training says
     # how batches are drawn. With equal shares each task has as many images in a batch, whatever its size. `old_images`
     # is how many images of the earlier tasks join each batch of the newest, whose batches are then those that it would
     # have alone. By default all images are shuffled together.

@@ -57,7 +57,7 @@ class Rehearsal(Method):
         """Fill the memory with samples of a task that has been learnt: drawn at random, or by herding."""
         y, by_task = self.columns(task), self.groups == "tasks" or self.buffer.by_task
         if self.buffer.choice == "herding":
-            features = self.features(task)
+            features = in_chunks(self.embed, task.train, self.network.chunk).cpu()
         order = torch.randperm(len(y), generator=self.run.stream("memory", task.index))
         ranked: dict[int, Tensor] = {}
         new = [task.index] if by_task else y.unique().tolist()
@@ -74,9 +74,9 @@ class Rehearsal(Method):
         """Return the column of the head of each of a task's training images: int64 [n]."""
         return task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
 
-    def features(self, task: Task) -> Tensor:
-        """Return the network's features of a task's training images, scaled to length 1: [n, d], on the CPU."""
-        return in_chunks(lambda x: F.normalize(self.network.features(x)), task.train, self.network.chunk).cpu()
+    def embed(self, x: Tensor) -> Tensor:
+        """Return what herding compares: features of images [n, *input_shape], scaled to length 1 [n, d]."""
+        return F.normalize(self.network.features(x))
 
     def stored_images(self) -> int:
         return len(self.buffer)

@@ -11,6 +11,7 @@ from clbench.errors import UsageError
 
 ADDED = {"added": True}  # marks fields that are younger than the first records: see `registry.settings`
 OptimizerName = Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adafactor"]
+LossOver = Literal["seen", "all", "own"]  # outputs that compete in the loss of the class scenario: see Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,10 @@ class Training:
     lr: Annotated[float, Gt(0)] = 0.01  # learning rate
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of the last step that is taken again; of sgd and rmsprop
     weight_decay: Annotated[float, Ge(0)] = 0.0  # pull of all weights towards zero, by the optimiser
+    # longest gradient of a step, all parameters together: a longer one is scaled down
+    clip_norm: Annotated[float, Gt(0)] | None = field(default=None, metadata=ADDED)
+    # largest entry of a gradient: a larger one is cut to it
+    clip_value: Annotated[float, Gt(0)] | None = field(default=None, metadata=ADDED)
     later_lr_factor: Annotated[float, Gt(0)] = 1.0  # what lr is multiplied by, from the second task on
     keep_optimizer: bool = False  # carry the optimiser's state on to the next task
     full_head: bool = False  # all blocks of the head are there from the start, and in the optimiser
@@ -33,9 +38,11 @@ class Training:
     # kept a tensor of zeros)
     untouched: Literal["skip", "zero", "zero-once-reached"] = "skip"
     predict_over: Literal["seen", "all"] = "seen"  # outputs that compete where the task is not told
-    # outputs that compete in the loss of the class scenario: of the classes seen so far, or of all there will be
-    loss_over: Literal["seen", "all"] = field(default="seen", metadata=ADDED)
-    warmup_epochs: Annotated[int, Ge(0)] = 0  # first epochs from the second task on: only the new block trains
+    # outputs that compete in the loss of the class scenario. seen: of the classes seen so far; all: of all there will
+    # be; own: of a sample's own task alone, for new images the new ones ('labels trick', Zeno et al. 2018)
+    loss_over: LossOver = field(default="seen", metadata=ADDED)
+    # first epochs from the second task on: only the new block trains, and only its outputs compete
+    warmup_epochs: Annotated[int, Ge(0)] = 0
     warmup_extra: bool = field(default=False, metadata=ADDED)  # whether they come beside the budget
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of each task's training images kept for `patience`
     # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is

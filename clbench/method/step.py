@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from clbench.method.learner import Scenario
 from clbench.method.phase import Phase
+from clbench.method.settings import LossOver
 from clbench.models.head import ExpandingHeadModel
 from clbench.sequences.tasks import Split
 
@@ -46,11 +46,12 @@ class Batch:
 class Criterion:
     """The scenario's cross-entropy, mean over the batch: it decides which outputs compete.
 
-    task: a sample's own task's outputs; class: all classes seen so far, or all there are; domain: the one block.
+    task: a sample's own task's outputs; class: all classes seen so far, or as `over` says; domain: the one block.
     """
 
-    def __init__(self, scenario: Scenario, over: Literal["seen", "all"] = "seen"):
+    def __init__(self, scenario: Scenario, over: LossOver = "seen"):
         self.scenario, self.over = scenario, over
+        self.own_block = scenario == "task" or (scenario == "class" and over == "own")
 
     def blocks(self, network: ExpandingHeadModel) -> range:
         """Return the head's blocks that compete where the task is not told."""
@@ -59,8 +60,8 @@ class Criterion:
     def competing(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the outputs that take part [n, k], and the right ones of them [n]."""
         network, batch = step.network, step.batch
-        blocks = batch.tasks if self.scenario == "task" else self.blocks(network)
-        if self.scenario == "task" and len(blocks) > 1:
+        blocks = batch.tasks if self.own_block else self.blocks(network)
+        if self.own_block and len(blocks) > 1:
             # outputs of all blocks, −∞ outside the sample's own; blocks of absent tasks get no gradient
             logits = network.logits(step.features, range(len(network.head)), reached=batch.tasks)
             return logits.masked_fill(network.owners != batch.task_ids[:, None], -torch.inf), batch.y
@@ -88,7 +89,7 @@ class Criterion:
 
     def columns(self, network: ExpandingHeadModel, task: int) -> slice:
         """Return the columns of the head that compete for images of a task, when the loss is taken on them alone."""
-        if self.scenario == "task":
+        if self.own_block:
             return network.columns(task)
         return slice(0, sum(network.widths[: len(self.blocks(network))]))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import ClbenchError, DivergedError
-from clbench.method import Batch, Costs, Gradients, Method, Phase, Step, hook_name, in_chunks
+from clbench.method import Batch, Costs, Criterion, Gradients, Method, Phase, Step, hook_name, in_chunks
 from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.training.batches import Batches, Plateau
@@ -121,9 +121,11 @@ class TaskTraining:
     ) -> None:
         """Train on the rows of each step."""
         augmentation = stream(self.setting.seed, "augmentation", self.task.index, self.epoch)
-        history = EpochHistory()
+        history, criterion = EpochHistory(), self.trainer.criterion
+        if phase.loss_over is not None:
+            criterion = Criterion(self.setting.scenario, phase.loss_over)
         lengths, rows = [len(step) for step in steps], torch.cat(list(steps))
-        if len(phase.tasks) > 1 and self.setting.scenario == "task":
+        if len(phase.tasks) > 1 and criterion.own_block:
             present = [sorted(set(owned.tolist())) for owned in owners[rows].split(lengths)]
         else:
             present = [[self.task.index]] * len(steps)
@@ -136,7 +138,7 @@ class TaskTraining:
             batch = Batch(split.batch(index, augmentation), y, ids, there, index, split)
             features = None if recorded is None else recorded.index_select(0, index)
             progress = number / done_of[1]
-            step = Step(self.method.network, batch, self.trainer.criterion, phase, lr, progress, features)
+            step = Step(self.method.network, batch, criterion, phase, lr, progress, features)
             loss, images = self._take(step)
             history.add(loss, images, step.answers[0] if step.answers else None)
             self.costs.updates += 1
@@ -160,10 +162,19 @@ class TaskTraining:
                     reached.add(name)
                 elif parameter.requires_grad and (untouched == "zero" or name in reached):
                     parameter.grad = torch.zeros_like(parameter)
+        self._clip()
         self.optimizer.step()
         self.method.after_step(step)
         assert self.loss is not None, f"{type(self.method).__name__}.gradients asks for the gradient of no loss"
         return self.loss
+
+    def _clip(self) -> None:
+        """Cut or scale down the gradients that the optimiser is to take, as training says."""
+        training = self.setting.training
+        if training.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters.values(), training.clip_value)
+        if training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), training.clip_norm)
 
     def _gradient_of(self, loss: Tensor) -> Gradients:
         """Return the gradients of a scalar, by parameter name."""

@@ -172,7 +172,8 @@ class Trainer:
         if training.warmup_epochs and task.index > 0:
             newest = list(network.newest.parameters())
             epochs, extra = training.warmup_epochs, training.warmup_extra
-            phases = [Phase(name="warm-up", tasks=[task], trainable=newest, epochs=epochs, extra=extra), *phases]
+            warm_up = Phase(name="warm-up", tasks=[task], trainable=newest, epochs=epochs, extra=extra, loss_over="own")
+            phases = [warm_up, *phases]
         work = TaskTraining(self, task, optimizer, costs)
         for phase in phases:
             work.train(phase)

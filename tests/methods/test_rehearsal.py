@@ -251,7 +251,11 @@ def test_icarl_and_lwf_mc_learn_by_a_binary_loss_per_class() -> None:
     torch.testing.assert_close(method.loss(step_on(network, new, "class")), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_icarl_answers_by_the_nearest_mean_of_exemplars() -> None:
+@pytest.mark.parametrize("unit_length", [True, False])
+def test_icarl_answers_by_the_nearest_mean_of_exemplars(unit_length: bool) -> None:
+    def scaled(features: torch.Tensor) -> torch.Tensor:
+        return F.normalize(features, dim=-1) if unit_length else features
+
     found: list[ICaRL] = []
 
     class Kept(ICaRL):
@@ -260,14 +264,14 @@ def test_icarl_answers_by_the_nearest_mean_of_exemplars() -> None:
             found.append(self)
 
     tasks = tiny_tasks(2)
-    go(Kept(images=9), "class", tasks)
+    go(Kept(images=9, unit_length=unit_length), "class", tasks)
     method = found[-1]
     assert [len(places) for places in method.buffer.contents.members.values()] == [3, 2, 2, 2]
     x, network = tasks[1].test.batch(torch.arange(len(tasks[1].test))), method.network
     stored = method.buffer.at(method.buffer.places())
     with torch.no_grad():
-        features, own = F.normalize(network.features(stored.x)), F.normalize(network.features(x))
-        means = [F.normalize(features[stored.y == c].mean(0), dim=0) for c in range(4)]
+        features, own = scaled(network.features(stored.x)), scaled(network.features(x))
+        means = [scaled(features[stored.y == c].mean(0)) for c in range(4)]
         nearest = [min(range(4), key=lambda c: (phi - means[c]).norm().item()) for phi in own]
         assert method.scores(x, None).argmax(1).tolist() == nearest  # type: ignore[union-attr]
 
