@@ -56,14 +56,23 @@ SEED = (
 
 
 def tiny_tasks(
-    tasks: int = 2, classes: int = 2, images: int = 24, shape: Sequence[int] = (1, 8, 8), seed: int = 0
+    tasks: int = 2,
+    classes: int = 2,
+    images: int = 24,
+    shape: Sequence[int] = (1, 8, 8),
+    seed: int = 0,
+    as_bytes: bool = False,
 ) -> list[Task]:
-    """Make small tasks of random float images, each class around a mean of its own."""
+    """Make small tasks of random images, each class around a mean of its own: floats, or bytes to be scaled."""
     generator = torch.Generator().manual_seed(seed)
 
     def split(means: Tensor, n: int) -> Split:
         y = torch.arange(n) % classes
-        return Split(means[y] + 0.5 * torch.randn(n, *shape, generator=generator), torch.arange(n), y)
+        x = means[y] + 0.5 * torch.randn(n, *shape, generator=generator)
+        if not as_bytes:
+            return Split(x, torch.arange(n), y)
+        stored = ((x / 8 + 0.5) * 16).round().clamp(0, 16).to(torch.uint8)
+        return Split(stored, torch.arange(n), y, mean=(0.5,), std=(0.125,), divisor=16.0)
 
     made = []
     for index in range(tasks):
@@ -197,9 +206,10 @@ class _Check:
     def go(self, learner: Learner, data: Sequence[Task] | None = None, **options: Any) -> Outcome:
         torch.rand(1)  # whatever was drawn before must not matter
         terms = options.pop("training", self.training)
-        return run_sequence(
-            data or tiny_tasks(self.tasks), learner, self.backbone, terms, self.scenario, seed=1, **options
-        )
+        data = data or tiny_tasks(
+            self.tasks, as_bytes=self.cls.memory
+        )  # so that a memory must know how they are scaled
+        return run_sequence(data, learner, self.backbone, terms, self.scenario, seed=1, **options)
 
     def check_questions(self) -> None:
         """Nothing that was asked before may matter: neither the order, nor being told the task at another time."""

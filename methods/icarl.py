@@ -29,13 +29,14 @@ class ICaRL(LwFMC, Rehearsal):
     family: ClassVar[str] = "rehearsal"
     keeps: ClassVar[Choice] = "herding"
     unit_length: bool = True  # scale features and means to length 1; false: as they are (Buzzega et al. 2020)
+    rehearse: bool = True  # train on exemplars; false: they serve the means alone
 
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.means: Tensor | None = None  # μ [classes, d]
 
     def kept(self, earlier: Sequence[Task]) -> Sequence[Task]:
-        return self.buffer.tasks(earlier)
+        return self.buffer.tasks(earlier) if self.rehearse else []
 
     def finish_task(self, task: Task) -> None:
         super().finish_task(task)

@@ -137,7 +137,8 @@ def _hash_at(path: Path, *_: int) -> bytes:
 def check_hooks(cls: type) -> None:
     """Raise UsageError for a mistyped hook of a method, or one that takes other arguments than it will be given.
 
-    A name is mistyped if the contract has none like it, but one close to it, and nothing in the class uses it.
+    A name is mistyped if the contract has none like it, but one close to it, no other base has it, and nothing in the
+    class uses it.
     """
     contract = [base for base in cls.__mro__ if base.__module__.startswith("clbench.method.")]
     own = _outside(cls) or [base for base in cls.__mro__ if base.__module__.startswith("clbench.methods.")]
@@ -159,7 +160,8 @@ def check_hooks(cls: type) -> None:
             elif not name.startswith("_") and name not in {*known, *facts, *fields} and not inspect.isclass(value):
                 is_hook = callable(value) or isinstance(value, (property, classmethod))
                 hint = close_names(name.lower(), hooks if is_hook else facts)
-                if hint and not _is_used(name, own):
+                overrides = any(name in vars(other) for other in base.__mro__[1:])
+                if hint and not overrides and not _is_used(name, own):
                     where = place_of(value if inspect.isfunction(value) else base)
                     what = f"{base.__name__}.{name} is no {'hook' if is_hook else 'fact'} of a method"
                     raise UsageError(f"{where}: {what}, and nothing uses it{hint} (helpers' names begin with _)")

@@ -172,7 +172,7 @@ class Memory:
         return [sum(widths[:number]) for number in range(len(tasks))]
 
     def _preparation(self) -> dict[str, Any]:
-        return {name: getattr(self.split, name) for name in _PREPARATION} if self.split else {}
+        return {name: getattr(self.split, name) for name in _PREPARATION} if self.split is not None else {}
 
     def state(self) -> dict[str, Any]:
         """Return all that it holds, as tensors and plain values."""

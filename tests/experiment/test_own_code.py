@@ -126,6 +126,13 @@ def test_a_name_close_to_a_hooks_is_refused(name: str, meant: str) -> None:
     )
 
 
+def test_a_name_of_a_base_may_be_overridden_though_it_is_close_to_a_hooks() -> None:
+    """`kept` of LwF-MC is no hook of the contract, which has `keep`, but iCaRL's own memory goes by it."""
+    text = "from clbench.methods.icarl import ICaRL\n\n\nclass Own(ICaRL):\n"
+    Path("own.py").write_text(f"{text}    def kept(self, earlier):\n        return []\n")
+    registry.find("method", "own.py:Own")
+
+
 @pytest.mark.parametrize(
     ("line", "meant"), [("scenario = {'class'}", "scenarios"), ("memori: ClassVar = True", "memory")]
 )

@@ -42,7 +42,8 @@ BUDGETS = {
 
 def go(method: Method, scenario: Scenario, training: Training, **files: SnapshotFile | None) -> Outcome:
     model = MLP(width=16, dropout=0.3)
-    return tiny.go(method, scenario, tiny_tasks(3, images=23), backbone=model, training=training, seed=1, **files)
+    tasks = tiny_tasks(3, images=23, as_bytes=True)
+    return tiny.go(method, scenario, tasks, backbone=model, training=training, seed=1, **files)
 
 
 def new(name: str) -> Method:
