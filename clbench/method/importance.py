@@ -35,7 +35,7 @@ def importance(
     rows = torch.arange(len(split))
     if batch > 1:
         one_chunk, size, rows = _of_batch, batch, torch.randperm(len(split), generator=generator)
-    elif _is_plain(model.backbone):
+    elif _is_plain(model):
         one_chunk, size = _of_linear_layers, 256
     else:
         one_chunk, size = _of_any_layers, 32
@@ -63,10 +63,10 @@ def _of_batch(
     return {n: measure(g) for n, g in zip(names, gradients, strict=True) if g is not None}
 
 
-def _is_plain(backbone: nn.Module) -> bool:
+def _is_plain(network: nn.Module) -> bool:
     """Return whether all parameters are those of linear layers, none of them shared."""
-    inside = [id(p) for module in backbone.modules() if type(module) is nn.Linear for p in module.parameters()]
-    return len(set(inside)) == len(inside) and set(inside) == {id(p) for p in backbone.parameters()}
+    inside = [id(p) for module in network.modules() if type(module) is nn.Linear for p in module.parameters()]
+    return len(set(inside)) == len(inside) and set(inside) == {id(p) for p in network.parameters()}
 
 
 def _of_linear_layers(

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from clbench.errors import ClbenchError
@@ -61,6 +61,9 @@ class Backbone:
     # whether a head that is there from the start is drawn as one layer of all classes: that matters to laws that look
     # at the number of outputs
     one_head: bool = field(default=False, metadata=ADDED)
+    # the outputs. linear: w·φ + b; cosine: cosine_scale · cos(w, φ), without b, as in LUCIR and the code of ER-ACE
+    head: Literal["linear", "cosine"] = field(default="linear", metadata=ADDED)
+    cosine_scale: Annotated[float, Gt(0)] = field(default=10.0, metadata=ADDED)  # of a cosine head
 
     @property
     def channels_last(self) -> bool:

@@ -43,7 +43,7 @@ class Passes:
 
 
 class ExpandingHeadModel(nn.Module):
-    """A backbone under a head that grows by one Linear block at a time; old blocks are never touched.
+    """A backbone under a head that grows by one linear or cosine block at a time; old blocks are never touched.
 
     All initial weights come from the streams (seed, *purpose): the backbone's from one, each block's from its own, so
     that a block starts the same whether it is added late or at the start.
@@ -83,8 +83,7 @@ class ExpandingHeadModel(nn.Module):
         reference = next(self.parameters(), None)
         with torch.random.fork_rng(devices=[]):
             seed_default(self._seed, *self._purpose, "block", len(self.head))
-            block = nn.Linear(self.n_features, n_classes)
-            initialise(block, self._settings.head_initialisation, self._settings.biases)
+            block = self._new_block(n_classes)
         self.head.append(block if reference is None else block.to(reference))
         self.widths.append(n_classes)
         self.owners = torch.cat([self.owners, self.owners.new_full((n_classes,), len(self.widths) - 1)])
@@ -96,11 +95,18 @@ class ExpandingHeadModel(nn.Module):
         if self._settings.one_head:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 seed_default(self._seed, *self._purpose, "head")
-                whole = nn.Linear(self.n_features, sum(widths))
-                initialise(whole, self._settings.head_initialisation, self._settings.biases)
+                whole = self._new_block(sum(widths))
                 for number, block in enumerate(self.head):
                     own = self.columns(number)
-                    block.load_state_dict({"weight": whole.weight[own], "bias": whole.bias[own]})
+                    block.load_state_dict({name: value[own] for name, value in whole.state_dict().items()})
+
+    def _new_block(self, n_classes: int) -> nn.Linear:
+        if self._settings.head == "cosine":
+            block: nn.Linear = _CosineBlock(self.n_features, n_classes, self._settings.cosine_scale)
+        else:
+            block = nn.Linear(self.n_features, n_classes)
+        initialise(block, self._settings.head_initialisation, self._settings.biases)
+        return block
 
     def columns(self, block: int) -> slice:
         """Return the head's columns that belong to a block."""
@@ -124,6 +130,8 @@ class ExpandingHeadModel(nn.Module):
         chosen: list[nn.Linear] = [self.head[block] for block in blocks]  # type: ignore[misc]
         live = [reached is None or block in reached for block in blocks]
         weight = torch.cat([b.weight if on else b.weight.detach() for b, on in zip(chosen, live, strict=True)])
+        if self._settings.head == "cosine":
+            return _full(_cosines(features, weight, self._settings.cosine_scale))
         bias = torch.cat([b.bias if on else b.bias.detach() for b, on in zip(chosen, live, strict=True)])
         return _full(F.linear(features, weight, bias))
 
@@ -139,6 +147,22 @@ class ExpandingHeadModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, *input_shape] to the outputs of every block there is [n, classes]."""
         return self.logits(self.features(x), range(len(self.head)))
+
+
+class _CosineBlock(nn.Linear):
+    """A block whose outputs are scaled cosines."""
+
+    def __init__(self, n_features: int, n_classes: int, scale: float):
+        super().__init__(n_features, n_classes, bias=False)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _cosines(features, self.weight, self.scale)
+
+
+def _cosines(features: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """Return scale · cos(w, φ) for features [n, d] and weights [classes, d]: [n, classes]."""
+    return scale * F.linear(F.normalize(features), F.normalize(weight))
 
 
 def _full(x: Tensor) -> Tensor:
