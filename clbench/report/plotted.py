@@ -94,6 +94,10 @@ class Plots:
         """Draw average accuracy against training time, and against peak memory where it is recorded."""
         return self._panels("accuracy-cost", place)
 
+    def accuracy_memory(self, **place: Unpack[Place]) -> Panels:
+        """Draw average accuracy against the number of stored images, of methods that ran with several."""
+        return self._panels("accuracy-memory", place)
+
     def differences(self, **place: Unpack[Place]) -> Panels:
         """Draw the paired differences to the baseline, in average accuracy and in forgetting."""
         return self._panels("differences", place)

@@ -7,15 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from curves import within_tasks
-from made_up import JOINT, LWF, T2, N, record, three_methods
+from made_up import JOINT, LWF, T2, N, ending_at, record, three_methods
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from clbench.errors import UsageError
 from clbench.report.figures import plots
 from clbench.report.plotted import PlottedResults
 from clbench.results.analysis import Ranks
 from clbench.results.groups import Curves
+from clbench.results.record import RunRecord
 
 
 @cache
@@ -147,6 +149,44 @@ def test_accuracy_against_seconds_and_memory() -> None:
 def test_costs_that_were_not_recorded_have_no_panel() -> None:
     (axes,) = three("accuracy-cost").axes
     assert "training time" in axes.get_xlabel()
+
+
+def stored(label: str, images: int, finals: list[float], **params: Any) -> list[RunRecord]:
+    return ending_at(
+        label, finals, method=label.split("@")[0], params={"images": images, **params}, stored_images=images
+    )
+
+
+def test_accuracy_against_memory() -> None:
+    results = PlottedResults(
+        [
+            *ending_at("finetune", [0.3, 0.5]),
+            *ending_at("joint", [0.9, 0.9]),
+            *stored("er@images=50", 50, [0.6, 0.7]),
+            *stored("er@images=400", 400, [0.8, 0.82]),
+            *stored("gdumb", 50, [0.5, 0.5]),
+        ]
+    )
+    (axes,) = results.figure("accuracy-memory").axes
+    (er,) = axes.containers  # GDumb has one size
+    assert er.get_label() == "ER"
+    np.testing.assert_allclose(er[0].get_xydata(), [[50, 65], [400, 81]])
+    low, high = ends(er, 1)
+    assert (low, high) == pytest.approx((65 - T2 * 5, 65 + T2 * 5), abs=0.01)
+    assert sorted(line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1) == [40, 90]
+
+
+def test_sizes_of_memory_of_a_method_with_other_settings_are_lines_of_their_own() -> None:
+    grid = [
+        stored(f"er@images={images}@memory_batch={batch}", images, [0.5 + images / 1000], memory_batch=batch)
+        for images in (100, 200)
+        for batch in (10, 20)
+    ]
+    results = PlottedResults([run for runs in grid for run in runs])
+    (axes,) = results.figure("accuracy-memory").axes
+    assert len(axes.containers) == 2
+    with pytest.raises(UsageError, match="a method with several sizes of memory"):
+        PlottedResults(grid[0]).figure("accuracy-memory")
 
 
 def test_forest_plot_shows_differences_and_which_are_decided() -> None:

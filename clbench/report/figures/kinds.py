@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,12 @@ import pandas as pd
 
 from clbench.errors import UsageError
 from clbench.report.figures.style import Styles, greyed, styles_of
-from clbench.results import analysis, metrics
+from clbench.results import analysis, metrics, names
 from clbench.results.analysis import COMPARED, FEWEST_SEQUENCES, Ranks
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Curves, Group
 from clbench.results.metrics import Array
-from clbench.results.references import UPPER_BOUND
+from clbench.results.references import BASELINE, UPPER_BOUND
 from clbench.results.wording import count_of, of_p
 
 
@@ -106,6 +107,45 @@ def _costs(results: Results, comparison: Comparison, _: Any) -> dict[str, dict[s
     return {name: points for name, points in costs.items() if len(points) > 1} or None
 
 
+@dataclass(frozen=True)
+class MemorySizes:
+    """A method with several sizes of memory: `label` is the smallest's; points of stored images and accuracies."""
+
+    label: str
+    title: str
+    points: Sequence[tuple[float, Array]]  # images, accuracy by seed
+
+
+def _memories(results: Results, comparison: Comparison, _: Any) -> tuple[list[MemorySizes], dict[str, Array]] | None:
+    """Return the methods that have run with several sizes of memory; and the references' accuracies, by label."""
+    view = metrics.primary_view(comparison.scenario)
+    references: dict[str, Array] = {}
+    by_method: dict[str, list[tuple[float, Array, Group]]] = {}
+    for group in comparison.finished:
+        accuracies = np.array([metrics.average_accuracy(R) for R in group.accuracy(view)])
+        stored = [record.stored_images or 0 for record in group.runs]
+        if group.method in (BASELINE, UPPER_BOUND):
+            references[group.label] = accuracies
+        elif all(stored) and not np.isnan(accuracies).any():
+            by_method.setdefault(group.method, []).append((float(np.mean(stored)), accuracies, group))
+    series = [line for method, points in by_method.items() for line in _lines_of(method, points)]
+    return (series, references) if series else None
+
+
+def _lines_of(method: str, points: Sequence[tuple[float, Array, Group]]) -> Iterator[MemorySizes]:
+    """Yield a method's line; one for each of its other settings, where several groups have the same size."""
+    lines: dict[str, list[tuple[float, Array, Group]]] = {}
+    repeated = len({size for size, *_ in points}) < len(points)
+    for point in sorted(points, key=lambda point: point[0]):
+        params = {name: value for name, value in point[2].runs[0].spec["params"].items() if name != "images"}
+        lines.setdefault(json.dumps(params, sort_keys=True) if repeated else "", []).append(point)
+    for some in lines.values():
+        first = some[0][2]
+        if len({size for size, *_ in some}) > 1:
+            title = first.title if repeated else names.title(method, method)
+            yield MemorySizes(first.label, title, [(size, values) for size, values, _ in some])
+
+
 def _differences(results: Results, comparison: Comparison, frame: pd.DataFrame | None) -> list[pd.DataFrame] | None:
     """Return the differences to the baseline, a frame per metric, those that are defined."""
     frame = analysis.differences(results, COMPARED) if frame is None else frame
@@ -169,6 +209,12 @@ FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
     ),
     "accuracy-cost": Kind(
         "Average accuracy against cost", f"{BAR}; top left is best", "two methods", _costs, legend=True
+    ),
+    "accuracy-memory": Kind(
+        "Average accuracy against memory",
+        f"{BAR}; lines across: references",
+        "a method with several sizes of memory",
+        _memories,
     ),
     "ranks": Kind(
         "Average rank over task sequences",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,15 @@ def _lay_out_cost(figure: Figure, subject: Subject) -> list[Line2D]:
     return _legend(figure, subject, {label for points in subject.data.values() for label in points}, lines=False)
 
 
+def _lay_out_memory(figure: Figure, subject: Subject) -> list[Line2D]:
+    series, references = subject.data
+    figure.set_figheight(2.6)
+    own = {one.label: {**subject.styles[one.label], "label": plain(one.title)} for one in series}
+    shown = replace(subject, styles={**{label: subject.styles[label] for label in references}, **own})
+    plots.draw_memory({one.label: one.points for one in series}, references, figure.subplots(), shown.styles)
+    return _legend(figure, shown, shown.styles)
+
+
 def _lay_out_differences(figure: Figure, subject: Subject) -> list[Line2D]:
     styles = wrapped(subject.styles, 34 if figure.get_figwidth() > 5 else 22)
     lines = max(str(styles[label]["label"]).count("\n") + 1 for frame in subject.data for label in frame["label"])
@@ -247,6 +257,7 @@ LAYOUTS: Mapping[str, Callable[[Figure, Subject], list[Line2D]]] = {
     "stability-plasticity": _lay_out_stability,
     "differences": _lay_out_differences,
     "accuracy-cost": _lay_out_cost,
+    "accuracy-memory": _lay_out_memory,
     "ranks": _lay_out_ranks,
 }
 

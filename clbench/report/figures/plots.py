@@ -6,7 +6,7 @@ which labels are drawn in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from clbench.report.figures.style import GREY, Styles, ink, styles_of
 from clbench.results import metrics
@@ -203,6 +203,31 @@ def draw_cost(points: Mapping[str, Array], axes: Axes, styles: Styles | None = N
         axes.set_xlim(left=0, right=1.08 * max(costs) or 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.set_ylabel("average accuracy (%)")
+    return axes
+
+
+def draw_memory(
+    sizes: Mapping[str, Sequence[tuple[float, Array]]], references: Mapping[str, Array], axes: Axes, styles: Styles
+) -> Axes:
+    """Draw accuracy, in per cent with its 95 % interval, against the images stored, on a logarithmic axis.
+
+    `sizes` has each label's points: images, and accuracies by seed. `references` are drawn as lines across.
+    """
+    for label, style in _in(references, styles):
+        axes.axhline(100 * references[label].mean(), linewidth=1.0, **{**style, "marker": "none", "zorder": 1.5})
+    for label, style in _in(sizes, styles):
+        images = [size for size, _ in sizes[label]]
+        of_sizes = [mean_interval(100 * values) for _, values in sizes[label]]
+        means, halves = [one.mean for one in of_sizes], [one.half for one in of_sizes if one.half is not None]
+        bars = halves if len(halves) == len(means) else None
+        axes.errorbar(images, means, bars, markersize=4, linewidth=1.2, elinewidth=1, **style)
+    axes.set_xscale("log")
+    there = sorted({size for points in sizes.values() for size, _ in points})
+    axes.xaxis.set_major_locator(FixedLocator(there) if len(there) <= 6 else LogLocator(10))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.set(xlabel="images stored", ylabel="average accuracy (%)")
+    keep_per_cent(axes)
     return axes
 
 
