@@ -88,7 +88,7 @@ class Deaf(Method):
         time.sleep(10**6)
 '''
 BAD = {
-    "Raises": "ZeroDivisionError: a bug, at task 2 of 5",
+    "Raises": "bad_methods.py, line 13, at task 2 of 5",
     "ReturnsNaN": "the loss is nan at task 1, epoch 1",
     "Hangs": "it took longer than the time limit of 20 s",
     "AllocatesTooMuch": "at task 1 of 5",
