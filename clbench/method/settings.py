@@ -21,7 +21,7 @@ class Training:
     epochs: Annotated[int, Ge(1)] | None = 1  # passes over a task's training data
     iterations: Annotated[int, Ge(1)] | None = None  # optimiser steps per task, instead of epochs
     batch_size: Annotated[int, Ge(1), Le(2**31)] = 128  # images per step
-    drop_last: bool = False  # leave out the last, smaller batch of a pass
+    drop_last: bool = False  # leave out the last, smaller batch of a pass over a task's data
     optimizer: OptimizerName = "sgd"  # the optimiser, by PyTorch
     lr: Annotated[float, Gt(0)] = 0.01  # learning rate
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of the last step that is taken again; of sgd and rmsprop

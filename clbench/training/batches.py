@@ -70,12 +70,13 @@ class Batches:
     """The rows that each step of a phase takes of its tasks' training data, which stand one after another."""
 
     def __init__(self, sizes: Sequence[int], training: Training, phase: Phase | None = None):
-        self.sizes, self.batch_size, self.drop_last = sizes, training.batch_size, training.drop_last
+        self.sizes, self.batch_size = sizes, training.batch_size
+        drop_last = training.drop_last and not (phase is not None and phase.extra)  # whose data may be few
         mixed = phase if len(sizes) > 1 else None
         self.equal_shares = mixed is not None and mixed.equal_shares
         self.old_images = None if mixed is None else mixed.old_images
         total = sum(sizes) if self.old_images is None else sizes[-1]
-        self.per_epoch = total // self.batch_size if self.drop_last else math.ceil(total / self.batch_size)
+        self.per_epoch = total // self.batch_size if drop_last else math.ceil(total / self.batch_size)
         if self.per_epoch == 0:
             raise UsageError(f"drop_last leaves no batch: batch_size is {self.batch_size}, the task has {total} images")
 

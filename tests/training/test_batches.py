@@ -43,6 +43,8 @@ def test_old_images_join_the_batches_that_the_newest_task_would_have_alone() -> 
 def test_budgets_that_make_no_sense() -> None:
     with pytest.raises(UsageError, match="drop_last leaves no batch"):
         Batches([5], Training(batch_size=8, drop_last=True))
+    beside = Phase(tasks=[], extra=True)  # such as on a memory, or on a share held back
+    assert [Batches([n], Training(batch_size=8, drop_last=True), beside).per_epoch for n in (5, 19)] == [1, 3]
     with pytest.raises(UsageError, match="either epochs or iterations"):
         Training(epochs=1, iterations=1)
     with pytest.raises(UsageError, match="option of sgd"):
