@@ -45,24 +45,26 @@ class Evaluator:
     def accuracy(self, learner: Learner, task: int, split: Split) -> float:
         """Return the accuracy on other images of the current task, in the scenario's view."""
         told = self.scenario == "task"
-        scores = self._scores(learner, split, task if told else None)
+        least = len(self.tasks[task].classes) if self.scenario == "domain" else self._columns(task)[1]
+        scores = self._scores(learner, split, task if told else None, least)
         if scores is None and self.scenario == "class":  # it has no answer if it is not told
-            told, scores = True, self._scores(learner, split, task)
+            told, scores = True, self._scores(learner, split, task, least)
         assert scores is not None
         return _share(self._right(scores, task, split, None if told else self._competing(task + 1)), task, len(split))
 
     def hits(self, learner: Learner, task: int, split: Split, seen: int) -> Hits:
         """Count right answers on images of a task; None where there is no answer."""
         if self.scenario == "domain":
-            scores = self._scores(learner, split, None)
+            scores = self._scores(learner, split, None, len(self.tasks[task].classes))
             both = None if scores is None else self._right(scores, task, split)
             return both, both
         outputs = len(self.tasks) if self.training.full_head else seen  # tasks that have outputs
         if task >= outputs:
             return None, None
         competing = self._competing(seen)
-        not_told = self._scores(learner, split, None)
-        told = not_told if type(learner).scores is Method.scores else self._scores(learner, split, task)
+        own, every = self._columns(task)[1], self._columns(max(task, competing - 1))[1]
+        not_told = self._scores(learner, split, None, every if task < competing else 0)
+        told = not_told if type(learner).scores is Method.scores else self._scores(learner, split, task, own)
         return (
             None if told is None else self._right(told, task, split),
             None if not_told is None or task >= competing else self._right(not_told, task, split, competing),
@@ -87,15 +89,16 @@ class Evaluator:
         start = sum(len(other.classes) for other in self.tasks[:task])
         return start, start + len(self.tasks[task].classes)
 
-    def _scores(self, learner: Learner, split: Split, task: int | None) -> Tensor | None:
+    def _scores(self, learner: Learner, split: Split, task: int | None, least: int) -> Tensor | None:
         parts = []
         for rows in torch.arange(len(split), device=split.y.device).split(self.chunk):
             scores = learner.scores(split.batch(rows), task)
             if scores is None:
                 return None
-            if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(rows):
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else ()
+            if len(shape) != 2 or shape[0] != len(rows) or shape[1] < least:
                 what = f"{hook_name(type(learner).scores)} returns {shown(scores)} for {len(rows)} images"
-                raise ClbenchError(f"{what}: scores must return [n, classes]")
+                raise ClbenchError(f"{what}: scores must return [n, classes], with {least} classes or more here")
             parts.append(scores)
         return torch.cat(parts)
 

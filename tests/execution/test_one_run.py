@@ -111,6 +111,10 @@ def test_an_exception_is_a_record_that_says_where(tmp_path: Path) -> None:
             r"^Own.scores \(own.py, line 8\) returns Tensor of shape \(\d+,\) .*scores must return \[n, classes\]",
         ),
         (
+            "def scores(self, x, task):\n        return self.network(x)[:, :1]",
+            r"^Own.scores \(own.py, line 8\) returns Tensor of shape \(\d+, 1\) .*, with \d+ classes or more",
+        ),
+        (
             "def phases(self, task, earlier):\n        pass",
             r"^Own.phases \(own.py, line 8\) returns None: a list of Phase",
         ),
