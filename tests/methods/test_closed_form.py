@@ -244,6 +244,19 @@ def test_ranpac_chooses_the_ridge_that_errs_least_on_samples_it_has_not_added() 
     )  # type: ignore[arg-type]
 
 
+def test_ranpac_draws_its_projection_once_from_the_seed() -> None:
+    drawn = []
+    for seed in (3, 3, 4):
+        method = RanPAC(width=500)
+        go(method, "class", seed=seed, tasks=1)
+        drawn.append(method.projection)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert drawn[0].shape == (16, 500)
+    assert drawn[0].mean().item() == pytest.approx(0, abs=4 / np.sqrt(8000))  # four standard errors
+    assert drawn[0].std().item() == pytest.approx(1, abs=4 / np.sqrt(2 * 8000))
+
+
 @pytest.mark.parametrize("method", [NCM, SLDA, lambda **fields: RanPAC(width=20, ridge=1.0, **fields)])
 def test_the_order_of_tasks_and_samples_does_not_matter(method: Callable[..., ClosedForm]) -> None:
     """In `domain`, where the columns are the same in any order."""
