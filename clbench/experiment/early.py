@@ -28,6 +28,7 @@ KINDS: tuple[Kind, ...] = ("method", "sequence", "model")
 GROUPS: dict[str, Callable[[Any], bool]] = {
     "all": lambda cls: True,
     "core": lambda cls: cls.core,
+    "closed-form": lambda cls: cls.family == "closed-form",
     "distillation": lambda cls: cls.family == "distillation",
     "penalties": lambda cls: cls.family == "penalties",
     "rehearsal": lambda cls: cls.family == "rehearsal",

@@ -1,6 +1,7 @@
 """The contract of a method: what it defines, and what it is given."""
 
 from clbench.method.choices import Choice
+from clbench.method.closed_form import ClosedForm
 from clbench.method.learner import SCENARIOS, Costs, Learner, Run, Scenario
 from clbench.method.memory import Memory
 from clbench.method.method import GradientOf, Gradients, Method, hook_name, shares_first_task
@@ -14,6 +15,7 @@ __all__ = [
     "SCENARIOS",
     "Batch",
     "Choice",
+    "ClosedForm",
     "Costs",
     "Criterion",
     "GradientOf",

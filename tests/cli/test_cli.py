@@ -512,7 +512,7 @@ def test_compare_and_report_take_the_names_of_reports(swept: tuple[Path, Ended],
 
 
 def test_names_of_several_methods_are_listed_shown_and_hinted_at(clbench: Command) -> None:
-    last = clbench("list", "methods").out.split("Several by one name: ")[1]
+    last = " ".join(clbench("list", "methods").out.split("Several by one name: ")[1].split())  # lines are wrapped
     assert "core (" in last
     assert f"rehearsal ({len(members('rehearsal'))})" in last
     shown = clbench("show", "rehearsal").out

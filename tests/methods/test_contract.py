@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from tiny import new
 from torch import Tensor
 
 from clbench.experiment import registry
@@ -39,13 +40,13 @@ def scenarios_of(name: str) -> list[Scenario]:
 
 @pytest.mark.parametrize(("name", "scenario"), [(name, some) for name in NAMES for some in scenarios_of(name)])
 def test_contract(name: str, scenario: Scenario) -> None:
-    check_method(registry.find("method", name), models=["mlp"], scenarios=[scenario])
+    check_method(new(name), models=["mlp"], scenarios=[scenario])
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
 def test_contract_with_convolutions(number: int) -> None:
     scenarios = scenarios_of(NAMES[number])
-    check_method(registry.find("method", NAMES[number]), models=["cnn"], scenarios=[scenarios[number % len(scenarios)]])
+    check_method(new(NAMES[number]), models=["cnn"], scenarios=[scenarios[number % len(scenarios)]])
 
 
 @pytest.mark.parametrize(("name", "scenario"), [("feature-extraction", "class"), ("lwf", "task"), ("ewc", "domain")])
@@ -90,7 +91,7 @@ def test_contract_under_training_options(number: int) -> None:
     options = OPTIONS[number % len(OPTIONS)]
     training = Training(**{"epochs": 2, "batch_size": 10, **options})
     scenario = scenarios[number % len(scenarios)]
-    check_method(registry.find("method", name), models=["mlp"], scenarios=[scenario], training=training)
+    check_method(new(name), models=["mlp"], scenarios=[scenario], training=training)
 
 
 # ------------------------------------------------------------------------------------------ what it catches

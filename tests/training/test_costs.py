@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import go
+from tiny import go, new
 from torch import Tensor, nn
 
 from clbench.experiment import registry
@@ -104,10 +104,6 @@ def counted(
     assert outcome.forward_passes == counter.forward
     assert outcome.backward_passes == counter.backward
     return outcome.forward_passes, outcome.backward_passes
-
-
-def new(name: str) -> Method:
-    return registry.find("method", name)()
 
 
 NAMES = registry.names("method")

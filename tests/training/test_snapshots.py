@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import tiny
 import torch
-from tiny import same_as
+from tiny import new, same_as
 from torch import Tensor, nn
 
 import clbench
@@ -27,7 +27,7 @@ from clbench.training.run import Outcome
 from clbench.training.snapshots import SnapshotFile
 
 SHARING = ["agem", "duplicate-finetune", "ewc", "feature-extraction", "finetune", "finetune-fc", "gem", "joint"]
-SHARING += ["l2", "lfl", "lwf", "mas", "online-ewc", "replay", "scratch"]
+SHARING += ["l2", "lfl", "lwf", "mas", "ncm", "online-ewc", "ranpac", "replay", "scratch", "slda"]
 BUDGETS = {
     "momentum": Training(epochs=2, batch_size=7, lr=0.05, momentum=0.9, weight_decay=1e-3),
     "kept Adam": Training(
@@ -44,10 +44,6 @@ def go(method: Method, scenario: Scenario, training: Training, **files: Snapshot
     model = MLP(width=16, dropout=0.3)
     tasks = tiny_tasks(3, images=23, as_bytes=True)
     return tiny.go(method, scenario, tasks, backbone=model, training=training, seed=1, **files)
-
-
-def new(name: str) -> Method:
-    return registry.find("method", name)()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
