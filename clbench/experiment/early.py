@@ -29,6 +29,7 @@ GROUPS: dict[str, Callable[[Any], bool]] = {
     "all": lambda cls: True,
     "core": lambda cls: cls.core,
     "distillation": lambda cls: cls.family == "distillation",
+    "masks": lambda cls: cls.family == "masks",
     "penalties": lambda cls: cls.family == "penalties",
     "rehearsal": lambda cls: cls.family == "rehearsal",
 }

@@ -123,7 +123,7 @@ class Request(BaseModel):
     methods: Methods = option(
         None,
         "NAME[@FIELD=VALUE…],…",
-        "Methods to compare; or 'core' (default), 'all', 'rehearsal', 'penalties', 'distillation'.",
+        "Methods to compare; or 'core' (default), 'all', 'rehearsal', 'penalties', 'distillation', 'masks'.",
     )
     preset: Annotated[Preset | None, BeforeValidator(parse_preset)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."

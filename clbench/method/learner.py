@@ -65,7 +65,7 @@ class Learner:
     name: ClassVar[str]
     scenarios: ClassVar[frozenset[str]] = frozenset(SCENARIOS)  # those that it is defined for
     core: ClassVar[bool] = False  # whether it is one of `--methods core`, what every comparison needs
-    family: ClassVar[str] = ""  # a name for all methods of its kind: distillation, penalties or rehearsal
+    family: ClassVar[str] = ""  # a name for all methods of its kind: distillation, masks, penalties or rehearsal
     memory: ClassVar[bool] = False  # whether it trains on data of earlier tasks again
     run: Run = field(init=False, repr=False, compare=False)  # set by `begin`
 
