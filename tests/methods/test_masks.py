@@ -38,7 +38,8 @@ MOVING = {
 
 def old_scores(method: Method, **options: Any) -> dict[int, list[Tensor]]:
     """Run a method on three tasks and return its scores on each one's own outputs, after it and each later one."""
-    tasks, found = tiny_tasks(3), {}
+    tasks = tiny_tasks(3)
+    found: dict[int, list[Tensor]] = {}
 
     def ask(learner: Learner, last: Task) -> None:
         network = method.network
@@ -99,6 +100,24 @@ def test_only_those_who_are_told_the_task_are_answered(cls: type[Method]) -> Non
     assert outcome.task_agnostic == [[None] * 3] * 4
     assert [cell is None for cell in outcome.task_aware[2]] == [False, False, True]
     assert min(map(float, outcome.task_aware[-1])) > 0.7  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cls", [HAT, PNN])
+def test_a_warm_up_trains_on_gated_and_joined_features(cls: Any) -> None:
+    """Not on those that the loop records while the backbone is frozen: they come from the backbone alone."""
+    compared = 0
+
+    class Watched(cls):  # type: ignore[misc]
+        def loss(self, step: Step) -> Tensor:
+            nonlocal compared
+            loss: Tensor = super().loss(step)
+            if step.recorded is not None:
+                torch.testing.assert_close(loss, super().loss(step.on(step.batch)))
+                compared += 1
+            return loss
+
+    go(Watched(), training=MOVING["warm-up"])
+    assert compared == 6
 
 
 @pytest.mark.parametrize("cls", [HAT, PNN])
@@ -357,7 +376,7 @@ def test_only_the_embeddings_of_the_current_task_move() -> None:
     def look(_: Learner, task: Task) -> None:
         seen.append([[e.detach().clone() for e in own] for own in method.embeddings])
 
-    outcome = go(method, after_task=look)
+    outcome = go(method, training=MOVING["kept momentum, zeros"], after_task=look)
     for later, earlier in zip(seen[1:], seen, strict=False):
         moved = [not torch.equal(one[0], other[0]) for one, other in zip(later, earlier, strict=True)]
         assert sum(moved) == 1
