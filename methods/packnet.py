@@ -5,8 +5,9 @@
     minimise  CE(ŷ_t, y_t)  again, over the weights of W_t that are left
     answer    task t with the weights of tasks 1 … t, all others 0
 
-Biases and batch norm, its statistics too, are those of the first task. Each task has its own block of the head. So old
-answers stay as they are, to the last bit. As in the paper, retraining comes after training, beside its budget.
+Biases and batch norm, its statistics too, are those of the first task before it is pruned: a channel that has lost all
+its weights would have variance 0, and what a later task puts there would be blown up. Each task has its own block of
+the head. So old answers stay, to the last bit. As in the paper, retraining comes after training, beside its budget.
 """
 
 from collections.abc import Sequence
@@ -52,13 +53,13 @@ class PackNet(Method):
         for owner in self.owners.values():
             owner[owner == FREE] = task.index
         self.fix()
-        backbone = self.network.backbone.parameters()  # modules none of whose parameters train run in eval mode
-        trainable = [p for p in backbone if p.ndim > 1 or task.index == 0] + list(self.network.newest.parameters())
+        backbone, newest = list(self.network.backbone.parameters()), list(self.network.newest.parameters())
+        weights = [p for p in backbone if p.ndim > 1] + newest  # without its parameters batch norm runs in eval mode
         epochs = self.retrain_epochs
         if epochs is None:
             epochs = max(1, (self.run.training.epochs or 0) // 2)
-        train = Phase(tasks=[task], trainable=trainable)
-        return [train, Phase(name="retrain", tasks=[task], trainable=trainable, epochs=epochs, extra=True)]
+        train = Phase(tasks=[task], trainable=weights if task.index else backbone + newest)
+        return [train, Phase(name="retrain", tasks=[task], trainable=weights, epochs=epochs, extra=True)]
 
     def fix(self) -> None:
         """Note what the weights are that are not this task's."""

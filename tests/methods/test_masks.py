@@ -13,7 +13,7 @@ from tiny import ADAM, SGD, batch_of, begun, equal, go, made_up_run, state_of, s
 from torch import Tensor, nn
 
 from clbench.errors import UsageError
-from clbench.method import Batch, Learner, Method, Step, Training
+from clbench.method import Batch, Learner, Method, Phase, Step, Training
 from clbench.methods.finetune import Finetune
 from clbench.methods.hat import HAT, compensation, regulariser
 from clbench.methods.packnet import FREE, PackNet
@@ -197,9 +197,17 @@ def test_packnet_answers_with_the_weights_of_tasks_so_far() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_packnet_fixes_biases_and_batch_norm_after_the_first_task() -> None:
-    method, seen = PackNet(), []
-    go(method, backbone=ResNet18(channels=2), after_task=lambda _, task: seen.append(state_of(method.network)))
+def test_packnet_fixes_biases_and_batch_norm_before_it_first_prunes() -> None:
+    seen = []
+
+    class Watched(PackNet):
+        def finish_phase(self, phase: Phase) -> None:
+            super().finish_phase(phase)
+            seen.append(state_of(self.network))
+
+    method = Watched()
+    go(method, backbone=ResNet18(channels=2))
+    assert len(seen) == 6
     fixed = [
         name for name in seen[0] if name.startswith("backbone") and name.removeprefix("backbone.") not in method.owners
     ]
