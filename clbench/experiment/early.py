@@ -30,6 +30,7 @@ GROUPS: dict[str, Callable[[Any], bool]] = {
     "core": lambda cls: cls.core,
     "closed-form": lambda cls: cls.family == "closed-form",
     "distillation": lambda cls: cls.family == "distillation",
+    "masks": lambda cls: cls.family == "masks",
     "penalties": lambda cls: cls.family == "penalties",
     "rehearsal": lambda cls: cls.family == "rehearsal",
 }

@@ -123,7 +123,8 @@ class Request(BaseModel):
     methods: Methods = option(
         None,
         "NAME[@FIELD=VALUE…],…",
-        "Methods to compare; or 'core' (default), 'all', 'rehearsal', 'penalties', 'distillation', 'closed-form'.",
+        "Methods to compare; or 'core' (default), 'all', or a family: 'rehearsal', 'penalties', 'distillation', "
+        "'masks', 'closed-form'.",
     )
     preset: Annotated[Preset | None, BeforeValidator(parse_preset)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."

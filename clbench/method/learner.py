@@ -65,7 +65,8 @@ class Learner:
     name: ClassVar[str]
     scenarios: ClassVar[frozenset[str]] = frozenset(SCENARIOS)  # those that it is defined for
     core: ClassVar[bool] = False  # whether it is one of `--methods core`, what every comparison needs
-    family: ClassVar[str] = ""  # a name for all methods of its kind: closed-form, distillation, penalties or rehearsal
+    # a name for all methods of its kind: closed-form, distillation, masks, penalties or rehearsal
+    family: ClassVar[str] = ""
     memory: ClassVar[bool] = False  # whether it trains on data of earlier tasks again
     run: Run = field(init=False, repr=False, compare=False)  # set by `begin`
 

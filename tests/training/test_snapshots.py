@@ -27,7 +27,7 @@ from clbench.training.run import Outcome
 from clbench.training.snapshots import SnapshotFile
 
 SHARING = ["agem", "duplicate-finetune", "ewc", "feature-extraction", "finetune", "finetune-fc", "gem", "joint"]
-SHARING += ["l2", "lfl", "lwf", "mas", "ncm", "online-ewc", "ranpac", "replay", "scratch", "slda"]
+SHARING += ["l2", "lfl", "lwf", "mas", "ncm", "online-ewc", "pnn", "ranpac", "replay", "scratch", "slda"]
 BUDGETS = {
     "momentum": Training(epochs=2, batch_size=7, lr=0.05, momentum=0.9, weight_decay=1e-3),
     "kept Adam": Training(
