@@ -101,8 +101,9 @@ def _lay_out_matrices(figure: Figure, subject: Subject) -> list[Line2D]:
     means = {label: R.mean(axis=0) for label, R in subject.data.items()}
     tasks = max(R.shape[1] for R in means.values())
     room = figure.get_figwidth() - 0.5
-    for numbers in (tasks <= plots.ANNOTATED_TASKS, False):
-        columns, rows = _grid(len(means), room / (max(1.15, 0.26 * tasks + 0.1) if numbers else 0.72))
+    few = tasks <= plots.ANNOTATED_TASKS
+    for numbers, panel in ((few, max(1.15, 0.26 * tasks + 0.1) if few else 0.72), (False, 0.72), (False, 0.55)):
+        columns, rows = _grid(len(means), room / panel)
         height = max(0.9, 0.19 * tasks) if numbers else min(1.1, 0.75 * room / columns)
         if rows * (height + 0.5) <= TALLEST:
             break
