@@ -42,6 +42,8 @@ def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|
     if what == "methods":
         groups = ", ".join(f"{group} ({len(early.members(group))})" for group in early.GROUPS)
         typer.echo(_wrapped(f"Several by one name: {groups}"))
+    if what == "models":
+        typer.echo(_wrapped("Others by LIBRARY:NAME, as in torchvision:resnet18 and timm:vit_tiny_patch16_224"))
     say("'clbench show NAME' tells more, of fields too")
 
 
@@ -101,6 +103,9 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
 
 def _kind_of(reference: str) -> Kind:
     """Return the kind that a class from outside is of."""
+    place, _, name = reference.rpartition(":")
+    if place in catalogue.LIBRARIES and name.islower():  # torchvision's data sets are written with capitals
+        return "model"
     for kind in early.KINDS:
         known = early.look_up(kind, reference)
         module, base, _ = catalogue.BASES[kind]

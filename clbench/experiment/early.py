@@ -91,6 +91,8 @@ def look_up(kind: Kind, reference: str) -> Known | None:
         if known and name not in known:
             raise UsageError(f"unknown Avalanche benchmark {name!r}{did_you_mean(name, sorted(known))}")
         return None
+    if kind == "model" and place in catalogue.LIBRARIES:
+        return _of_library(place, name)
     if kind == "sequence" and "+" in reference and not colon and not reference.endswith(".py"):
         sources = [own.constants["source"] for own in builtin.values() if "source" in own.constants]
         for part in filter(None, reference.split("+")):
@@ -103,6 +105,16 @@ def look_up(kind: Kind, reference: str) -> Known | None:
             return None
         raise registry.unknown(kind, reference, GROUPS if kind == "method" else ())
     return _from_outside(kind, reference, place, name)
+
+
+def _of_library(library: str, name: str) -> Known:
+    """Return what a network of another library says of itself; raise UsageError if there is none, or no library."""
+    if importlib.util.find_spec(library) is None:
+        raise UsageError(f"{library}:{name} needs {library}: pip install 'clbench[{library}]'")
+    known = catalogue.torchvision_names() if library == "torchvision" else []
+    if known and name not in known:
+        raise UsageError(f"unknown network {name!r} of torchvision{did_you_mean(name, known)}")
+    return catalogue.of_class("clbench.models.libraries", catalogue.LIBRARIES[library])
 
 
 def _from_outside(kind: Kind, reference: str, place: str, name: str) -> Known | None:

@@ -146,6 +146,10 @@ def find(kind: Kind, reference: str) -> type:
         from clbench.sequences.avalanche import avalanche_sequence  # here, since it needs torch
 
         return avalanche_sequence(name)
+    if kind == "model" and place in catalogue.LIBRARIES:
+        from clbench.models.libraries import library_model  # here, since it needs torch
+
+        return library_model(place, name)
     path = Path(place).expanduser()
     if place.endswith(".py") and not path.is_file():
         raise unknown(kind, reference)
@@ -273,6 +277,12 @@ def files_in(cls: type, values: Mapping[str, Any], folder: Path) -> dict[str, st
     free = {name for name, hint in _hints(cls).items() if str in (hint, *typing.get_args(hint))}
     texts = {name: value for name, value in values.items() if name in free and isinstance(value, str) and value}
     return {name: str(folder / value) for name, value in texts.items() if os.path.exists(folder / value)}
+
+
+def file_settings(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of fields that are marked as those of files."""
+    marked = {field.name for field in dataclasses.fields(cls) if field.metadata.get("file")}
+    return {name: value for name, value in values.items() if name in marked}
 
 
 def defaults(cls: type) -> dict[str, Any]:

@@ -185,8 +185,9 @@ class _Run:
 
     def _count_parameters(self, weights: Mapping[str, Tensor]) -> int:
         if isinstance(self.learner, Method):
-            parameters = (*self.learner.network.parameters(), *self.learner.parameters().values())
-            return sum(parameter.numel() for parameter in parameters)
+            network = self.learner.network
+            parameters = (*network.parameters(), *self.learner.parameters().values())
+            return network.frozen_parameters + sum(parameter.numel() for parameter in parameters)
         return sum(tensor.numel() for tensor in weights.values())
 
     def _snapshot(self) -> dict[str, Any]:
