@@ -359,7 +359,7 @@ def _hints(cls: type) -> dict[str, Any]:
 def _parse(what: str, hint: Any, value: Any) -> Any:
     if isinstance(value, str) and value.lower() == "none" and type(None) in typing.get_args(hint):
         return None
-    if isinstance(value, bool) and hint is not bool:
+    if isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)):
         raise UsageError(f"{what}={str(value).lower()}: a number or name is needed, not true or false")
     try:
         return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
@@ -370,8 +370,10 @@ def _parse(what: str, hint: Any, value: Any) -> Any:
 
 
 def reason(error: ValidationError) -> str:
-    """Return what pydantic finds wrong first, as the rest of a sentence that begins with the value."""
-    message = re.sub(r"^(Input|Value error,|Assertion failed,) | for <class .*>", "", error.errors()[0]["msg"])
+    """Return what pydantic finds wrong first, or the choices, as the rest of a sentence that begins with the value."""
+    found = error.errors()
+    fault = next((one for one in found if one["type"] == "literal_error"), found[0])
+    message = re.sub(r"^(Input|Value error,|Assertion failed,) | for <class .*>", "", fault["msg"])
     return message[0].lower() + message[1:]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -84,13 +84,14 @@ class Backbone:
 
     @property
     def weights_file(self) -> Path | None:
-        """The file of weights that every run starts from."""
-        return None if self.weights is None else Path(self.weights).expanduser()
+        """The file of weights that every run starts from; a class that has a field `weights` of its own loads it."""
+        marked = any(one.name == "weights" and one.metadata.get("file") for one in fields(self))
+        return Path(self.weights).expanduser() if marked and self.weights is not None else None
 
     @property
     def starts_from_weights(self) -> bool:
         """Whether the network starts from weights that are not drawn."""
-        return self.weights is not None
+        return self.weights_file is not None
 
     @property
     def channels_last(self) -> bool:

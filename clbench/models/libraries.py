@@ -67,6 +67,10 @@ class Torchvision(_Library):
     def weights_file(self) -> Path | None:
         return super().weights_file if self.weights and _is_file(self.weights) else None
 
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.weights is not None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights is not None and self.weights_file is None:
