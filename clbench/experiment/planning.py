@@ -107,7 +107,7 @@ def _check_data(run: Point, tasks: Sequence[Task]) -> None:
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"the model {run.model.label} does not fit {name}: {reason}") from error
     for task in tasks:
-        Batches([len(task.train) - n_held_out(len(task.train), run.training.held_out)], run.training)
+        Batches([len(task.train) - n_held_out(len(task.train), run.training.validation)], run.training)
 
 
 def _spec(run: Point, request: Request, device: str, data: str, classes: list[int] | None) -> RunSpec:

@@ -298,13 +298,26 @@ def defaults(cls: type) -> dict[str, Any]:
 def settings(instance: Any) -> dict[str, Any]:
     """Return what a record says of an instance: its settings.
 
-    Those whose field is marked `added`, as it is younger than records, are left out where they have their default: so
-    the older records stand for the same runs.
+    Those whose field is marked `added`, as it is younger than records, are left out where they have their default, and
+    one that was renamed goes by the name that is `recorded`: so the older records stand for the same runs.
     """
     cls, known = type(instance), defaults(type(instance))
     younger = {field.name for field in dataclasses.fields(cls) if field.metadata.get("added")}
     values = {name: getattr(instance, name) for name in known}
-    return {name: value for name, value in values.items() if name not in younger or value != known[name]}
+    names = recorded_names(cls)
+    kept = {name: value for name, value in values.items() if name not in younger or value != known[name]}
+    return {names.get(name, name): value for name, value in kept.items()}
+
+
+def recorded_names(cls: type) -> dict[str, str]:
+    """Return the names that records have for fields which were renamed, by today's name."""
+    return {one.name: one.metadata["recorded"] for one in dataclasses.fields(cls) if "recorded" in one.metadata}
+
+
+def from_record(cls: type, values: Mapping[str, Any]) -> Any:
+    """Make an instance from what `settings` returned."""
+    today = {recorded: name for name, recorded in recorded_names(cls).items()}
+    return cls(**{today.get(name, name): value for name, value in values.items()})
 
 
 def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:

@@ -149,6 +149,9 @@ class Request(BaseModel):
     momentum: float | None = option(None, "X", "Momentum of sgd.")
     weight_decay: float | None = option(None, "X", "Weight decay.")
     later_lr_factor: float | None = option(None, "X", "Times the learning rate, from the second task on.")
+    validation: float | None = option(
+        None, "SHARE", "Share of each task's training images to evaluate, not to train on."
+    )
     settings: Annotated[dict[str, dict[str, list[Any]]], BeforeValidator(parse_settings)] = option(
         {}, "NAME.FIELD=VALUE", "Settings of a method, model, sequence or 'training'; repeatable; a list is a grid."
     )
@@ -223,7 +226,10 @@ class Request(BaseModel):
     @property
     def training(self) -> dict[str, Any]:
         """The training settings that have an option of their own and were given."""
-        names = ("epochs", "iterations", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "later_lr_factor")
+        names = (
+            *("epochs", "iterations", "batch_size", "optimizer", "lr", "momentum", "weight_decay"),
+            *("later_lr_factor", "validation"),
+        )
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -54,8 +54,10 @@ class Training:
     # first epochs from the second task on: only the new block trains, and only its outputs compete
     warmup_epochs: Annotated[int, Ge(0)] = 0
     warmup_extra: bool = field(default=False, metadata=ADDED)  # whether they come beside the budget
-    held_out: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of each task's training images kept for `patience`
-    # epochs without a better held-out accuracy on the current task after which the warm-up ends, then the rate is
+    # share of each task's training images that are not trained on, but evaluated like the test images; `patience` goes
+    # by them. It was called held_out when the first records were written.
+    validation: Annotated[float, Ge(0), Lt(1)] = field(default=0.0, metadata={"recorded": "held_out"})
+    # epochs without a better validation accuracy on the current task after which the warm-up ends, then the rate is
     # divided by ten, then training stops; the epochs are the most there can be
     patience: Annotated[int, Ge(1)] | None = None
 
@@ -79,10 +81,8 @@ class Training:
             raise UsageError("warmup_epochs and patience count epochs: give the budget as epochs, not iterations")
         if self.epochs is not None and self.warmup_epochs >= self.epochs and not self.warmup_extra:
             raise UsageError(f"warmup_epochs={self.warmup_epochs} leaves nothing of the budget of {self.epochs} epochs")
-        if (self.patience is None) != (self.held_out == 0):
-            raise UsageError(
-                f"patience={self.patience} held_out={self.held_out}: stopping needs a patience and images held out"
-            )
+        if self.patience is not None and self.validation == 0:
+            raise UsageError(f"patience={self.patience} needs images to go by: give validation too, as in 0.1")
 
     @property
     def milestones(self) -> list[float]:

@@ -219,12 +219,12 @@ class TaskTraining:
             )
 
     def _is_flat(self, phase: Phase) -> bool:
-        """Evaluate the held-out images, and say whether the phase ends; perhaps lower the rate."""
+        """Evaluate the validation images, and say whether the phase ends; perhaps lower the rate."""
         network = self.method.network
         modes = [(module, module.training) for module in network.modules()]
         network.eval()
         accuracy = self.trainer.evaluator.accuracy(self.method, self.task.index, self.setting.held_out[self.task.index])
-        self.costs.history.setdefault("held_out", []).append(accuracy)
+        self.costs.history.setdefault("validation", []).append(accuracy)
         for module, mode in modes:
             module.training = mode
         action = self.plateau.after(accuracy, warming_up=phase.name == "warm-up")

@@ -28,7 +28,7 @@ class Setting:
     """What a run trains with."""
 
     tasks: Sequence[Task]
-    held_out: Sequence[Split]  # of each task, where `patience` asks for them
+    held_out: Sequence[Split]  # each task's images for validation, where there are any
     backbone: Backbone
     training: Training
     scenario: Scenario
