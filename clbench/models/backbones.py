@@ -102,7 +102,7 @@ class Backbone:
         """Return a module that maps [n, *input_shape] to features [n, d]."""
         raise NotImplementedError(f"{type(self).__name__} does not define build")
 
-    def load(self, network: nn.Module) -> None:
+    def load_weights(self, network: nn.Module) -> None:
         """Put the file of weights, if there is one, into a network that `build` made."""
         if self.weights_file is not None:
             load_file(network, self.weights_file)

@@ -65,7 +65,7 @@ class ExpandingHeadModel(nn.Module):
                 raise ClbenchError(f"{what}: a torch.nn.Module is needed")
             self.backbone = built
             initialise(self.backbone, backbone.initialisation, backbone.biases)
-        backbone.load(self.backbone)
+        backbone.load_weights(self.backbone)
         # of a frozen backbone: they become buffers, so that no method or optimiser takes them for trainable
         self.frozen_parameters = freeze(self.backbone) if backbone.frozen else 0
         self.head = nn.ModuleList()

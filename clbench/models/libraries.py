@@ -48,8 +48,8 @@ class _Library(Backbone):
             raise ClbenchError(f"{self.name} takes no images of {height}×{width} pixels; {hint} ({why})") from error
         return network.train()
 
-    def load(self, network: nn.Module) -> None:
-        super().load(network.get_submodule("network"))
+    def load_weights(self, network: nn.Module) -> None:
+        super().load_weights(network.get_submodule("network"))
 
     def made(self) -> nn.Module:
         """Return the library's network without its classifier."""
@@ -131,7 +131,8 @@ class _Adapted(nn.Module):
             if "more than 1 value per channel" not in str(error):
                 raise
             what = f"{self.name} cannot train on a batch of one image this small"
-            raise ClbenchError(f"{what}, as batch norm has nothing to average: resize it, or set drop_last") from error
+            instead = "give resize, another --batch-size, or --set training.drop_last=true"
+            raise ClbenchError(f"{what}, as batch norm has nothing to average: {instead}") from error
 
 
 def _is_file(weights: str) -> bool:

@@ -134,3 +134,15 @@ def test_a_loss_of_a_methods_own_is_smoothed_too(name: str) -> None:
         for share in (0.0, 0.5)
     ]
     assert first[0] != first[1]
+
+
+def test_every_phase_is_smoothed() -> None:
+    found: dict[str, float] = {}
+
+    class Watch(Finetune):
+        def loss(self, step: Step) -> Tensor:
+            found[step.phase.name] = step.criterion.smoothing
+            return super().loss(step)
+
+    tiny.go(Watch(), "class", 2, training=Training(epochs=2, batch_size=8, label_smoothing=0.25, warmup_epochs=1))
+    assert found == {"train": 0.25, "warm-up": 0.25}
