@@ -89,6 +89,9 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
         name = early.known_name(kind, asked)
         if name in registry.names(kind):
             return kind, name, early.look_up(kind, name) or _imported(kind, name)
+    place, _, name = asked.rpartition(":")
+    if place in catalogue.LIBRARIES and name.islower():  # torchvision's data sets are written with capitals
+        return "model", asked, early.look_up("model", asked) or _imported("model", asked)
     if ":" in asked or "+" in asked:
         kind = "sequence" if "+" in asked or asked.startswith("avalanche:") else _kind_of(asked)
         return kind, asked, early.look_up(kind, asked) or _imported(kind, asked)
@@ -103,9 +106,6 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
 
 def _kind_of(reference: str) -> Kind:
     """Return the kind that a class from outside is of."""
-    place, _, name = reference.rpartition(":")
-    if place in catalogue.LIBRARIES and name.islower():  # torchvision's data sets are written with capitals
-        return "model"
     for kind in early.KINDS:
         known = early.look_up(kind, reference)
         module, base, _ = catalogue.BASES[kind]

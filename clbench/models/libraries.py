@@ -58,7 +58,7 @@ class _Library(Backbone):
 
 @dataclass(frozen=True, kw_only=True)
 class Torchvision(_Library):
-    """A network of torchvision's, without its classifier: its name, as in torchvision:resnet18."""
+    """One of torchvision's classification networks, without its classifier."""
 
     # what every run starts from: torchvision's name, as IMAGENET1K_V1, or a file as of any model; none: drawn weights
     weights: str | None = field(default=None, metadata={**ADDED, **FILE})
@@ -95,7 +95,7 @@ class Torchvision(_Library):
 
 @dataclass(frozen=True, kw_only=True)
 class Timm(_Library):
-    """A network of timm's (pip install 'clbench[timm]'), without its classifier, as in timm:vit_base_patch16_224."""
+    """One of timm's networks (pip install 'clbench[timm]'), without its classifier."""
 
     pretrained: bool = field(default=False, metadata=ADDED)  # start from the weights that timm has for it
 
