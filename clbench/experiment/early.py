@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
 from clbench.experiment import catalogue, registry
 from clbench.experiment.catalogue import Kind, Known
+from clbench.experiment.fields import parse_fields
 from clbench.experiment.preset import in_row, over
 from clbench.results.names import squashed, titles
 
@@ -49,7 +50,7 @@ def item_of(kind: Kind, item: str) -> str:
     name = known_name(kind, reference)
     known = look_up(kind, name)
     if known is not None:
-        registry.parse_fields(name, known.fields, own, known.constants)
+        parse_fields(name, known.fields, own, known.constants)
     return "@".join([name, *item.split("@")[1:]])
 
 
@@ -138,14 +139,14 @@ def _from_outside(kind: Kind, reference: str, place: str, name: str) -> Known | 
 def check(request: Request) -> None:
     """Raise UsageError for a setting, or a name in the preset, that there is not."""
     training = catalogue.training()
-    registry.parse_fields("training", training.fields, request.training)
+    parse_fields("training", training.fields, request.training)
     if request.preset is not None:
         _check_rows(request.preset, request.preset.choose(request.rows, request.controls))
     for name, fields in request.settings.items():
         known = training if name == "training" else _setting_of(request, name)
         for field, value in ((field, value) for field, values in fields.items() for value in values):
             if known is not None:
-                registry.parse_fields(name, known.fields, {field: value}, known.constants)
+                parse_fields(name, known.fields, {field: value}, known.constants)
 
 
 def _check_rows(preset: Preset, rows: list[Row]) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from clbench.errors import UsageError, did_you_mean, quoted, shown
 from clbench.experiment import early, presets, registry
+from clbench.experiment.fields import reason
 from clbench.experiment.preset import Evaluate, Precision, Preset, Scenario
 from clbench.experiment.seeds import parse_seeds
 
@@ -198,7 +199,7 @@ class Request(BaseModel):
             super().__init__(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"{first['loc'][0]}={shown(first['input'])}: the value {registry.reason(error)}") from None
+            raise UsageError(f"{first['loc'][0]}={shown(first['input'])}: the value {reason(error)}") from None
 
     @model_validator(mode="after")
     def _goes_together(self) -> Request:
