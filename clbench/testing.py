@@ -268,7 +268,7 @@ class _Check:
     def check_first_task(self) -> None:
         """A first task that is said to be fine-tuning's is."""
         message = "its first task is not that of fine-tuning: it must not declare `first_task_is_finetuning = True`"
-        for terms in (self.training, replace(self.training, epochs=3, iterations=None, held_out=0.25, patience=1)):
+        for terms in (self.training, replace(self.training, epochs=3, iterations=None, validation=0.25, patience=1)):
             own, plain = (self.go(m, tiny_tasks(1), training=terms) for m in (self.new(), Method()))
             assert own.updates == [0] or (own.weights_hash, own.history) == (plain.weights_hash, plain.history), message
 

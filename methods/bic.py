@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
@@ -87,8 +86,7 @@ class BiC(WithExemplars):
 
     def loss(self, step: Step) -> Tensor:
         outputs, y = self.corrected(step.outputs), step.batch.y
-        step.answers.append((outputs.detach(), y))
-        loss = F.cross_entropy(outputs, y)
+        loss = step.cross_entropy_of(outputs, y)
         if self.old_network is None or step.phase.name == "bias":
             return loss
         return self.with_distillation(loss, outputs, self.old_network(step.batch), self.temperature)

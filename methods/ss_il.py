@@ -41,8 +41,7 @@ class SSIL(WithExemplars):
         then, outputs, y = self.old_network(step.batch), step.outputs, step.batch.y
         is_old = torch.arange(outputs.shape[1], device=y.device) < self.n_old
         separated = outputs.masked_fill(is_old != (y < self.n_old)[:, None], -torch.inf)
-        step.answers.append((separated.detach(), y))
-        return F.cross_entropy(separated, y) + self.distillation(outputs[:, : self.n_old], then)
+        return step.cross_entropy_of(separated, y) + self.distillation(outputs[:, : self.n_old], then)
 
     def distillation(self, now: Tensor, then: Tensor) -> Tensor:
         """Return Σ_s H(q_s, ŷ_s), mean over the batch; outputs [n, old classes] of the two networks."""

@@ -99,7 +99,7 @@ def further_cases() -> list[Case]:
         case("lfl", "task", snapshots=True),
         case("scratch", "task", snapshots=True),
         case("scratch", "task", {"networks": "latest"}),
-        case("finetune", "task", training=replace(epochs, held_out=0.25, patience=1)),
+        case("finetune", "task", training=replace(epochs, validation=0.25, patience=1)),
         case("lwf", "task", training=replace(epochs, warmup_epochs=1)),
         case("lwf", "task", {"teacher": "train-mode"}, backbone=cnn),
         case("lwf", "task", backbone=cnn, tasks=augmented),

@@ -42,6 +42,8 @@ def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|
     if what == "methods":
         groups = ", ".join(f"{group} ({len(early.members(group))})" for group in early.GROUPS)
         typer.echo(_wrapped(f"Several by one name: {groups}"))
+    if what == "models":
+        typer.echo(_wrapped("Others by LIBRARY:NAME, as in torchvision:resnet18 and timm:vit_tiny_patch16_224"))
     say("'clbench show NAME' tells more, of fields too")
 
 
@@ -87,6 +89,9 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
         name = early.known_name(kind, asked)
         if name in registry.names(kind):
             return kind, name, early.look_up(kind, name) or _imported(kind, name)
+    place, _, name = asked.rpartition(":")
+    if place in catalogue.LIBRARIES and name.islower():  # torchvision's data sets are written with capitals
+        return "model", asked, early.look_up("model", asked) or _imported("model", asked)
     if ":" in asked or "+" in asked:
         kind = "sequence" if "+" in asked or asked.startswith("avalanche:") else _kind_of(asked)
         return kind, asked, early.look_up(kind, asked) or _imported(kind, asked)

@@ -1,4 +1,4 @@
-"""What is done to images: scaled, a whole data set or a batch; their pixels moved; cropped and flipped at random."""
+"""What is done to images: scaled, a whole data set or a batch; their pixels moved."""
 
 from __future__ import annotations
 
@@ -85,18 +85,3 @@ def move_pixels(x: Tensor, maps: Tensor) -> Tensor:
     padded = F.pad(x.flatten(2), (1, 0))  # a pixel of 0 in front, where −1 points to
     source = (maps + 1)[:, None].expand(*x.shape[:2], -1)
     return padded.gather(2, source).view(x.shape)
-
-
-def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Crop each image [n, channels, height, width] at random from its zero-padded self and flip half of them."""
-    n, _, height, width = x.shape
-    top = torch.randint(2 * padding + 1, (n, 1), generator=generator)
-    left = torch.randint(2 * padding + 1, (n, 1), generator=generator)
-    flip = torch.rand(n, 1, generator=generator) < 0.5
-    down = top + torch.arange(height)
-    across = left + torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width))
-    rows, columns, images = (
-        i.to(x.device) for i in (down[:, :, None], across[:, None], torch.arange(n)[:, None, None])
-    )
-    padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
-    return padded[images, rows, columns].permute(0, 3, 1, 2).contiguous()

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import io
 import pkgutil
+import re
 import tokenize
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +27,8 @@ BASES: dict[Kind, tuple[str, str, str]] = {
     "sequence": ("clbench.sequences.tasks", "TaskSequence", "clbench.sequences"),
     "model": ("clbench.models.backbones", "Backbone", "clbench.models"),
 }
+# libraries whose networks are models by LIBRARY:NAME, and the class in clbench.models.libraries that wraps them
+LIBRARIES = {"torchvision": "Torchvision", "timm": "Timm"}
 NOT_PYTHON = (OSError, SyntaxError, ValueError, tokenize.TokenError)  # raised by files that cannot be read
 LIGHT = {"annotated_types", "collections.abc", "dataclasses", "math", "pathlib", "typing"}  # what fields may need
 
@@ -289,3 +292,11 @@ def avalanche_names() -> list[str]:
     ]
     wanted = {"eval_transform", "dataset_root"}
     return [f.name for f in functions if wanted <= {arg.arg for arg in (*f.args.args, *f.args.kwonlyargs)}]
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classification networks: functions that its models register."""
+    spec = importlib.util.find_spec("torchvision")
+    folder = Path(spec.origin).parent / "models" if spec and spec.origin else Path("none")
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
+    return [name for text in texts for name in re.findall(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)", text, re.M)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
 from clbench.experiment import catalogue, registry
 from clbench.experiment.catalogue import Kind, Known
+from clbench.experiment.fields import parse_fields
 from clbench.experiment.preset import in_row, over
 from clbench.results.names import squashed, titles
 
@@ -51,7 +52,7 @@ def item_of(kind: Kind, item: str) -> str:
     name = known_name(kind, reference)
     known = look_up(kind, name)
     if known is not None:
-        registry.parse_fields(name, known.fields, own, known.constants)
+        parse_fields(name, known.fields, own, known.constants)
     return "@".join([name, *item.split("@")[1:]])
 
 
@@ -93,6 +94,8 @@ def look_up(kind: Kind, reference: str) -> Known | None:
         if known and name not in known:
             raise UsageError(f"unknown Avalanche benchmark {name!r}{did_you_mean(name, sorted(known))}")
         return None
+    if kind == "model" and place in catalogue.LIBRARIES:
+        return _of_library(place, name)
     if kind == "sequence" and "+" in reference and not colon and not reference.endswith(".py"):
         sources = [own.constants["source"] for own in builtin.values() if "source" in own.constants]
         for part in filter(None, reference.split("+")):
@@ -105,6 +108,16 @@ def look_up(kind: Kind, reference: str) -> Known | None:
             return None
         raise registry.unknown(kind, reference, GROUPS if kind == "method" else ())
     return _from_outside(kind, reference, place, name)
+
+
+def _of_library(library: str, name: str) -> Known:
+    """Return what a network of another library says of itself; raise UsageError if there is none, or no library."""
+    if importlib.util.find_spec(library) is None:
+        raise UsageError(f"{library}:{name} needs {library}: pip install 'clbench[{library}]'")
+    known = catalogue.torchvision_names() if library == "torchvision" else []
+    if known and name not in known:
+        raise UsageError(f"unknown network {name!r} of torchvision{did_you_mean(name, known)}")
+    return catalogue.of_class("clbench.models.libraries", catalogue.LIBRARIES[library])
 
 
 def _from_outside(kind: Kind, reference: str, place: str, name: str) -> Known | None:
@@ -128,14 +141,14 @@ def _from_outside(kind: Kind, reference: str, place: str, name: str) -> Known | 
 def check(request: Request) -> None:
     """Raise UsageError for a setting, or a name in the preset, that there is not."""
     training = catalogue.training()
-    registry.parse_fields("training", training.fields, request.training)
+    parse_fields("training", training.fields, request.training)
     if request.preset is not None:
         _check_rows(request.preset, request.preset.choose(request.rows, request.controls))
     for name, fields in request.settings.items():
         known = training if name == "training" else _setting_of(request, name)
         for field, value in ((field, value) for field, values in fields.items() for value in values):
             if known is not None:
-                registry.parse_fields(name, known.fields, {field: value}, known.constants)
+                parse_fields(name, known.fields, {field: value}, known.constants)
 
 
 def _check_rows(preset: Preset, rows: list[Row]) -> None:

@@ -79,11 +79,15 @@ def code_hash(cls: type, settings: Mapping[str, Any] | None = None) -> str | Non
     """Return the hash of a class's own code, None for built-in code.
 
     It is of the files that define the class and its bases, and of every file that a setting names, as seen from the
-    working folder or from the class's.
+    working folder or from the class's. Of built-in code it is of the files in its settings for files, if any.
     """
     outside = _outside(cls)
     if not outside:
-        return None
+        named = {f.name for f in dataclasses.fields(cls) if f.metadata.get("file")}
+        texts = _texts([value for name, value in (settings or {}).items() if name in named])
+        contents = [_content_hash(Path(text).expanduser().absolute()) for text in texts]
+        whole = b"".join(content for content in contents if content is not None)
+        return hashlib.sha256(whole).hexdigest()[:16] if whole else None
     try:
         files = sorted({inspect.getfile(base) for base in outside})
         digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files))

@@ -101,13 +101,21 @@ def _check_data(run: Point, tasks: Sequence[Task]) -> None:
     name = run.sequence.label
     if run.scenario == "domain" and len({len(task.classes) for task in tasks}) > 1:
         raise UsageError(f"{name} has tasks of different numbers of classes: domain needs equal ones")
+    training, shape = run.training, tasks[0].train.shape
+    sizes = [len(task.train) - n_held_out(len(task.train), training.validation) for task in tasks]
+    batch = training.batch_size
+    last = {
+        batch if training.drop_last else size % batch or batch for size in sizes
+    }  # images in each task's last batch
     try:
-        ExpandingHeadModel(run.model.instance, tasks[0].train.shape, 0)
+        network = ExpandingHeadModel(run.model.instance, shape, 0)
+        if 1 in last:  # which batch norm may not take
+            network.train().features(torch.zeros(1, *shape))
     except Exception as error:
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"the model {run.model.label} does not fit {name}: {reason}") from error
-    for task in tasks:
-        Batches([len(task.train) - n_held_out(len(task.train), run.training.held_out)], run.training)
+    for size in sizes:
+        Batches([size], training)
 
 
 def _spec(run: Point, request: Request, device: str, data: str, classes: list[int] | None) -> RunSpec:

@@ -88,9 +88,10 @@ def choose(
         for values in itertools.product(*shared.values()):
             over = {**dict(zip(shared, values, strict=True)), **own}
             below = {name: value for name, value in (base or {}).items() if name not in over}
-            files = {} if folder is None else registry.files_in(cls, below, folder)
+            files = registry.files_in(cls, registry.file_settings(cls, over), Path.cwd())
+            files |= {} if folder is None else registry.files_in(cls, below, folder)
             instance = registry.configure(reference, cls, {**below, **over, **files})
-            written = {name: below[name] for name in files}
+            written = {name: {**below, **over}[name] for name in files}
             if kind == "sequence":
                 check_defaults(cls)
             label = registry.label(reference, instance, written)

@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from clbench.errors import UsageError, did_you_mean, quoted
+from clbench.experiment.fields import reason
 from clbench.experiment.preset import SCENARIOS, Claim, Preset, Published, Row, Scenario, at, choose_from, over
-from clbench.experiment.registry import reason
 from clbench.experiment.seeds import parse_seeds
 from clbench.results.names import spelled
 

@@ -14,7 +14,6 @@ import importlib.util
 import inspect
 import os
 import pkgutil
-import re
 import sys
 import typing
 from collections.abc import Iterable, Mapping
@@ -22,11 +21,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
-
 from clbench.errors import UsageError, close_names, did_you_mean, quoted, shown
 from clbench.experiment import catalogue, own_code
 from clbench.experiment.catalogue import BASES, Field, Kind
+from clbench.experiment.fields import hints_of, parse_fields
 from clbench.experiment.preset import SCENARIOS
 from clbench.results.names import spelled
 
@@ -146,6 +144,10 @@ def find(kind: Kind, reference: str) -> type:
         from clbench.sequences.avalanche import avalanche_sequence  # here, since it needs torch
 
         return avalanche_sequence(name)
+    if kind == "model" and place in catalogue.LIBRARIES:
+        from clbench.models.libraries import library_model  # here, since it needs torch
+
+        return library_model(place, name)
     path = Path(place).expanduser()
     if place.endswith(".py") and not path.is_file():
         raise unknown(kind, reference)
@@ -270,9 +272,15 @@ def absolute(reference: str, folder: Path | None = None) -> str:
 
 def files_in(cls: type, values: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Return the settings that name a file or folder in `folder`, by absolute path; their fields are free text."""
-    free = {name for name, hint in _hints(cls).items() if str in (hint, *typing.get_args(hint))}
+    free = {name for name, hint in hints_of(cls).items() if str in (hint, *typing.get_args(hint))}
     texts = {name: value for name, value in values.items() if name in free and isinstance(value, str) and value}
     return {name: str(folder / value) for name, value in texts.items() if os.path.exists(folder / value)}
+
+
+def file_settings(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of fields that are marked as those of files."""
+    marked = {field.name for field in dataclasses.fields(cls) if field.metadata.get("file")}
+    return {name: value for name, value in values.items() if name in marked}
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -288,19 +296,32 @@ def defaults(cls: type) -> dict[str, Any]:
 def settings(instance: Any) -> dict[str, Any]:
     """Return what a record says of an instance: its settings.
 
-    Those whose field is marked `added`, as it is younger than records, are left out where they have their default: so
-    the older records stand for the same runs.
+    Those whose field is marked `added`, as it is younger than records, are left out where they have their default, and
+    one that was renamed goes by the name that is `recorded`: so the older records stand for the same runs.
     """
     cls, known = type(instance), defaults(type(instance))
     younger = {field.name for field in dataclasses.fields(cls) if field.metadata.get("added")}
     values = {name: getattr(instance, name) for name in known}
-    return {name: value for name, value in values.items() if name not in younger or value != known[name]}
+    names = recorded_names(cls)
+    kept = {name: value for name, value in values.items() if name not in younger or value != known[name]}
+    return {names.get(name, name): value for name, value in kept.items()}
+
+
+def recorded_names(cls: type) -> dict[str, str]:
+    """Return the names that records have for fields which were renamed, by today's name."""
+    return {one.name: one.metadata["recorded"] for one in dataclasses.fields(cls) if "recorded" in one.metadata}
+
+
+def from_record(cls: type, values: Mapping[str, Any]) -> Any:
+    """Make an instance from what `settings` returned."""
+    today = {recorded: name for name, recorded in recorded_names(cls).items()}
+    return cls(**{today.get(name, name): value for name, value in values.items()})
 
 
 def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
     """Make an instance from settings, which may be text; raise UsageError for an unknown field or a bad value."""
     known = defaults(cls)
-    hints = _hints(cls)
+    hints = hints_of(cls)
     fields = {field: Field(field, hints[field], known[field], "") for field in known}
     constants = {field: getattr(cls, field) for field in settings if hasattr(cls, field)}
     values = parse_fields(name, fields, settings, constants)
@@ -313,56 +334,6 @@ def configure(name: str, cls: type, settings: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
-
-
-def parse_fields(
-    name: str, known: Mapping[str, Field], settings: Mapping[str, Any], constants: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return settings, which may be text, as values of their fields' types; raise UsageError as `configure` does.
-
-    `constants` are what else a class sets, by name.
-    """
-    values = {}
-    for field, value in settings.items():
-        if field not in known:
-            constant = (constants or {}).get(field)
-            if constant is not None and not callable(constant):
-                what = f"{name}.{field} is no field, as it has no type"
-                raise UsageError(f"{what}: write {field}: {type(constant).__name__} = …, and @dataclass above")
-            has = f"its fields are {', '.join(known)}" if known else "it has no fields"
-            hint = close_names(field, known)
-            raise UsageError(f"{name} has no field {field!r}{hint or ':'} {has[0].upper() + has[1:] if hint else has}")
-        default = known[field].default
-        is_default = type(value) is type(default) and value == default
-        values[field] = value if is_default else _parse(f"{name}.{field}", known[field].hint, value)
-    return values
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls, include_extras=True)
-    except Exception as error:
-        what = f"the field types of {cls.__qualname__} cannot be read"
-        raise UsageError(f"{what}: {type(error).__name__}: {error}") from error
-
-
-def _parse(what: str, hint: Any, value: Any) -> Any:
-    if isinstance(value, str) and value.lower() == "none" and type(None) in typing.get_args(hint):
-        return None
-    if isinstance(value, bool) and hint is not bool:
-        raise UsageError(f"{what}={str(value).lower()}: a number or name is needed, not true or false")
-    try:
-        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
-    except PydanticSchemaGenerationError:
-        raise UsageError(f"{what} has a type that cannot be set by name: {hint}") from None
-    except ValidationError as error:
-        raise UsageError(f"{what}={shown(value)}: the value {reason(error)}") from None
-
-
-def reason(error: ValidationError) -> str:
-    """Return what pydantic finds wrong first, as the rest of a sentence that begins with the value."""
-    message = re.sub(r"^(Input|Value error,|Assertion failed,) | for <class .*>", "", error.errors()[0]["msg"])
-    return message[0].lower() + message[1:]
 
 
 def label(name: str, instance: Any, written: Mapping[str, Any] | None = None) -> str:

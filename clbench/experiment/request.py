@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from clbench.errors import UsageError, did_you_mean, quoted, shown
 from clbench.experiment import early, presets, registry
+from clbench.experiment.fields import reason
 from clbench.experiment.preset import Evaluate, Precision, Preset, Scenario
 from clbench.experiment.seeds import parse_seeds
 
@@ -150,6 +151,9 @@ class Request(BaseModel):
     momentum: float | None = option(None, "X", "Momentum of sgd.")
     weight_decay: float | None = option(None, "X", "Weight decay.")
     later_lr_factor: float | None = option(None, "X", "Times the learning rate, from the second task on.")
+    validation: float | None = option(
+        None, "SHARE", "Share of each task's training images to evaluate, not to train on."
+    )
     settings: Annotated[dict[str, dict[str, list[Any]]], BeforeValidator(parse_settings)] = option(
         {}, "NAME.FIELD=VALUE", "Settings of a method, model, sequence or 'training'; repeatable; a list is a grid."
     )
@@ -196,7 +200,7 @@ class Request(BaseModel):
             super().__init__(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"{first['loc'][0]}={shown(first['input'])}: the value {registry.reason(error)}") from None
+            raise UsageError(f"{first['loc'][0]}={shown(first['input'])}: the value {reason(error)}") from None
 
     @model_validator(mode="after")
     def _goes_together(self) -> Request:
@@ -224,7 +228,10 @@ class Request(BaseModel):
     @property
     def training(self) -> dict[str, Any]:
         """The training settings that have an option of their own and were given."""
-        names = ("epochs", "iterations", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "later_lr_factor")
+        names = (
+            *("epochs", "iterations", "batch_size", "optimizer", "lr", "momentum", "weight_decay"),
+            *("later_lr_factor", "validation"),
+        )
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

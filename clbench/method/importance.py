@@ -80,7 +80,7 @@ def _of_linear_layers(
     hooks = [
         module.register_forward_hook(lambda _, a, y, name=name: seen.append((name, a[0], y)))
         for name, module in model.named_modules()
-        if type(module) is nn.Linear
+        if type(module) is nn.Linear and any(True for _ in module.parameters())  # a frozen one has none
     ]
     try:
         with torch.enable_grad():

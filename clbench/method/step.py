@@ -47,10 +47,11 @@ class Criterion:
     """The scenario's cross-entropy, mean over the batch: it decides which outputs compete.
 
     task: a sample's own task's outputs; class: all classes seen so far, or as `over` says; domain: the one block.
+    `smoothing` is the share of the right answer that goes to all outputs which compete, alike.
     """
 
-    def __init__(self, scenario: Scenario, over: LossOver = "seen"):
-        self.scenario, self.over = scenario, over
+    def __init__(self, scenario: Scenario, over: LossOver = "seen", smoothing: float = 0.0):
+        self.scenario, self.over, self.smoothing = scenario, over, smoothing
         self.own_block = scenario == "task" or (scenario == "class" and over == "own")
 
     def blocks(self, network: ExpandingHeadModel) -> range:
@@ -75,12 +76,24 @@ class Criterion:
     def __call__(self, step: Step, weights: Tensor | None = None) -> Tensor:
         """Return the loss; `weights` [n] multiply the samples' losses before the mean is taken."""
         if weights is None:
-            return F.cross_entropy(*self._answer(step))
+            return self.mean_of(*self._answer(step))
         return (weights * self.of_samples(step)).mean()
 
     def of_samples(self, step: Step) -> Tensor:
         """Return each sample's loss [n]."""
-        return F.cross_entropy(*self._answer(step), reduction="none")
+        return self.of_outputs(*self._answer(step))
+
+    def mean_of(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the mean of `of_outputs`; without smoothing in one operation."""
+        return self.of_outputs(outputs, y).mean() if self.smoothing else F.cross_entropy(outputs, y)
+
+    def of_outputs(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return each sample's loss [n] for outputs [n, k], −∞ where one does not compete, the right ones being y."""
+        if not self.smoothing:
+            return F.cross_entropy(outputs, y, reduction="none")
+        logs, competes = F.log_softmax(outputs, 1), outputs > -torch.inf
+        uniform = logs.masked_fill(~competes, 0).sum(1) / competes.sum(1)
+        return F.nll_loss((1 - self.smoothing) * logs, y, reduction="none") - self.smoothing * uniform
 
     def _answer(self, step: Step) -> tuple[Tensor, Tensor]:
         logits, y = self.competing(step)
@@ -123,6 +136,11 @@ class Step:
     def cross_entropy(self, weights: Tensor | None = None) -> Tensor:
         """Return the scenario's loss on the batch; see Criterion."""
         return self.criterion(self, weights)
+
+    def cross_entropy_of(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the loss for other outputs of the batch [n, k], −∞ where one does not compete; y: the right ones."""
+        self.answers.append((outputs.detach(), y))
+        return self.criterion.mean_of(outputs, y)
 
     def on(self, batch: Batch) -> Step:
         """Return the same step on another batch, for instance one that a memory has given."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -11,12 +12,14 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, UsageError
 from clbench.models.dropout import Dropout
+from clbench.models.weights import check_file, load_file
 
 Initialisation = Literal["pytorch", "kaiming", "xavier", "truncated"]
 Biases = Literal["pytorch", "0", "0.1"]
 ADDED = {"added": True}  # marks fields that are younger than the first records: see `registry.settings`
+FILE = {"file": True}  # marks fields that name a file, whose content is part of a run's key: see `own_code.code_hash`
 Activation = Literal["relu", "leaky-relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -64,6 +67,31 @@ class Backbone:
     # the outputs. linear: w·φ + b; cosine: cosine_scale · cos(w, φ), without b, as in LUCIR and the code of ER-ACE
     head: Literal["linear", "cosine"] = field(default="linear", metadata=ADDED)
     cosine_scale: Annotated[float, Gt(0)] = field(default=10.0, metadata=ADDED)  # of a cosine head
+    # a file of weights that every run starts from, .safetensors or .pt, or what --save-models has written
+    weights: str | None = field(default=None, metadata={**ADDED, **FILE})
+    frozen: bool = field(default=False, metadata=ADDED)  # only the head trains; the backbone stays in eval mode
+    # what batch norm goes by in training. batch: the mean and variance of the batch; running: its running averages,
+    # which stay as they were loaded
+    batch_norm: Literal["batch", "running"] = field(default="batch", metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for settings that make no sense together, and for a file of weights that is not there."""
+        file = self.weights_file
+        if file is not None:
+            check_file(file)
+        if self.starts_from_weights and (self.initialisation, self.biases) != ("pytorch", "pytorch"):
+            raise UsageError("initialisation and biases draw weights, and these are loaded: leave them out")
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of weights that every run starts from; a class that has a field `weights` of its own loads it."""
+        marked = any(one.name == "weights" and one.metadata.get("file") for one in fields(self))
+        return Path(self.weights).expanduser() if marked and self.weights is not None else None
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the network starts from weights that are not drawn."""
+        return self.weights_file is not None
 
     @property
     def channels_last(self) -> bool:
@@ -73,6 +101,11 @@ class Backbone:
     def build(self, input_shape: Sequence[int]) -> nn.Module:
         """Return a module that maps [n, *input_shape] to features [n, d]."""
         raise NotImplementedError(f"{type(self).__name__} does not define build")
+
+    def load_weights(self, network: nn.Module) -> None:
+        """Put the file of weights, if there is one, into a network that `build` made."""
+        if self.weights_file is not None:
+            load_file(network, self.weights_file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,30 +178,58 @@ class ResNet18(Backbone):
         return self.channels >= 8
 
     def build(self, input_shape: Sequence[int]) -> nn.Module:
-        widths = [self.channels * 2**stage for stage in range(4)]
-        layers: list[nn.Module] = [
-            nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        ]
-        previous, size = widths[0], min(input_shape[1:])
-        for stage, width in enumerate(widths):
-            # never down to 1×1, where batch norm has nothing to average in a batch of one image
-            stride = 2 if stage > 0 and size > 3 else 1
-            layers += [_ResidualBlock(previous, width, stride), _ResidualBlock(width, width, 1)]
-            previous, size = width, -(-size // stride)
-        return nn.Sequential(*layers, _GlobalAverage())
+        return _residual([self.channels * 2**stage for stage in range(4)], 2, "projection", input_shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNet32(Backbone):
+    """ResNet-32 for small images, as in He et al. (2015), section 4.2: 464,154 parameters with 10 classes."""
+
+    name: ClassVar[str] = "resnet32"
+    channels: Annotated[int, Ge(1)] = 16  # of the first stage; doubled by each of the next two
+    blocks: Annotated[int, Ge(1)] = 5  # in each stage, n of the 6n + 2 layers: 3 is ResNet-20, 9 is ResNet-56
+
+    @property
+    def channels_last(self) -> bool:
+        return True
+
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        return _residual([self.channels * 2**stage for stage in range(3)], self.blocks, "padding", input_shape)
+
+
+Shortcut = Literal["projection", "padding"]  # where shapes change: a 1×1 convolution; or no parameters ('option A')
+
+
+def _residual(widths: Sequence[int], blocks: int, shortcut: Shortcut, input_shape: Sequence[int]) -> nn.Module:
+    """Return a 3×3 convolution, a stage of residual blocks for each width, and the mean over all places."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(),
+    ]
+    previous, size = widths[0], min(input_shape[1:])
+    for stage, width in enumerate(widths):
+        # never down to 1×1, where batch norm has nothing to average in a batch of one image
+        stride = 2 if stage > 0 and size > 3 else 1
+        layers += [_ResidualBlock(previous, width, stride, shortcut)]
+        layers += [_ResidualBlock(width, width, 1, shortcut) for _ in range(blocks - 1)]
+        previous, size = width, -(-size // stride)
+    return nn.Sequential(*layers, _GlobalAverage())
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, stride: int):
+    def __init__(self, channels_in: int, channels_out: int, stride: int, shortcut: Shortcut):
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels_out)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels_out:
+        if (stride, channels_in) == (1, channels_out):
+            return
+        if shortcut == "padding":
+            self.shortcut = _PaddingShortcut(channels_out - channels_in, stride)
+        else:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
             )
@@ -176,6 +237,17 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class _PaddingShortcut(nn.Module):
+    """Every `stride`-th pixel, and planes of zeros for the channels that are new."""
+
+    def __init__(self, new_channels: int, stride: int):
+        super().__init__()
+        self.new_channels, self.stride = new_channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
 class _GlobalAverage(nn.Module):

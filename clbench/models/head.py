@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from clbench.errors import ClbenchError, line_of, shown
 from clbench.models.backbones import Backbone, initialise
 from clbench.seeding import seed_default
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Passes:
@@ -62,6 +65,9 @@ class ExpandingHeadModel(nn.Module):
                 raise ClbenchError(f"{what}: a torch.nn.Module is needed")
             self.backbone = built
             initialise(self.backbone, backbone.initialisation, backbone.biases)
+        backbone.load_weights(self.backbone)
+        # of a frozen backbone: they become buffers, so that no method or optimiser takes them for trainable
+        self.frozen_parameters = freeze(self.backbone) if backbone.frozen else 0
         self.head = nn.ModuleList()
         self.widths: list[int] = []  # classes per block
         self.owners: Tensor  # the block of each column [classes]
@@ -80,7 +86,8 @@ class ExpandingHeadModel(nn.Module):
 
     def expand(self, n_classes: int) -> None:
         """Append a block of `n_classes` outputs; the old blocks keep their weights bit for bit."""
-        reference = next(self.parameters(), None)
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        reference = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
         with torch.random.fork_rng(devices=[]):
             seed_default(self._seed, *self._purpose, "block", len(self.head))
             block = self._new_block(n_classes)
@@ -112,6 +119,17 @@ class ExpandingHeadModel(nn.Module):
         """Return the head's columns that belong to a block."""
         start = sum(self.widths[:block])
         return slice(start, start + self.widths[block])
+
+    def train(self, mode: bool = True) -> ExpandingHeadModel:
+        """Set training or evaluation mode; a frozen backbone, and batch norm that goes by running averages, stay."""
+        super().train(mode)
+        if self._settings.frozen:
+            self.backbone.eval()
+        if self._settings.batch_norm == "running":
+            for module in self.backbone.modules():
+                if isinstance(module, BATCH_NORM):
+                    module.eval()
+        return self
 
     @property
     def newest(self) -> nn.Module:
@@ -147,6 +165,17 @@ class ExpandingHeadModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, *input_shape] to the outputs of every block there is [n, classes]."""
         return self.logits(self.features(x), range(len(self.head)))
+
+
+def freeze(module: nn.Module) -> int:
+    """Make buffers of all parameters of a module, under the same names, and return how many numbers they hold."""
+    count = 0
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
+            count += parameter.numel()
+    return count
 
 
 class _CosineBlock(nn.Linear):

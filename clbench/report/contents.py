@@ -12,7 +12,7 @@ from clbench.report.tables import DASH, Cell, Table, Tables, number
 from clbench.results import names
 from clbench.results.analysis import COMPARED, tasks_in_words
 from clbench.results.frames import Results
-from clbench.results.groups import Comparison
+from clbench.results.groups import Comparison, training_settings
 from clbench.results.wording import count_of, failure_title, signed
 from clbench.version import __version__
 
@@ -57,7 +57,7 @@ class Contents:
 
     def of_training(self, comparison: Comparison) -> str:
         """Say which training settings all finished runs of a comparison share."""
-        first, *others = [group.runs[0].spec["training"] for group in comparison.finished] or [{}]
+        first, *others = [training_settings(group.runs[0].spec) for group in comparison.finished] or [{}]
         shared = [
             f"{name}={value}"
             for name, value in first.items()
@@ -118,7 +118,8 @@ def _options(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
         order = order if "class_order" in preset["overridden"] else None
         first, name = ["--preset", preset["name"], "--rows"], preset["row"]
     else:
-        settings = {f"training.{name}": value for name, value in spec["training"].items() if value is not None}
+        given = training_settings(spec)
+        settings = {f"training.{name}": value for name, value in given.items() if value is not None}
         first, name = ["--methods"], spec["label"]
     last = ["--sequence", spec["sequence_label"], "--scenario", spec["scenario"], "--model", spec["model_label"]]
     if order is not None:

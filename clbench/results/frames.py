@@ -116,6 +116,9 @@ class Results:
                 f"{view}_accuracy": metrics.average_accuracy(record.matrix(view)) if record.ok else np.nan
                 for view in metrics.VIEWS
             },
+            "validation_accuracy": (
+                metrics.average_accuracy(record.matrix(images="validation")) if record.validation else np.nan
+            ),
             **{f"{name}_seconds": _total(record.seconds, name) for name in ("train", "evaluate")},
             **{name: _total(vars(record), name) for name in TOTALS},
             **{name: getattr(record, name) for name in SIZES},

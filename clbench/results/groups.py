@@ -28,6 +28,7 @@ from clbench.results.references import BASELINE
 from clbench.results.statistics import collapsed
 
 PLACE = ("sequence", "scenario", "model")
+RENAMED = {"held_out": "validation"}  # settings of training as records have them, and as they are called now
 OF_THE_METHOD = ("method", "params.", "label", "code.method")  # what a spec says of the method itself
 
 
@@ -312,8 +313,15 @@ def settings(spec: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in spec.items():
         if name == "preset":  # how it was asked for, not what
             continue
+        if name == "training":
+            value = training_settings(spec)
         flat |= {f"{name}.{inner}": x for inner, x in value.items()} if isinstance(value, dict) else {name: value}
     return flat
+
+
+def training_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec's settings of training by their names of today."""
+    return {RENAMED.get(name, name): value for name, value in spec["training"].items()}
 
 
 def _differing(several: Sequence[Mapping[str, Any]]) -> list[str]:

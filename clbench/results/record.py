@@ -85,6 +85,7 @@ class RunRecord:
     status: Literal["ok", "failed"]
     error: str | None = None  # the failure's message and traceback
     accuracy: dict[str, Matrix] | None = None  # task_aware, task_agnostic: (T+1) × T in [0, 1], null where not measured
+    validation: dict[str, Matrix] | None = None  # the same of the images that training.validation keeps from training
     seconds: dict[str, list[float]] | None = None  # train: [T], evaluate: [T+1]; wall time, disjoint
     updates: list[Count] | None = None  # optimiser steps per task
     images: list[Count] | None = None  # training images seen per task, repeats counted
@@ -121,20 +122,22 @@ class RunRecord:
         """Why the run failed: the first line of its error."""
         return next(iter((self.error or "").splitlines()), None)
 
-    def matrix(self, view: View | None = None) -> Array:
+    def matrix(self, view: View | None = None, images: Literal["test", "validation"] = "test") -> Array:
         """Return a finished run's accuracy matrix, NaN where not measured: [T+1, T].
 
-        The view is the scenario's own by default.
+        The view is the scenario's own by default. Raises ClbenchError if there are no validation images.
         """
-        assert self.accuracy is not None
-        return np.array(self.accuracy[view or primary_view(self.spec["scenario"])], dtype=np.float64)
+        found = self.accuracy if images == "test" else self.validation
+        if found is None:
+            raise ClbenchError(f"{self.title}: it has no {images} accuracy")
+        return np.array(found[view or primary_view(self.spec["scenario"])], dtype=np.float64)
 
 
 MEASURED = tuple(
     f.name for f in fields(RunRecord) if f.name not in ("key", "spec", "status", "error", "environment", "schema")
 )
 # a finished record may lack these; `stored_images` is younger than the first records
-NOT_ALWAYS = ("peak_memory_bytes", "stored_images", "history", "curves", "shared_first_task")
+NOT_ALWAYS = ("validation", "peak_memory_bytes", "stored_images", "history", "curves", "shared_first_task")
 NEEDED = [name for name in MEASURED if name not in NOT_ALWAYS]
 
 
@@ -205,8 +208,10 @@ def _fits_together(record: RunRecord) -> RunRecord:
     accuracy, seconds = record.accuracy or {}, record.seconds or {}
     need(set(accuracy) == set(VIEWS), "accuracy")
     tasks = len(accuracy["task_aware"]) - 1
-    for view, matrix in accuracy.items():
-        need(tasks >= 1 and _has_shape(matrix, tasks + 1, tasks), f"accuracy.{view}")
+    for name, matrices in (("accuracy", accuracy), ("validation", record.validation or accuracy)):
+        need(set(matrices) == set(VIEWS), name)
+        for view, matrix in matrices.items():
+            need(tasks >= 1 and _has_shape(matrix, tasks + 1, tasks), f"{name}.{view}")
     for name, length in (("train", tasks), ("evaluate", tasks + 1)):
         need(len(seconds.get(name, ())) == length, f"seconds.{name}")
     for name in ("updates", "images", "forward_passes", "backward_passes"):

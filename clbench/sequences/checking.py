@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clbench.data.augmentation import OF_BYTES, steps_of
 from clbench.errors import ClbenchError, UsageError, line_of
 from clbench.sequences.tasks import Split, Task, TaskSequence
 
@@ -172,6 +173,7 @@ class _Check:
         _check_labels(where, y, classes)
         split = replace(split, rows=rows, y=y, images=self._usable(where, split.images))
         _check_scaling(where, split)
+        _check_augment(where, split)
         self._check_finite(where, split)
         return split
 
@@ -215,6 +217,18 @@ def _check_labels(where: str, y: Tensor, classes: Sequence[int]) -> None:
     if set(y.unique().tolist()) <= set(classes):
         hint += "; these are the classes themselves, global labels (split_by_class makes places of them)"
     raise UsageError(f"{where}: label {wrong} of image {image} is out of range: {hint}")
+
+
+def _check_augment(where: str, split: Split) -> None:
+    """Raise UsageError for a step of augmentation that there is not, or that does not go with the images."""
+    steps = steps_of(split.augment)
+    of_bytes = [step for step in steps if step in OF_BYTES]
+    if of_bytes and split.images.dtype != torch.uint8:
+        raise UsageError(f"{where}: augment={split.augment}: {of_bytes[0]} needs images that are bytes (uint8)")
+    if "randaugment" in steps and split.divisor != 255:
+        raise UsageError(f"{where}: augment={split.augment}: randaugment needs bytes up to 255, not {split.divisor:g}")
+    if steps and split.images.ndim != 4:
+        raise UsageError(f"{where}: augment={split.augment} needs images of shape [N, channels, height, width]")
 
 
 def _check_scaling(where: str, split: Split) -> None:

@@ -13,6 +13,7 @@ import torch
 from annotated_types import Ge, Gt
 
 from clbench.data import DataSet, load_dataset, remarks
+from clbench.data.augmentation import Augment
 from clbench.data.transforms import alike, scaled
 from clbench.errors import UsageError, did_you_mean
 from clbench.seeding import stream
@@ -70,7 +71,7 @@ def train_and_test(
     std: tuple[float, ...],
     divisor: float = 255.0,
     padding: int = 0,
-    augment: bool = False,
+    augment: bool | str = False,
     beforehand: bool = True,
 ) -> tuple[Split, Split]:
     """Return all training and all test images of a data set, with its own labels; see Split for the arguments.
@@ -79,7 +80,7 @@ def train_and_test(
     """
     ready = scaled(found, mean, std, divisor, padding) if beforehand else None
 
-    def whole(part: str, augment: bool) -> Split:
+    def whole(part: str, augment: bool | str) -> Split:
         images, labels = getattr(found, f"{part}_images"), getattr(found, f"{part}_labels")
         floats = None if ready is None else getattr(ready, f"{part}_images")
         rows = torch.arange(len(labels))
@@ -173,7 +174,10 @@ class SplitCIFAR(SplitDataSet):
 
     model = "cnn"
     budget = CIFAR_BUDGET
-    augment: bool = False  # random crop and flip of training images, as Avalanche does by default
+    # what is done to training images at random. crop: of the image in a black border of 4 pixels; flip: half of them,
+    # left to right; jitter: of the colours; randaugment: torchvision's RandAugment. true is crop+flip, as Avalanche
+    # does by default
+    augment: Augment = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clbench.data import transforms
+from clbench.data.augmentation import augmented
 from clbench.errors import UsageError, did_you_mean, line_of
 
 ClassOrder = str | tuple[int, ...]  # "seed", "fixed" or the classes themselves
@@ -34,7 +35,7 @@ class Split:
     divisor: float = 255.0
     pixel_map: Tensor | None = None  # int64 [maps, height·width]: each pixel's source pixel, −1: byte 0
     map_of_row: Tensor | None = None  # int64 [n]: each row's map, where there are several
-    augment: bool = False  # random crop (padding 4) and horizontal flip
+    augment: bool | str = False  # what is done to training images at random, see clbench.data.augmentation
     padding: int = 0  # rows and columns of byte 0 around each image
     scaled: Tensor | None = None  # float32 [N, *shape], shared: what `batch` makes of `images`, where it is at hand
 
@@ -66,8 +67,8 @@ class Split:
         They are augmented only if `augment` is set and a (CPU) generator is given. An image comes out the same to the
         last bit in any batch.
         """
-        augmented = self.augment and generator is not None
-        if self.scaled is not None and self.pixel_map is None and not augmented:
+        as_stored = not self.augment or generator is None
+        if self.scaled is not None and self.pixel_map is None and as_stored:
             return self.scaled.index_select(0, self.rows.index_select(0, index))
         return self.prepare(self.raw(index), generator)
 
@@ -88,10 +89,10 @@ class Split:
         """Augment, pad and scale images that `raw` returned: `prepare(raw(index), generator)` is `batch`'s answer."""
         x = raw
         if self.augment and generator is not None:
-            x = transforms.crop_and_flip(x, generator)
+            x = augmented(x, self.augment, self.divisor, generator)
         if self.padding:
             x = F.pad(x, (self.padding,) * 4)
-        if x.dtype != torch.uint8:
+        if raw.dtype != torch.uint8:
             return x
         return transforms.scale(x, self.mean, self.std, self.divisor)
 

@@ -35,12 +35,12 @@ def n_held_out(images: int, share: float) -> int:
     """Return how many of a task's images are held out; raise UsageError if that leaves none on either side."""
     count = round(images * share)
     if share and not 0 < count < images:
-        raise UsageError(f"held_out={share} of a task's {images} images is {count}: none is left on one side")
+        raise UsageError(f"validation={share} of a task's {images} images is {count}: none is left on one side")
     return count
 
 
 class Plateau:
-    """When held-out accuracy has gone flat: the warm-up ends, then the rate is lowered, then training stops.
+    """When validation accuracy has gone flat: the warm-up ends, then the rate is lowered, then training stops.
 
     Li & Hoiem (2017), section 3.1: 'until convergence', and 'the learning rate is divided by 10 once'.
     """
@@ -50,7 +50,7 @@ class Plateau:
         self.best, self.waited = -1.0, 0
 
     def after(self, accuracy: float, warming_up: bool) -> Literal["go on", "end phase", "lower rate", "stop"]:
-        """Take an epoch's held-out accuracy and say what follows."""
+        """Take an epoch's validation accuracy and say what follows."""
         if accuracy > self.best:
             self.best, self.waited = accuracy, 0
             return "go on"

@@ -15,6 +15,7 @@ from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.training.batches import Batches, Plateau
 from clbench.training.optimizer import Optimizer
+from clbench.training.schedules import rate_factor
 
 if TYPE_CHECKING:
     from clbench.training.trainer import Trainer
@@ -123,7 +124,7 @@ class TaskTraining:
         augmentation = stream(self.setting.seed, "augmentation", self.task.index, self.epoch)
         history, criterion = EpochHistory(), self.trainer.criterion
         if phase.loss_over is not None:
-            criterion = Criterion(self.setting.scenario, phase.loss_over)
+            criterion = Criterion(self.setting.scenario, phase.loss_over, self.setting.training.label_smoothing)
         lengths, rows = [len(step) for step in steps], torch.cat(list(steps))
         if len(phase.tasks) > 1 and criterion.own_block:
             present = [sorted(set(owned.tolist())) for owned in owners[rows].split(lengths)]
@@ -131,12 +132,12 @@ class TaskTraining:
             present = [[self.task.index]] * len(steps)
         task_ids = owners[rows].to(self.setting.device)
         rows = rows.to(self.setting.device)
-        lr = self.lr * phase.lr_factor / self.rate_divisor
-        self.optimizer.lr = lr
+        highest = self.lr * phase.lr_factor / self.rate_divisor
         parts = zip(*(each.split(lengths) for each in (rows, columns[rows], task_ids)), present, strict=True)
         for number, (index, y, ids, there) in enumerate(parts, done_of[0]):
             batch = Batch(split.batch(index, augmentation), y, ids, there, index, split)
             features = None if recorded is None else recorded.index_select(0, index)
+            lr = self.optimizer.lr = highest * rate_factor(self.setting.training, number, done_of[1])
             progress = number / done_of[1]
             step = Step(self.method.network, batch, criterion, phase, lr, progress, features)
             loss, images = self._take(step)
@@ -218,12 +219,12 @@ class TaskTraining:
             )
 
     def _is_flat(self, phase: Phase) -> bool:
-        """Evaluate the held-out images, and say whether the phase ends; perhaps lower the rate."""
+        """Evaluate the validation images, and say whether the phase ends; perhaps lower the rate."""
         network = self.method.network
         modes = [(module, module.training) for module in network.modules()]
         network.eval()
         accuracy = self.trainer.evaluator.accuracy(self.method, self.task.index, self.setting.held_out[self.task.index])
-        self.costs.history.setdefault("held_out", []).append(accuracy)
+        self.costs.history.setdefault("validation", []).append(accuracy)
         for module, mode in modes:
             module.training = mode
         action = self.plateau.after(accuracy, warming_up=phase.name == "warm-up")
@@ -242,7 +243,8 @@ def set_trainable(method: Method, parameters: Iterable[nn.Parameter] | None) -> 
     there = {id(parameter): parameter for parameter in (*network.parameters(), *method.parameters().values())}
     chosen = set(there) if parameters is None else {id(parameter) for parameter in parameters}
     if not chosen:
-        raise ClbenchError("a phase has no parameter to train")
+        why = ": the backbone is frozen" if network.frozen_parameters else ""
+        raise ClbenchError(f"a phase has no parameter to train{why}")
     if not chosen <= set(there):
         raise ClbenchError("a phase trains parameters of another network")
     for number, parameter in there.items():

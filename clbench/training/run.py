@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -31,6 +31,7 @@ class Outcome:
 
     task_aware: list[Row] = field(default_factory=list)
     task_agnostic: list[Row] = field(default_factory=list)
+    validation: dict[str, list[Row]] = field(default_factory=dict)  # the same of validation images; empty without
     train_seconds: list[float] = field(default_factory=list)
     evaluate_seconds: list[float] = field(default_factory=list)
     updates: list[int] = field(default_factory=list)
@@ -86,7 +87,7 @@ def run_sequence(
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        train_tasks, held_out = hold_out([task.without_test() for task in tasks], training.held_out, seed)
+        train_tasks, held_out = hold_out([task.without_test() for task in tasks], training.validation, seed)
         evaluator = Evaluator(tasks, scenario, training, backbone.chunk)
         curves = None if eval_every is None else CurveRecorder(eval_every, evaluator, tasks, device)
         setting = Setting(train_tasks, held_out, backbone, training, scenario, seed, device)
@@ -112,6 +113,10 @@ class _Run:
         self.evaluate = evaluate
         self.learner, self.trainer, self.evaluator, self.tasks = learner, trainer, evaluator, tasks
         self.curves, self.outcome = trainer.curves, Outcome()
+        held_out = trainer.setting.held_out
+        self.for_validation = [replace(task, test=split) for task, split in zip(tasks, held_out, strict=False)]
+        if held_out:
+            self.outcome.validation = {"task_aware": [], "task_agnostic": []}
 
     def go(
         self,
@@ -138,7 +143,7 @@ class _Run:
                 self._evaluate(task.index + 1)
             else:
                 outcome.evaluate_seconds.append(0.0)
-                for matrix in (outcome.task_aware, outcome.task_agnostic):
+                for matrix in (outcome.task_aware, outcome.task_agnostic, *outcome.validation.values()):
                     matrix.append([None] * len(self.tasks))
             if self.curves is not None:
                 if costs.trained:
@@ -175,18 +180,24 @@ class _Run:
         )
 
     def _evaluate(self, seen: int) -> None:
-        """Append a row to both accuracy matrices."""
+        """Append a row to the accuracy matrices, of test and of validation images."""
         watch = Stopwatch(self.trainer.setting.device)
         count = {"all": len(self.tasks), "seen": seen, "end": seen if seen == len(self.tasks) else 0}[self.evaluate]
-        rows = self.evaluator.rows(self.learner, self.tasks[:count], seen)
-        for matrix, row in zip((self.outcome.task_aware, self.outcome.task_agnostic), rows, strict=True):
-            matrix.append([*row, *[None] * (len(self.tasks) - count)])
+        of_both = [(self.tasks, (self.outcome.task_aware, self.outcome.task_agnostic))]
+        if self.outcome.validation:
+            matrices = self.outcome.validation
+            of_both.append((self.for_validation, (matrices["task_aware"], matrices["task_agnostic"])))
+        for tasks, pair in of_both:
+            rows = self.evaluator.rows(self.learner, tasks[:count], seen)
+            for matrix, row in zip(pair, rows, strict=True):
+                matrix.append([*row, *[None] * (len(self.tasks) - count)])
         self.outcome.evaluate_seconds.append(watch.seconds())
 
     def _count_parameters(self, weights: Mapping[str, Tensor]) -> int:
         if isinstance(self.learner, Method):
-            parameters = (*self.learner.network.parameters(), *self.learner.parameters().values())
-            return sum(parameter.numel() for parameter in parameters)
+            network = self.learner.network
+            parameters = (*network.parameters(), *self.learner.parameters().values())
+            return network.frozen_parameters + sum(parameter.numel() for parameter in parameters)
         return sum(tensor.numel() for tensor in weights.values())
 
     def _snapshot(self) -> dict[str, Any]:

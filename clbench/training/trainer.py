@@ -28,7 +28,7 @@ class Setting:
     """What a run trains with."""
 
     tasks: Sequence[Task]
-    held_out: Sequence[Split]  # of each task, where `patience` asks for them
+    held_out: Sequence[Split]  # each task's images for validation, where there are any
     backbone: Backbone
     training: Training
     scenario: Scenario
@@ -49,7 +49,8 @@ class Trainer:
         self.setting, self.evaluator, self.curves = setting, evaluator, curves
         self.first_task = first_task  # where the first task is taken from, or left for other runs
         self.shared_first_task = False
-        self.criterion = Criterion(setting.scenario, setting.training.loss_over)
+        training = setting.training
+        self.criterion = Criterion(setting.scenario, training.loss_over, training.label_smoothing)
         self.passes = Passes()
         self.purpose: tuple[str | int, ...] = ("weights",)  # of the stream that the network's weights come from
         self.kept_optimizer: State = {}

@@ -177,6 +177,15 @@ BAD = """
 --scenario tasks | did you mean task
 --scenario task,moon | unknown scenario 'moon'
 --model mlpp | did you mean mlp
+--model torchvision:resnet81 | unknown network 'resnet81' of torchvision, did you mean resnet18
+--model torchvision:resnet18@weights=IMAGENET1K | did you mean IMAGENET1K_V1
+--model torchvision:vgg11@wieghts=none | did you mean weights
+--model mlp@weights=./none.pt | weights=none.pt: there is no such file
+--model mlp@weights=setup.cfg | .safetensors, .pt or .pth
+--set training.schedule=cosin | 'cosine'
+--set training.schedule_steps=0.2 | those of schedule=step
+--validation 1.5 | less than 1
+--set training.patience=3 | give validation too
 --class-order 0,1,2 | class
 --class-order 0,0,1,2,3,4,5,6,7,8 | class
 --class-order backwards | write seed, fixed
@@ -330,6 +339,8 @@ SHOWN = {
     "mnist+fashion-mnist": ["images: whole number ≥ 1, or none; default none"],
     "finetune": ["It has no fields."],
     "note": ["Scenarios: class", "rows"],
+    "torchvision:resnet18": ["(model): One of torchvision's", "resize: whole number ≥ 1, or none; default none images"],
+    "resnet32": ["464,154 parameters with 10 classes", "frozen: true or false; default false only the head trains"],
     "./pull.py:Pull": ["strength: number; default 0.1 how strongly", "Mine"],
 }
 

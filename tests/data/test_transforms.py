@@ -1,4 +1,4 @@
-"""Transforms: images scaled beforehand are by the formula, crops are crops."""
+"""Transforms: images scaled beforehand are by the formula."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 
 from clbench.data import DataSet, transforms
 from clbench.data.cache import cached, save_arrays
-from clbench.data.transforms import crop_and_flip, scaled
+from clbench.data.transforms import scaled
 
 
 def made_up(train: int = 40) -> DataSet:
@@ -59,15 +59,3 @@ def test_nothing_is_scaled_beforehand_in_a_cache_that_may_only_be_read(monkeypat
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
     assert scaled(found, (0.5,), (0.5,), 255.0) is None
-
-
-def test_augmented_images_are_crops_of_their_padded_selves() -> None:
-    x = torch.randint(1, 256, (400, 2, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    made = crop_and_flip(x, torch.Generator().manual_seed(1))
-    assert made.shape == x.shape
-    crops = torch.nn.functional.pad(x, (4,) * 4).unfold(2, 5, 1).unfold(3, 7, 1)  # [n, channels, top, left, 5, 7]
-    both = torch.stack([crops, crops.flip(5)])
-    image, flipped, top, left = (both == made[:, :, None, None]).all(6).all(5).all(2).transpose(0, 1).nonzero().T
-    assert image.unique().tolist() == list(range(400))
-    assert top.unique().tolist() == left.unique().tolist() == list(range(9))
-    assert 0.4 < flipped.double().mean() < 0.6

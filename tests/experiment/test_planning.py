@@ -178,3 +178,15 @@ def test_what_a_machine_has_not(
     with pytest.raises(UsageError, match=message):
         plan("lwf", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_last_batch_of_one_image_that_a_network_cannot_train_on(batch_size: int, tmp_path: Path) -> None:
+    """The first task of seed 0 has 291 images, 291 = 58 · 5 + 1; in eval mode a frozen network takes them."""
+    options: dict[str, Any] = {"methods": ["finetune"], "seeds": 1, "out": tmp_path, "batch_size": batch_size}
+    with pytest.raises(UsageError, match=r"torchvision:resnet18 does not fit split-digits: .*batch of one image"):
+        plan(model="torchvision:resnet18", **options)
+    for model in ("torchvision:resnet18@frozen=true", "torchvision:resnet18@resize=64", "mlp"):
+        assert len(plan(model=model, **options).jobs) == 1
+    if batch_size > 1:
+        assert len(plan(model="torchvision:resnet18", settings={"training.drop_last": True}, **options).jobs) == 1

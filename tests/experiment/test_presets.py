@@ -588,13 +588,12 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "two rows that ask for the same": (HEAD + ROW + ROW.replace('"a"', '"b"'), "ask for the same runs"),
     "warm-up in domain": (HEAD + "[training]\nepochs = 3\nwarmup_epochs = 1\n" + ROW, "no block is new"),
     "warm-up takes all": (HEAD + "[training]\nepochs = 3\nwarmup_epochs = 3\n" + ROW, "leaves nothing of the budget"),
-    "patience without held_out": (HEAD + "[training]\npatience = 3\n" + ROW, "stopping needs"),
-    "held_out without patience": (HEAD + "[training]\nheld_out = 0.1\n" + ROW, "stopping needs"),
+    "patience without validation": (HEAD + "[training]\npatience = 3\n" + ROW, "give validation too"),
     "patience with iterations": (
-        HEAD + "[training]\niterations = 3\npatience = 3\nheld_out = 0.1\n" + ROW, "count epochs"
+        HEAD + "[training]\niterations = 3\npatience = 3\nvalidation = 0.1\n" + ROW, "count epochs"
     ),
-    "held_out too small": (HEAD + "[training]\npatience = 3\nheld_out = 0.0001\n" + ROW, "none is left on one side"),
-    "held_out too large": (HEAD + "[training]\npatience = 3\nheld_out = 0.9999\n" + ROW, "none is left on one side"),
+    "too few held": (HEAD + "[training]\npatience = 3\nvalidation = 0.0001\n" + ROW, "none is left on one side"),
+    "too few left": (HEAD + "[training]\npatience = 3\nvalidation = 0.9999\n" + ROW, "none is left on one side"),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import registry
 from clbench.models import ExpandingHeadModel
-from clbench.models.backbones import CNN, MLP, Backbone, ResNet18
+from clbench.models.backbones import CNN, MLP, Backbone, ResNet18, ResNet32
 from clbench.models.dropout import Dropout
 
 
@@ -98,7 +98,75 @@ def test_parameter_counts() -> None:
     assert count(ResNet18(channels=64).build((3, 32, 32))) == 11_176_512 - 3 * 64 * (49 - 9)
 
 
-@pytest.mark.parametrize("backbone", [MLP(), CNN(), ResNet18()])
+@pytest.mark.parametrize(
+    ("backbone", "classes", "parameters"),
+    [
+        (ResNet18(), 100, 1_109_240),  # Lopez-Paz & Ranzato (2017)
+        # He et al. (2015), table 6: 0.27, 0.46, 0.85, 1.7 million
+        (ResNet32(blocks=3), 10, 269_722),
+        (ResNet32(), 10, 464_154),
+        (ResNet32(blocks=9), 10, 853_018),
+        (ResNet32(blocks=18), 10, 1_727_962),
+    ],
+)
+def test_resnets_have_their_authors_parameters(backbone: Backbone, classes: int, parameters: int) -> None:
+    model = ExpandingHeadModel(backbone, (3, 32, 32), 0)
+    model.expand(classes)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_the_parameters_of_resnet32_by_formula() -> None:
+    """Stem, 2n convolutions of 3×3 in each stage, the first from the stage before, two numbers of batch norm each."""
+    stem, n, head = 3 * 16 * 9 + 2 * 16, 5, 64 * 10 + 10
+    stages = sum(
+        (before * width + (2 * n - 1) * width**2) * 9 + 2 * n * 2 * width
+        for before, width in ((16, 16), (16, 32), (32, 64))
+    )
+    assert stem + stages + head == 464_154
+
+
+def test_shortcuts_without_parameters_skip_pixels_and_pad_channels() -> None:
+    network = ResNet32(channels=2, blocks=1).build((1, 8, 8)).eval()
+    block = network[4]  # the first of the second stage: from 2 to 4 channels, at half the size
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.zero_()
+    x = torch.rand(3, 2, 8, 8)
+    expected = np.zeros((3, 4, 4, 4), np.float32)
+    expected[:, :2] = x.numpy()[:, :, ::2, ::2]
+    np.testing.assert_array_equal(block(x).detach().numpy(), expected)
+
+
+def test_a_frozen_backbone_has_no_parameters_and_stays_in_eval_mode() -> None:
+    tuned = ExpandingHeadModel(ResNet18(channels=2), (1, 8, 8), 0)
+    frozen = ExpandingHeadModel(ResNet18(channels=2, frozen=True), (1, 8, 8), 0)
+    count = sum(parameter.numel() for parameter in tuned.parameters())
+    for model in (tuned, frozen):
+        model.expand(2)
+        model.train()
+    assert [name for name, _ in frozen.named_parameters()] == ["head.0.weight", "head.0.bias"]
+    assert frozen.frozen_parameters == count
+    assert frozen.state_dict().keys() == tuned.state_dict().keys()
+    assert not any(module.training for module in frozen.backbone.modules())
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    x = torch.rand(4, 1, 8, 8)
+    frozen(x).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())  # batch norm's too
+    torch.testing.assert_close(frozen(x), tuned.eval()(x))
+
+
+def test_batch_norm_by_running_averages() -> None:
+    model = ExpandingHeadModel(ResNet18(channels=2, batch_norm="running"), (1, 8, 8), 0).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    x = torch.rand(4, 1, 8, 8)
+    features = model.features(x)
+    features.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert all(parameter.grad is not None for parameter in model.parameters())  # weights of batch norm train
+    torch.testing.assert_close(features, model.eval().features(x))
+
+
+@pytest.mark.parametrize("backbone", [MLP(), CNN(), ResNet18(), ResNet32()])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
 def test_every_backbone_takes_every_image_size(backbone: MLP, shape: tuple[int, ...]) -> None:
     model = ExpandingHeadModel(backbone, shape, 0)

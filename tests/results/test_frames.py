@@ -233,3 +233,12 @@ def test_order_is_the_callers_or_by_name() -> None:
     records = [record(label) for label in ("lwf@weight=10", "joint", "lwf@weight=2", "finetune")]
     assert Results(records).labels == ["finetune", "joint", "lwf@weight=2", "lwf@weight=10"]
     assert Results(records, order=["lwf@weight=10", "joint"]).labels[:2] == ["lwf@weight=10", "joint"]
+
+
+def test_validation_accuracy_of_a_run() -> None:
+    R = [[x if x is None else x / 2 for x in row] for row in LWF[0]]
+    half = {"task_aware": R, "task_agnostic": R}
+    runs = Results([record("lwf", R=LWF[0], validation=half), record("finetune", R=FINETUNE[0])]).runs
+    found = runs.set_index("label")["validation_accuracy"]
+    assert found["lwf"] == pytest.approx(0.45)
+    assert np.isnan(found["finetune"])

@@ -156,3 +156,16 @@ def test_any_entry_is_a_record_or_a_reason(name: str, value: object) -> None:
 def test_any_file_is_a_record_or_a_reason(data: bytes) -> None:
     with pytest.raises(ClbenchError):
         parse_record(data)
+
+
+def test_the_matrix_of_validation_images() -> None:
+    R = [[None, None], [1.0, None], [1.0, 1.0]]
+    own = {"task_aware": R, "task_agnostic": R}
+    validated = dataclasses.replace(GOOD, validation=own)
+    assert parse_record(record_text(validated).encode()) == validated
+    assert validated.matrix(images="validation")[2].tolist() == [1.0, 1.0]
+    with pytest.raises(ClbenchError, match=r"lwf, split-digits.*seed 0: it has no validation accuracy"):
+        GOOD.matrix(images="validation")
+    for damaged in (own | {"task_aware": R[:2]}, {"task_aware": R}):
+        with pytest.raises(ClbenchError, match="does not fit the rest: validation"):
+            parse_record(changed(validation=damaged))

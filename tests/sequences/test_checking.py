@@ -113,6 +113,18 @@ FAULTS: dict[str, tuple[Any, str]] = {
         damaged("train", lambda s: {"pixel_map": torch.arange(1, 65)[None]}),
         "task 2, training set: pixel_map has 64, but an image has the pixels 0 to 63",
     ),
+    "an unknown augmentation": (
+        damaged("train", lambda s: {"augment": "crop+flp"}),
+        r"augment=crop\+flp: unknown step 'flp', did you mean flip",
+    ),
+    "colours of floats": (
+        damaged("train", lambda s: {"augment": "jitter"}),
+        "task 2, training set: augment=jitter: jitter needs images that are bytes",
+    ),
+    "bytes up to 16": (
+        damaged("train", lambda s: {"images": BYTES, "augment": "randaugment", "divisor": 16.0}),
+        "randaugment needs bytes up to 255, not 16",
+    ),
     "nothing": (None, "load returned None, not a list of tasks"),
     "an empty list": ([], "load returned no task"),
     "arrays": ([tiny_tasks(1)[0], BYTES], "load returned a Tensor in place of task 2, not a Task"),

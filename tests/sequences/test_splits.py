@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clbench.data import load_dataset
 from clbench.errors import UsageError
+from clbench.experiment import registry
 from clbench.sequences import Split, TaskSequence, train_and_test
 from clbench.sequences.permuted_rotated import PermutedMNIST, RotatedMNIST
 from clbench.sequences.splits import (
@@ -131,6 +132,24 @@ def test_only_training_images_are_augmented_and_only_with_a_generator(root: Path
     assert torch.equal(drawn(task.train, 0), drawn(task.train, 0))
     assert not torch.equal(drawn(task.train, 0), drawn(task.train, 1))
     assert torch.equal(drawn(task.test, 0), plain.test.batch(index))
+
+
+def test_augmentation_by_name_keeps_the_keys_of_older_records(root: Path) -> None:
+    old, new = (
+        registry.configure("split-cifar10", SplitCIFAR10, {"augment": how}) for how in ("true", "crop+flip+jitter")
+    )
+    assert [registry.settings(one)["augment"] for one in (SplitCIFAR10(), old, new)] == [
+        False,
+        True,
+        "crop+flip+jitter",
+    ]
+    index, train = torch.arange(4), load(new, root, 0)[0].train
+    made = train.batch(index, torch.Generator().manual_seed(0))
+    assert made.dtype == torch.float32
+    assert made.amin() >= -0.4914 / 0.2023 - 1e-5  # black, in the channel where it is the lowest
+    assert made.amax() <= (1 - 0.4465) / 0.2010 + 1e-5  # white, where it is the highest
+    with pytest.raises(UsageError, match=r"augment=crop\+flop: the value should be 'crop', 'flip', .*'crop\+flip"):
+        registry.configure("split-cifar10", SplitCIFAR10, {"augment": "crop+flop"})
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,8 @@ def test_how_many_are_held_out() -> None:
     for share in (0.001, 0.999):
         with pytest.raises(UsageError, match="none is left on one side"):
             n_held_out(24, share)
-    for options in ({"patience": 3}, {"held_out": 0.1}):
-        with pytest.raises(UsageError, match="stopping needs"):
-            Training(epochs=5, **options)
+    with pytest.raises(UsageError, match="patience=3 needs images to go by: give validation too"):
+        Training(epochs=5, patience=3)
 
 
 def test_what_is_held_out_and_what_is_left_are_the_whole() -> None:

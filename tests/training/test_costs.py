@@ -156,7 +156,7 @@ def test_a_warm_up_computes_its_features_once(name: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["finetune", "ewc", "scratch"])
 def test_held_out_images_cost_a_pass_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(epochs=2, batch_size=10, lr=0.05, held_out=0.25, patience=2)
+    training = Training(epochs=2, batch_size=10, lr=0.05, validation=0.25, patience=2)
     forward, backward = counted(new(name), "mlp", "class", monkeypatch, training)
     if name == "finetune":
         assert (forward, backward) == ([2 * 24] * 3, [2 * 18] * 3)

@@ -113,9 +113,9 @@ def test_no_answer_is_none() -> None:
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
 def test_held_out_images_are_asked_about_as_far_as_there_are_answers(scenario: Scenario) -> None:
-    training = dataclasses.replace(TRAINING, held_out=0.5, patience=1)
+    training = dataclasses.replace(TRAINING, validation=0.5, patience=1)
     outcome = go(TaskAware(), scenario, training=training)
-    assert all(0 < accuracy < 1 for history in outcome.history for accuracy in history["held_out"])
+    assert all(0 < accuracy < 1 for history in outcome.history for accuracy in history["validation"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_with_curves_a_run_is_the_same(number: int) -> None:
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        (LwF(teacher="train-mode"), {"held_out": 0.25, "patience": 1, "epochs": 4}),
+        (LwF(teacher="train-mode"), {"validation": 0.25, "patience": 1, "epochs": 4}),
         (LwF(), {"warmup_epochs": 1}),
         (
             new("feature-extraction"),

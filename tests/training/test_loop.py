@@ -227,7 +227,7 @@ def test_images_held_out_are_never_trained_on(method: Method, scenario: Scenario
             return super().loss(step)
 
     watched = Watch(**{name: value for name, value in vars(method).items() if name != "run"})
-    training = Training(epochs=8, batch_size=8, lr=0.01, held_out=0.25, patience=8)
+    training = Training(epochs=8, batch_size=8, lr=0.01, validation=0.25, patience=8)
     go(watched, training, scenario, tasks=tasks)
     assert shown == [18] * 3
     held = {
@@ -272,7 +272,7 @@ class Flat(Finetune):
 def test_flat_accuracy_lowers_the_rate_once_and_stops(keep: bool) -> None:
     method = Flat()
     training = Training(
-        epochs=50, batch_size=6, lr=0.1, held_out=0.25, patience=2, later_lr_factor=0.5, keep_optimizer=keep
+        epochs=50, batch_size=6, lr=0.1, validation=0.25, patience=2, later_lr_factor=0.5, keep_optimizer=keep
     )
     outcome = go(method, training)
     # 18 images: three steps an epoch. A first epoch, two that are no better; the same at a tenth of the rate
@@ -280,15 +280,15 @@ def test_flat_accuracy_lowers_the_rate_once_and_stops(keep: bool) -> None:
     assert outcome.images == [6 * 18] * 3
     assert outcome.backward_passes == [6 * 18] * 3
     for history in outcome.history:
-        assert [len(history[name]) for name in ("loss", "accuracy", "held_out")] == [6] * 3
-        assert len(set(history["held_out"])) == 1
+        assert [len(history[name]) for name in ("loss", "accuracy", "validation")] == [6] * 3
+        assert len(set(history["validation"])) == 1
     assert method.rates[0] == [0.1] * 9 + [0.01] * 9
     assert method.rates[1] == method.rates[2] == [0.05] * 9 + [0.005] * 9
 
 
 def test_the_warm_up_ends_when_accuracy_is_flat() -> None:
     method = Flat()
-    training = Training(epochs=50, batch_size=6, lr=0.1, held_out=0.25, patience=1, warmup_epochs=20)
+    training = Training(epochs=50, batch_size=6, lr=0.1, validation=0.25, patience=1, warmup_epochs=20)
     outcome = go(method, training, tasks=2)
     # an epoch and one that is no better, each time: there is no warm-up in the first task
     assert outcome.updates == [3 * 4, 3 * 6]
@@ -298,7 +298,7 @@ def test_the_warm_up_ends_when_accuracy_is_flat() -> None:
 
 def test_the_warm_up_ends_at_its_own_length_too() -> None:
     method = Flat()
-    training = Training(epochs=6, batch_size=6, lr=0.1, held_out=0.25, patience=6, warmup_epochs=2)
+    training = Training(epochs=6, batch_size=6, lr=0.1, validation=0.25, patience=6, warmup_epochs=2)
     outcome = go(method, training, tasks=2)
     assert outcome.updates == [18, 18]  # the epochs are the most there can be
     assert method.bodies == [[True] * 18, [False] * 6 + [True] * 12]
@@ -334,9 +334,9 @@ def test_held_out_accuracy_is_of_the_current_tasks_images_in_the_scenarios_view(
             scores = scores if "predict_over" in head else scores[:, : 2 * (task.index + 1)]
         last.append((scores.argmax(1) == y).double().mean().item())
 
-    training = Training(epochs=3, batch_size=6, lr=0.05, held_out=0.25, patience=3, **head)
+    training = Training(epochs=3, batch_size=6, lr=0.05, validation=0.25, patience=3, **head)
     outcome = go(Finetune(), training, scenario, tasks=tasks, after_task=count)
-    assert [history["held_out"][-1] for history in outcome.history] == pytest.approx(last)
+    assert [history["validation"][-1] for history in outcome.history] == pytest.approx(last)
 
 
 def test_without_patience_there_is_no_such_history() -> None:

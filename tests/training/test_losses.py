@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from clbench.experiment import registry
 from clbench.method import Batch, Criterion, Phase, Step, Training
 from clbench.method.settings import LossOver
 from clbench.methods.finetune import Finetune
@@ -92,3 +93,56 @@ def test_gradients_are_cut_before_the_step(field: str) -> None:
     training = Training(epochs=1, batch_size=8, lr=0.5, **{field: limit})  # type: ignore[arg-type]
     tiny.go(Watch(), "task", tiny_tasks(1), training=training, backbone=MLP(width=8))
     assert cuts
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_label_smoothing_is_pytorchs_over_the_outputs_that_compete(share: float) -> None:
+    outputs, y = torch.randn(7, 5), torch.tensor([0, 1, 2, 0, 1, 2, 2])
+    criterion = Criterion("class", smoothing=share)
+    torch.testing.assert_close(
+        criterion.mean_of(outputs, y), torch.nn.functional.cross_entropy(outputs, y, label_smoothing=share)
+    )
+    three = outputs.clone().requires_grad_()
+    masked = three.masked_fill(torch.arange(5) >= 3, -torch.inf)  # as where the last two do not compete
+    expected = torch.nn.functional.cross_entropy(outputs[:, :3], y, label_smoothing=share, reduction="none")
+    torch.testing.assert_close(criterion.of_outputs(masked, y), expected)
+    criterion.mean_of(masked, y).backward()
+    assert three.grad is not None
+    assert three.grad.isfinite().all()
+    assert (three.grad[:, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
+def test_training_takes_the_smoothed_loss(scenario: Any) -> None:
+    """The loss before the first step, of the weights that a rate of nearly 0 leaves as they are."""
+    (task,) = tiny_tasks(1)
+    training = Training(batch_size=1000, lr=1e-30, label_smoothing=0.25)
+    method = Finetune()
+    outcome = tiny.go(method, scenario, [task], training=training, backbone=MLP(width=8))
+    x, y = task.train.batch(torch.arange(len(task.train))), task.train.y
+    expected = torch.nn.functional.cross_entropy(method.network(x), y, label_smoothing=0.25)
+    assert outcome.history[0]["loss"][0] == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["er-ace", "lucir", "bic", "ss-il"])
+def test_a_loss_of_a_methods_own_is_smoothed_too(name: str) -> None:
+    method = registry.find("method", name)
+    first = [
+        tiny.go(method(), "class", 2, training=Training(batch_size=8, lr=0.01, label_smoothing=share)).history[0][
+            "loss"
+        ]
+        for share in (0.0, 0.5)
+    ]
+    assert first[0] != first[1]
+
+
+def test_every_phase_is_smoothed() -> None:
+    found: dict[str, float] = {}
+
+    class Watch(Finetune):
+        def loss(self, step: Step) -> Tensor:
+            found[step.phase.name] = step.criterion.smoothing
+            return super().loss(step)
+
+    tiny.go(Watch(), "class", 2, training=Training(epochs=2, batch_size=8, label_smoothing=0.25, warmup_epochs=1))
+    assert found == {"train": 0.25, "warm-up": 0.25}

@@ -36,7 +36,7 @@ BUDGETS = {
     "kept, zero once reached": Training(
         epochs=1, batch_size=8, optimizer="adam", keep_optimizer=True, full_head=True, untouched="zero-once-reached"
     ),
-    "held out": Training(epochs=3, batch_size=8, held_out=0.25, patience=1),
+    "held out": Training(epochs=3, batch_size=8, validation=0.25, patience=1),
 }
 
 
