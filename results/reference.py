@@ -145,7 +145,8 @@ def _described() -> Iterator[str]:
         )
         action, preset, *_ = command(name)
         if action == "verify":
-            found = comparison.compare(presets.load(preset), results.records)
+            here = FOLDER.parents[1] / preset
+            found = comparison.compare(presets.load(here if here.exists() else preset), results.records)
             yield "\n".join(tables.markdown(found).split("\n")[4:]).rstrip() + "\n"
         else:
             yield _core_table(results)

@@ -52,7 +52,7 @@ def test_every_set_is_a_command_that_exists() -> None:
     for name in reference.SETS:
         action, first, *_ = reference.command(name)
         assert action in ("run", "verify")
-        assert action == "run" or first in presets.names()
+        assert action == "run" or first in presets.names() or presets.load(ROOT / first).rows
 
 
 def record(accuracy: float, weights: str = "a", device: str = "one", seed: int = 0) -> RunRecord:
