@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, MinLen
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from clbench.errors import DataError, UsageError, close_names
@@ -18,7 +18,9 @@ Scenario = Literal["task", "class", "domain"]
 SCENARIOS = get_args(Scenario)
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Scenarios = Annotated[list[Scenario], MinLen(1)]
-ClassOrder = Literal["seed", "fixed"] | list[int]
+# the run's seed's own, that of the data set, another seed's, or NumPy's permutation: at most 2³² − 1, as NumPy has it
+ORDER_RULES = r"seed|fixed|(seed|numpy):\d{1,9}"
+ClassOrder = Annotated[str, StringConstraints(pattern=f"^({ORDER_RULES})$")] | list[int]
 Seeds = int | str | list[int]  # as --seeds has them
 Precision = Literal["fp32", "tf32", "bf16"]
 Evaluate = Literal["all", "seen", "end"]
