@@ -71,7 +71,11 @@ def with_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
 
 def fitted(image: np.ndarray, size: int) -> np.ndarray:
     """Return an image [channels, height, width] as size × size: the middle square, brought to the size bilinearly."""
-    if image.shape[1:] == (size, size):
-        return image
-    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in image]  # uint8 or float32, a channel each
-    return np.stack([np.asarray(ImageOps.fit(plane, (size, size), Image.Resampling.BILINEAR)) for plane in planes])
+    height, width = image.shape[1:]
+    short = min(height, width)
+    top, left = round((height - short) / 2), round((width - short) / 2)
+    middle = image[:, top : top + short, left : left + short]
+    if short == size:
+        return middle
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in middle]  # uint8 or float32, a channel each
+    return np.stack([np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR)) for plane in planes])

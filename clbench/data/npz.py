@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -119,7 +119,7 @@ def _channel_axis(name: str, header: Header) -> int | None:
     return 1 if shape[1] < shape[3] else 3
 
 
-def _blocks(file: zipfile.ZipFile, name: str, header: Header, axis: int | None) -> Iterator[np.ndarray]:
+def _blocks(file: zipfile.ZipFile, name: str, header: Header, axis: int | None) -> Generator[np.ndarray]:
     shape, _, kind = header
     with _opened(file, name) as (stream, _):
         step = rows_of(shape[1:], kind.itemsize)

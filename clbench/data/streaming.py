@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Part:
     """The training or the test images of a data set."""
 
     labels: Sequence[int] | Sequence[str]  # [n], of any kind
-    blocks: Iterable[np.ndarray]  # one after another [m, channels, height, width], n images together
+    blocks: Generator[np.ndarray]  # one after another [m, channels, height, width], n images together
     place: Callable[[int], str]  # what an image is called in messages, by its number
 
 
@@ -103,18 +104,17 @@ def _write_images(path: Path, part: Part, form: Form, sums: _Sums | None, first:
     """Write a part's images and return its first one; they must be alike, and like `first` where that is given."""
     images: np.ndarray | None = None
     row = 0
-    for block in part.blocks:
-        block = _formed(block, part, row, form)
-        if first is None:
-            first = block[0].copy()
-        _check_alike(block, part, row, first)
-        if images is None:
-            shape = (len(part.labels), *first.shape)
-            images = np.lib.format.open_memmap(path, "w+", first.dtype, shape)
-        images[row : row + len(block)] = block
-        if sums is not None:
-            sums.add(block)
-        row += len(block)
+    with contextlib.closing(part.blocks):  # it holds a file
+        for block in part.blocks:
+            block = _formed(block, part, row, form)
+            first = block[0].copy() if first is None else first
+            _check_alike(block, part, row, first)
+            if images is None:
+                images = np.lib.format.open_memmap(path, "w+", first.dtype, (len(part.labels), *first.shape))
+            images[row : row + len(block)] = block
+            if sums is not None:
+                sums.add(block)
+            row += len(block)
     if row != len(part.labels):
         raise DataError(f"{len(part.labels)} labels for {row} images")
     assert first is not None  # there is a label, so there was an image
@@ -159,7 +159,7 @@ def _normalise(path: Path, mean: Sequence[float], std: Sequence[float]) -> None:
     images.flush()
 
 
-def blocks_of(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def blocks_of(images: Iterable[np.ndarray]) -> Generator[np.ndarray]:
     """Return images [channels, height, width] as blocks of one."""
     return (image[None] for image in images)
 

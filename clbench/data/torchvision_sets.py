@@ -82,8 +82,8 @@ def _made(kind: str, split: str | None, root: Path) -> tuple[Any, Any]:
     import torchvision.datasets  # here, since a run on materialised data need not wait for torchvision
 
     cls = getattr(torchvision.datasets, kind)
-    parameters = inspect.signature(cls).parameters
-    if split is not None and not {"train", "split"} <= set(parameters):
+    parameters = _parameters(cls)
+    if split is not None and not {"train", "split"} <= parameters:
         raise UsageError(f"torchvision's {kind} has no split to choose: leave it out")
     own = {} if split is None else {"split": split}
     if "train" in parameters:
@@ -93,6 +93,17 @@ def _made(kind: str, split: str | None, root: Path) -> tuple[Any, Any]:
     if "split" in parameters:
         return tuple(_first(cls, root, SPLITS[part]) for part in ("train", "test"))  # type: ignore[return-value]
     return _set(cls, root, {}), None
+
+
+def _parameters(cls: Any) -> set[str]:
+    """Return the names of what a class is made of, those that it hands on to the one it derives from too."""
+    names: set[str] = set()
+    for part in cls.__mro__:
+        found = inspect.signature(part.__init__).parameters if "__init__" in vars(part) else {}
+        names |= set(found)
+        if found and not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in found.values()):
+            break
+    return names
 
 
 def _first(cls: Any, root: Path, splits: Sequence[str]) -> Any:

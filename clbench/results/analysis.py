@@ -215,6 +215,9 @@ def tasks_in_words(comparison: Comparison) -> str:
     if record is None or record.spec["code"].get("sequence") or not record.spec["sequence"].startswith("split-"):
         return ""
     classes, tasks = len(record.spec["class_order"]), len(record.updates or ())
+    if sizes := record.spec["sequence_params"].get("classes"):  # such as 50+10x5
+        every = f"guessing is right in {100 / classes:.3g} %." if comparison.scenario == "class" else ""
+        return f"{tasks} tasks of {sizes} classes; {every}".rstrip("; ") + "." * (not every)
     guess = 100 / (classes if comparison.scenario == "class" else classes / tasks)
     return f"{tasks} tasks of {classes // tasks} classes; guessing is right in {guess:.3g} %."
 

@@ -27,6 +27,21 @@ def average_accuracy(R: ArrayLike) -> float:
     return _mean(_matrix(R)[-1])
 
 
+def sample_accuracy(R: ArrayLike, test_images: Sequence[int] | None) -> float:
+    """Share of all test images that is answered right after the last task; NaN without their numbers by task, [T].
+
+    Σ_j n_j · R[T, j] / Σ_j n_j: the mean over tasks, each weighing as many images as it has. In tasks of equal size it is
+    the average accuracy.
+    """
+    R = _matrix(R)
+    if test_images is None:
+        return np.nan
+    weights = np.asarray(test_images, dtype=np.float64)
+    if weights.shape != (R.shape[1],):
+        raise ValueError(f"{len(weights)} numbers of test images for {R.shape[1]} tasks")
+    return float((weights * R[-1]).sum() / weights.sum())
+
+
 def average_accuracies(R: ArrayLike) -> Array:
     """Mean accuracy over the tasks seen so far, after each task: [T]."""
     R = _matrix(R)
@@ -133,10 +148,16 @@ def measure_curves(R: ArrayLike, curves: Sequence[Mapping[str, Any]] | None, vie
     return {name: metric(R, points, under_way) for name, metric in CURVE_METRICS.items()}
 
 
-def measure(R: ArrayLike, joint: ArrayLike | None = None) -> dict[str, float]:
-    """Return every metric by name, NaN where undefined; `joint` is the matrix of the joint run of the same seed."""
+def measure(
+    R: ArrayLike, joint: ArrayLike | None = None, test_images: Sequence[int] | None = None
+) -> dict[str, float]:
+    """Return every metric by name, NaN where undefined.
+
+    `joint` is the matrix of the joint run of the same seed, `test_images` how many each task has.
+    """
     values = {name: metric(R) for name, metric in METRICS.items()}
-    return values | {"intransigence": np.nan if joint is None else intransigence(R, joint)}
+    values["intransigence"] = np.nan if joint is None else intransigence(R, joint)
+    return values | {"sample_accuracy": sample_accuracy(R, test_images)}
 
 
 def _matrix(R: ArrayLike) -> Array:
