@@ -104,7 +104,7 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
 
 
 def _is_made_by_name(asked: str) -> bool:
-    """Whether this is a chain, a benchmark of Avalanche's, or data of one's own: sequences without a class in a file."""
+    """Whether this is a chain, a benchmark of Avalanche's, or data of one's own: no class in a file."""
     return "+" in asked or asked.startswith("avalanche:") or catalogue.own_data(asked) is not None
 
 

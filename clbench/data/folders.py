@@ -18,7 +18,8 @@ from clbench.version import NUMBERS
 
 TEST_NAMES = ("test", "val", "valid", "validation")
 HELD_OUT = 0.2  # of each class, for test, where a folder has no test images of its own
-T, L = TypeVar("T"), TypeVar("L")
+T = TypeVar("T")
+L = TypeVar("L", int, str)
 NAMED = 5  # so many broken files are named in a message
 
 
@@ -62,7 +63,7 @@ def _write(path: Path, folder: Path, form: Form) -> dict[str, Any]:
         Part([label for _, label in own], blocks_of(_images(own, path, form)), _namer(own, path))
         for own in (listed, tested)
     ]
-    notes = write_parts(folder, *parts, form)
+    notes = write_parts(folder, parts[0], parts[1], form)
     return notes | {"remarks": remarks + notes["remarks"]}
 
 
@@ -96,7 +97,10 @@ def _list(path: Path, root: Path, remarks: list[str]) -> list[tuple[Path, str]]:
 
 
 def held_out(listed: Sequence[tuple[T, L]]) -> tuple[list[tuple[T, L]], list[tuple[T, L]]]:
-    """Share things and their labels into training and test: of each class a fifth, at least one, drawn at random but always the same."""
+    """Share things and their labels into training and test.
+
+    Of each class a fifth, at least one, is for test: drawn at random, but always the same.
+    """
     labels = np.array([label for _, label in listed])
     test: set[int] = set()
     for number, label in enumerate(dict.fromkeys(labels.tolist())):

@@ -65,7 +65,7 @@ def with_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
         return np.repeat(images, channels, axis=1)
     if (own, channels) != (3, 1):
         raise ValueError(f"no rule makes {channels} channel{'s' * (channels != 1)} of {own}: leave channels out")
-    grey = sum(share * images[:, [index]].astype(np.float64) for index, share in enumerate(LUMA))
+    grey = np.tensordot(images.astype(np.float64), LUMA, axes=(1, 0))[:, None]
     return grey.round().astype(np.uint8) if images.dtype == np.uint8 else grey.astype(images.dtype)
 
 

@@ -39,7 +39,9 @@ def load_npz(name: str, path: Path, form: Form) -> DataSet:
             raise DataError(f"{name}: {error}") from None
         except zipfile.BadZipFile as error:
             what = f"it is damaged or no .npz file ({error})"
-            raise DataError(f"{name}: {what}: np.savez(FILE, x_train=…, y_train=…, x_test=…, y_test=…) makes one")
+            raise DataError(
+                f"{name}: {what}: np.savez(FILE, x_train=…, y_train=…, x_test=…, y_test=…) makes one"
+            ) from None
         except UNREADABLE as error:
             raise DataError(f"{name}: it cannot be read ({error}): write it again") from None
 
@@ -63,7 +65,7 @@ def _write(file: zipfile.ZipFile, folder: Path, form: Form) -> dict[str, Any]:
         axes.append((len(header[0]), axis))
     if axes[0] != axes[1]:
         raise DataError("x_train and x_test have their channels at different axes: write both in the same order")
-    notes = write_parts(folder, *parts, form)
+    notes = write_parts(folder, parts[0], parts[1], form)
     order = {None: "", 1: ", read as [n, channels, height, width]", 3: ", read as [n, height, width, channels]"}
     return notes | {"order": order[axes[0][1]]}
 

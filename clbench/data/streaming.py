@@ -73,7 +73,7 @@ def _classes(train: Part, test: Part) -> list[int] | list[str]:
     if unknown:
         label, where = test.labels[unknown[0]], test.place(unknown[0])
         raise DataError(f"class {label} has test images ({where}), but no training image: add some, or leave it out")
-    return sorted(in_training)  # type: ignore[type-var]
+    return sorted(in_training)  # type: ignore[type-var, return-value]
 
 
 def _untested(train: Part, test: Part) -> list[str]:

@@ -73,7 +73,7 @@ def _write(kind: str, split: str | None, root: Path, folder: Path, form: Form) -
         Part([label for _, label in rows], blocks_of(_images(data, rows, form)), lambda row, what=what: f"{what} {row}")  # type: ignore[misc]
         for data, rows, what in ((train, listed, "training image"), (test, tested, "test image"))
     ]
-    notes = write_parts(folder, *parts, form)
+    notes = write_parts(folder, parts[0], parts[1], form)
     return notes | {"remarks": remarks + notes["remarks"]}
 
 
@@ -88,10 +88,12 @@ def _made(kind: str, split: str | None, root: Path) -> tuple[Any, Any]:
     own = {} if split is None else {"split": split}
     if "train" in parameters:
         if "split" in parameters and split is None:
-            raise UsageError(f"torchvision's {kind} has several splits: choose one, as in torchvision:EMNIST@split=letters")
-        return tuple(_set(cls, root, {**own, "train": train}) for train in (True, False))  # type: ignore[return-value]
+            raise UsageError(
+                f"torchvision's {kind} has several splits: choose one, as in torchvision:EMNIST@split=letters"
+            )
+        return tuple(_set(cls, root, {**own, "train": train}) for train in (True, False))
     if "split" in parameters:
-        return tuple(_first(cls, root, SPLITS[part]) for part in ("train", "test"))  # type: ignore[return-value]
+        return tuple(_first(cls, root, SPLITS[part]) for part in ("train", "test"))
     return _set(cls, root, {}), None
 
 

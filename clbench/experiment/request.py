@@ -45,7 +45,9 @@ def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
         return value
     items = value.split(",") if isinstance(value, str) else getattr(value, "tolist", lambda: value)()
     if not isinstance(items, Sequence) or not all(str(item).strip().isdecimal() for item in items):
-        raise UsageError(f"class order {quoted(value)}: write seed, fixed, seed:7, numpy:1993, or classes such as 3,1,4")
+        raise UsageError(
+            f"class order {quoted(value)}: write seed, fixed, seed:7, numpy:1993, or classes such as 3,1,4"
+        )
     return tuple(int(item) for item in items)
 
 

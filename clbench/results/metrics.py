@@ -27,11 +27,11 @@ def average_accuracy(R: ArrayLike) -> float:
     return _mean(_matrix(R)[-1])
 
 
-def sample_accuracy(R: ArrayLike, test_images: Sequence[int] | None) -> float:
+def all_images_accuracy(R: ArrayLike, test_images: Sequence[int] | None) -> float:
     """Share of all test images that is answered right after the last task; NaN without their numbers by task, [T].
 
-    Σ_j n_j · R[T, j] / Σ_j n_j: the mean over tasks, each weighing as many images as it has. In tasks of equal size it is
-    the average accuracy.
+    Σ_j n_j · R[T, j] / Σ_j n_j: the mean over tasks, each weighing as many images as it has. In tasks of equal
+    size it is the average accuracy.
     """
     R = _matrix(R)
     if test_images is None:
@@ -148,16 +148,10 @@ def measure_curves(R: ArrayLike, curves: Sequence[Mapping[str, Any]] | None, vie
     return {name: metric(R, points, under_way) for name, metric in CURVE_METRICS.items()}
 
 
-def measure(
-    R: ArrayLike, joint: ArrayLike | None = None, test_images: Sequence[int] | None = None
-) -> dict[str, float]:
-    """Return every metric by name, NaN where undefined.
-
-    `joint` is the matrix of the joint run of the same seed, `test_images` how many each task has.
-    """
+def measure(R: ArrayLike, joint: ArrayLike | None = None) -> dict[str, float]:
+    """Return every metric by name, NaN where undefined; `joint` is the matrix of the joint run of the same seed."""
     values = {name: metric(R) for name, metric in METRICS.items()}
-    values["intransigence"] = np.nan if joint is None else intransigence(R, joint)
-    return values | {"sample_accuracy": sample_accuracy(R, test_images)}
+    return values | {"intransigence": np.nan if joint is None else intransigence(R, joint)}
 
 
 def _matrix(R: ArrayLike) -> Array:

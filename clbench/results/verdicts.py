@@ -153,7 +153,7 @@ def verdict_of(found: Paired, p_holm: float, metric: str, comparison: Comparison
 def worth_of_an_image(comparison: Comparison, metric: str) -> float:
     """Return by how much one more right answer in the largest task moves a metric."""
     images = comparison.test_images
-    if metric == "sample_accuracy":  # each image of all tasks counts the same
+    if metric == "all_images_accuracy":  # each image of all tasks counts the same
         return 1 / max(sum(record.test_images or [images]) for group in comparison.finished for record in group.runs)
     tasks = max((len(record.updates or ()) for group in comparison.finished for record in group.runs), default=1)
     return 1 / (images * max(1, tasks - (metric in OF_ALL_BUT_ONE)))

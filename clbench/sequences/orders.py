@@ -57,22 +57,26 @@ def task_sizes(name: str, count: int, tasks: int, sizes: str | None = None) -> l
     if sizes is not None:
         found = read_sizes(name, sizes)
         if sum(found) != count:
-            raise UsageError(f"{name}.classes={sizes} are {sum(found)} classes in {len(found)} tasks: there are {count}")
+            raise UsageError(
+                f"{name}.classes={sizes} are {sum(found)} classes in {len(found)} tasks: there are {count}"
+            )
         return found
     if not count or count % tasks:
         divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
         what = f"{name}.tasks={tasks}: {count} classes cannot be shared equally among {tasks} tasks"
         if not count:
             raise UsageError(f"{what}; choose tasks from nothing: the class order is empty")
-        raise UsageError(f"{what}; choose tasks from {divisors}, or name unequal ones{_example(count, tasks)}")
+        raise UsageError(f"{what}; choose tasks from {divisors}{_example(count, tasks)}")
     return [count // tasks] * tasks
 
 
 def _example(count: int, tasks: int) -> str:
-    """Return ', as in classes=4+3x2', the closest to equal tasks with the larger ones first; '' for too many tasks."""
+    """Return how to ask for unequal tasks: the closest to equal, the larger ones first; '' for too many tasks."""
     size, more = divmod(count, tasks)
     parts = [f"{size + 1}x{more}", f"{size}x{tasks - more}"]
-    return f", as in classes={'+'.join(part.removesuffix('x1') for part in parts)}" if size else ""
+    return (
+        f", or name unequal ones, as in classes={'+'.join(part.removesuffix('x1') for part in parts)}" if size else ""
+    )
 
 
 def read_sizes(name: str, sizes: str) -> list[int]:
@@ -81,7 +85,9 @@ def read_sizes(name: str, sizes: str) -> list[int]:
     for part in sizes.replace(" ", "").split("+"):
         match = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", part)
         if match is None:
-            what = f"{name}.classes={sizes}: cannot read {part!r}" if part else f"{name}.classes={sizes}: a number lacks"
+            what = (
+                f"{name}.classes={sizes}: cannot read {part!r}" if part else f"{name}.classes={sizes}: a number lacks"
+            )
             raise UsageError(f"{what}; write 50+10x5 for a task of 50 classes, then 5 of 10")
         found += [int(match[1])] * int(match[2] or 1)
     return found

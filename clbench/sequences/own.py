@@ -88,14 +88,15 @@ class OwnData(TaskSequence):
         found = self.data(data_root)
         order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
         channels = found.train_images.shape[1]
-        constants = {}
+        constants = []
         for field in ("mean", "std"):
-            constants[field] = self.constants(field) or tuple(found.notes[field])
-            if len(constants[field]) not in (1, channels):
-                what = f"{self.name}.{field} has {len(constants[field])} numbers, the images have {channels} channel"
+            values = self.constants(field) or tuple(found.notes[field])
+            if len(values) not in (1, channels):
+                what = f"{self.name}.{field} has {len(values)} numbers, the images have {channels} channel"
                 raise UsageError(f"{what}{'s' * (channels > 1)}")
-            constants[field] *= channels // len(constants[field])
-        train, test = train_and_test(found, **constants, padding=self.padding, augment=self.augment)
+            constants.append(values * (channels // len(values)))
+        mean, std = constants
+        train, test = train_and_test(found, mean, std, padding=self.padding, augment=self.augment)
         return split_by_class(order, task_sizes(self.name, len(order), self.tasks, self.classes), train, test)
 
 
@@ -129,7 +130,9 @@ class TorchvisionSet(OwnData):
         *("MNIST", "OxfordIIITPet", "PCAM", "QMNIST", "RenderedSST2", "SEMEION", "STL10", "SUN397", "SVHN"),
         *("StanfordCars", "USPS"),
     )
-    split: str | None = None  # which of several it is, as EMNIST has them: balanced, byclass, bymerge, digits, letters, mnist
+    split: str | None = (
+        None  # which of several it is, as EMNIST has them: balanced, byclass, bymerge, digits, letters, mnist
+    )
 
     def data(self, data_root: Path | None) -> DataSet:
         return load_torchvision(self.name, self.place, self.split, data_root, self.form)

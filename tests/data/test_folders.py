@@ -148,7 +148,10 @@ def packed_twice(photos: Path) -> None:
         (printed, "train/cat/print.jpg: its pixels are CMYK, neither grey nor RGB: channels=3"),
         (deep, "train/cat/deep.png: it has more than 8 bits a pixel"),
         (moving, "train/cat/moving.gif: it has 2 frames"),
-        (broken, "train/cat/a.jpg: it cannot be read: the file is empty; train/cat/b.jpg: it cannot be read: cannot id"),
+        (
+            broken,
+            "train/cat/a.jpg: it cannot be read: the file is empty; train/cat/b.jpg: it cannot be read: cannot id",
+        ),
         (no_class, "train/dog has no image"),
         (other_files, "train/dog has no image"),
         (only_tested, r"class dog has test images \(test/dog/a.png\), but no training image"),

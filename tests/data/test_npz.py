@@ -60,7 +60,9 @@ def test_any_labels_become_places_in_their_order(tmp_path: Path, labels: list[An
     found = load_npz("mine", saved(tmp_path, y_train=y, y_test=y[:6]), Form())
     names = sorted(label.decode() if isinstance(label, bytes) else label for label in labels)
     assert found.notes["classes"] == names
-    assert found.train_labels.tolist() == [names.index(one) for one in np.array(y).astype(y.dtype.str.replace("S", "U")).flatten().tolist()]
+    assert found.train_labels.tolist() == [
+        names.index(one) for one in np.array(y).astype(y.dtype.str.replace("S", "U")).flatten().tolist()
+    ]
     assert json.dumps(found.notes)
 
 
@@ -88,9 +90,15 @@ NAN[7, 2, 3, 1] = np.nan
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"x_test": None}, "there is no array x_test: x_train, y_train, x_test, y_test are needed, it has x_train, y_tr"),
+        (
+            {"x_test": None},
+            "there is no array x_test: x_train, y_train, x_test, y_test are needed, it has x_train, y_tr",
+        ),
         ({"y_train": np.arange(11) % 3}, "x_train has 12 images, y_train has 11 labels"),
-        ({"x_train": np.zeros((12, 192), np.uint8)}, r"x_train has the shape \[12, 192\]: images are \[n, height, width"),
+        (
+            {"x_train": np.zeros((12, 192), np.uint8)},
+            r"x_train has the shape \[12, 192\]: images are \[n, height, width",
+        ),
         ({"x_train": np.zeros((12, 8, 6, 8), np.uint8)}, "axis 1 and the last are equally long"),
         ({"x_train": np.zeros((12, 3, 8, 6), np.uint8)}, "channels at different axes"),
         ({"x_train": np.zeros((12, 8, 6, 3), int)}, "x_train holds int64: images are bytes"),
@@ -118,7 +126,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"no zip", whole[:1000] + b"\0" * 200 + whole[1200:]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="npz:mine.npz: it is damaged or no .npz file"):
+        with pytest.raises(DataError, match=r"npz:mine.npz: it is damaged or no .npz file"):
             load_npz("npz:mine.npz", path, Form())
     with pytest.raises(DataError, match="there is no file"):
         load_npz("npz:mine.npz", tmp_path / "none.npz", Form())

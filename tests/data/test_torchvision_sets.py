@@ -89,7 +89,9 @@ def test_what_is_not_there_and_cannot_be_downloaded(root: Path, monkeypatch: pyt
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.datasets.svhn.download_url", nowhere)
-    with pytest.raises(DataError, match=r"svhn: it is not in .*, and cannot be had \(no network\): put the files there"):
+    with pytest.raises(
+        DataError, match=r"svhn: it is not in .*, and cannot be had \(no network\): put the files there"
+    ):
         load_torchvision("svhn", "SVHN", None, root, Form())
 
 
