@@ -12,26 +12,28 @@ from clbench.errors import UsageError
 from clbench.sequences.tasks import ClassOrder
 
 
-def full_class_order(
-    name: str, rule: ClassOrder, seed: int, classes: Sequence[int], tasks: int, sizes: str | None = None
-) -> tuple[int, ...]:
-    """Work out a class order; raise UsageError if it cannot be shared among the tasks as `task_sizes` does.
+def full_class_order(name: str, rule: ClassOrder, seed: int, classes: Sequence[int], tasks: int) -> tuple[int, ...]:
+    """Work out a class order, as `order_of` does; raise UsageError if it cannot be shared equally among the tasks."""
+    order = order_of(name, rule, seed, classes)
+    _equal_sizes(name, len(order), tasks)
+    return order
+
+
+def order_of(name: str, rule: ClassOrder, seed: int, classes: Sequence[int]) -> tuple[int, ...]:
+    """Return a class order in full; raise UsageError for classes that there are not, and for one that is there twice.
 
     "seed" is the order of Avalanche's `nc_benchmark(seed=seed, shuffle=True)`, and "seed:7" the one that seed 7 has, in
     runs of any seed. "numpy:1993" is `np.random.seed(1993); np.random.permutation(n)`, the order of the
     class-incremental papers since iCaRL (Rebuffi et al. 2017).
     """
     if not isinstance(rule, str):
-        order = _given(name, rule, classes)
-    elif rule == "fixed":
-        order = tuple(classes)
-    elif rule.startswith("numpy:"):
-        order = tuple(classes[i] for i in np.random.RandomState(int(rule[6:])).permutation(len(classes)).tolist())
-    else:
-        generator = torch.Generator().manual_seed(int(rule[5:]) if rule.startswith("seed:") else seed)
-        order = tuple(classes[i] for i in torch.randperm(len(classes), generator=generator).tolist())
-    task_sizes(name, len(order), tasks, sizes)
-    return order
+        return _given(name, rule, classes)
+    if rule == "fixed":
+        return tuple(classes)
+    if rule.startswith("numpy:"):
+        return tuple(classes[i] for i in np.random.RandomState(int(rule[6:])).permutation(len(classes)).tolist())
+    generator = torch.Generator().manual_seed(int(rule[5:]) if rule.startswith("seed:") else seed)
+    return tuple(classes[i] for i in torch.randperm(len(classes), generator=generator).tolist())
 
 
 def _given(name: str, rule: Sequence[int], classes: Sequence[int]) -> tuple[int, ...]:
@@ -61,13 +63,15 @@ def task_sizes(name: str, count: int, tasks: int, sizes: str | None = None) -> l
                 f"{name}.classes={sizes} are {sum(found)} classes in {len(found)} tasks: there are {count}"
             )
         return found
-    if not count or count % tasks:
-        divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
-        what = f"{name}.tasks={tasks}: {count} classes cannot be shared equally among {tasks} tasks"
-        if not count:
-            raise UsageError(f"{what}; choose tasks from nothing: the class order is empty")
-        raise UsageError(f"{what}; choose tasks from {divisors}{_example(count, tasks)}")
-    return [count // tasks] * tasks
+    return _equal_sizes(name, count, tasks, _example(count, tasks))
+
+
+def _equal_sizes(name: str, count: int, tasks: int, instead: str = "") -> list[int]:
+    if count and count % tasks == 0:
+        return [count // tasks] * tasks
+    divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
+    what = f"{name}.tasks={tasks}: {count} classes cannot be shared equally among {tasks} tasks"
+    raise UsageError(f"{what}; choose tasks from {divisors or 'nothing: the class order is empty'}{instead}")
 
 
 def _example(count: int, tasks: int) -> str:

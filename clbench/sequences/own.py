@@ -16,7 +16,7 @@ from clbench.data.npz import load_npz
 from clbench.data.streaming import Form, described
 from clbench.data.torchvision_sets import load_torchvision
 from clbench.errors import UsageError, did_you_mean
-from clbench.sequences.orders import check_sizes, full_class_order, task_sizes
+from clbench.sequences.orders import check_sizes, order_of, task_sizes
 from clbench.sequences.splits import CIFAR_BUDGET, split_by_class, train_and_test
 from clbench.sequences.tasks import ClassOrder, Task, TaskSequence
 
@@ -82,7 +82,9 @@ class OwnData(TaskSequence):
 
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
         count = len(self.data(data_root).notes["classes"])
-        return full_class_order(self.name, rule, seed, range(count), self.tasks, self.classes)
+        order = order_of(self.name, rule, seed, range(count))
+        task_sizes(self.name, len(order), self.tasks, self.classes)
+        return order
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.data(data_root)

@@ -16,7 +16,7 @@ from clbench.data import DataSet, load_dataset, remarks
 from clbench.data.transforms import alike, scaled
 from clbench.errors import UsageError, did_you_mean
 from clbench.seeding import stream
-from clbench.sequences.orders import check_sizes, full_class_order, task_sizes
+from clbench.sequences.orders import check_sizes, order_of, task_sizes
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one for all channels or for each
@@ -109,7 +109,9 @@ class SplitDataSet(TaskSequence):
         return remarks(self.source, data_root)
 
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
-        return full_class_order(self.name, rule, seed, range(self.n_classes), self.tasks, self.classes)
+        order = order_of(self.name, rule, seed, range(self.n_classes))
+        task_sizes(self.name, len(order), self.tasks, self.classes)
+        return order
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = load_dataset(self.source, data_root)
