@@ -21,6 +21,9 @@ NOT_RUN = {
     "clbench run --methods finetune,lwf --seeds 2 --device cuda": "needs a GPU",
     "clbench run --methods joint --seeds 1 --threads 2": "needs two cores",
     "clbench run --sequence avalanche:": "downloads a data set",
+    "clbench run --sequence torchvision:": "downloads a data set",
+    "clbench run --sequence split-cifar100@": "downloads a data set",
+    "clbench run --methods core --sequence folder:~/photos": "needs a folder of photographs; docs/data.md makes one",
     "python results/reference.py": "takes hours; tests/results has its parts",
     "# sweep.py": "needs SLURM",
 }
