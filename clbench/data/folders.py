@@ -59,12 +59,22 @@ def _write(path: Path, folder: Path, form: Form) -> dict[str, Any]:
     else:
         listed, tested = held_out(listed)
         remarks.append(f"no test images of its own: {HELD_OUT:.0%} of each class are held out, always the same ones")
-    parts = [
-        Part([label for _, label in own], blocks_of(_images(own, path, form)), _namer(own, path))
-        for own in (listed, tested)
-    ]
-    notes = write_parts(folder, parts[0], parts[1], form)
+    notes = write_files(path, listed, tested, folder, form)
     return notes | {"remarks": remarks + notes["remarks"]}
+
+
+def write_files(
+    root: Path, train: Sequence[tuple[Path, str]], test: Sequence[tuple[Path, str]], folder: Path, form: Form
+) -> dict[str, Any]:
+    """Write a data set from lists of image files below a root with their classes; return its notes.
+
+    Raises DataError that names the files that cannot be used.
+    """
+    parts = [
+        Part([label for _, label in own], blocks_of(_images(own, root, form)), _namer(own, root))
+        for own in (train, test)
+    ]
+    return write_parts(folder, parts[0], parts[1], form)
 
 
 def _folders(path: Path) -> list[Path]:

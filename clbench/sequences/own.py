@@ -88,7 +88,8 @@ class OwnData(TaskSequence):
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.data(data_root)
-        order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
+        rule: ClassOrder = "seed" if class_order is None else class_order
+        order = order_of(self.name, rule, seed, range(len(found.notes["classes"])))
         channels = found.train_images.shape[1]
         constants = []
         for field in ("mean", "std"):
