@@ -106,10 +106,10 @@ def _list(path: Path, root: Path, remarks: list[str]) -> list[tuple[Path, str]]:
     return found
 
 
-def held_out(listed: Sequence[tuple[T, L]]) -> tuple[list[tuple[T, L]], list[tuple[T, L]]]:
+def held_out(listed: Sequence[tuple[T, L]], share: float = HELD_OUT) -> tuple[list[tuple[T, L]], list[tuple[T, L]]]:
     """Share things and their labels into training and test.
 
-    Of each class a fifth, at least one, is for test: drawn at random, but always the same.
+    Of each class this share, at least one, is for test: drawn at random, but always the same.
     """
     labels = np.array([label for _, label in listed])
     test: set[int] = set()
@@ -118,7 +118,7 @@ def held_out(listed: Sequence[tuple[T, L]]) -> tuple[list[tuple[T, L]], list[tup
         if len(rows) < 2:
             raise DataError(f"class {label} has one image: two are needed, one to train on and one to test on")
         draws = stream(0, "held out for test", number)
-        chosen = torch.randperm(len(rows), generator=draws)[: max(1, round(HELD_OUT * len(rows)))]
+        chosen = torch.randperm(len(rows), generator=draws)[: max(1, round(share * len(rows)))]
         test |= set(rows[chosen.numpy()].tolist())
     return (
         [item for row, item in enumerate(listed) if row not in test],

@@ -1,4 +1,4 @@
-"""Published data sets of image files that lists beside them share into training and test: Tiny ImageNet and CUB-200."""
+"""Published data sets of image files, listed in ways of their own: Tiny ImageNet, CUB-200 and notMNIST."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clbench.data.cache import DataSet, cached, data_root_folder, files_below, stamp
-from clbench.data.folders import write_files
+from clbench.data.folders import held_out, write_files
 from clbench.data.streaming import Form
 from clbench.errors import DataError
 from clbench.version import NUMBERS
@@ -65,6 +65,13 @@ def _cub200(place: Path) -> tuple[Files, Files]:
     return parts
 
 
+def _notmnist(place: Path) -> tuple[Files, Files]:
+    """Read the folders A to J; a tenth of each is for test. Two of its files are empty, and left out."""
+    folders = sorted(one for one in place.iterdir() if one.is_dir())
+    files = [(path, folder.name) for folder in folders for path in sorted(folder.glob("*.png"))]
+    return held_out([(path, name) for path, name in files if path.stat().st_size], share=0.1)
+
+
 def _numbered(path: Path) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in _lines(path))
 
@@ -78,4 +85,5 @@ LISTED = {
     "cub200": Listed(
         "CUB_200_2011", _cub200, "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011"
     ),
+    "notmnist": Listed("notMNIST_small", _notmnist, "notMNIST_small.tar.gz, of Yaroslav Bulatov's notMNIST"),
 }

@@ -1,4 +1,4 @@
-"""Photographs that papers split: Tiny ImageNet, and the birds of CUB-200."""
+"""Photographs that papers split, Tiny ImageNet and the birds of CUB-200; and their chain of five data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from clbench.data import DataSet
 from clbench.data.listed import load_listed
 from clbench.data.streaming import Form
 from clbench.sequences.own import OwnData
-from clbench.sequences.splits import Constants
+from clbench.sequences.splits import (
+    CIFAR_BUDGET,
+    Chain,
+    Constants,
+    SplitCIFAR10,
+    SplitDataSet,
+    SplitFashionMNIST,
+    SplitMNIST,
+)
 
 
 @dataclass(frozen=True)
@@ -54,3 +62,29 @@ class SplitCUB200(Photographs):
     source = "cub200"
     usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # those of ImageNet, on which the networks are pretrained
     resize: Annotated[int, Ge(1), Le(4096)] | None = 224  # height and width: the middle square of each image
+
+
+@dataclass(frozen=True)
+class _SVHN(SplitDataSet):
+    """House numbers (32×32 in colour)."""
+
+    source = "svhn"
+    constants = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # the chain's: pixels in [0, 1], as Wang et al. 2022 (L2P) have them
+
+
+@dataclass(frozen=True)
+class _NotMNIST(SplitDataSet):
+    """Letters A to J of many typefaces (28×28)."""
+
+    source = "notmnist"
+
+
+@dataclass(frozen=True)
+class FiveDatasets(Chain):
+    """SVHN, MNIST, CIFAR-10, notMNIST, Fashion-MNIST, each a task, all 32×32 in colour; '5-Datasets'."""
+
+    name = "five-datasets"
+    model = "resnet18"
+    budget = CIFAR_BUDGET
+    parts = (_SVHN, SplitMNIST, SplitCIFAR10, _NotMNIST, SplitFashionMNIST)
+    channels: int | None = 3

@@ -1,17 +1,20 @@
-"""Tiny ImageNet and CUB-200 from small files in their formats."""
+"""Tiny ImageNet, CUB-200 and the five data sets from small files in their formats."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
-from made_up_data import everything
+import torchvision.datasets
+from made_up_data import everything, make_cifar, make_mnist
 from PIL import Image
 from torchvision.transforms.functional import center_crop, resize
 
 from clbench.errors import DataError
 from clbench.sequences.checking import check_sequence
-from clbench.sequences.photographs import SplitCUB200, SplitTinyImageNet
+from clbench.sequences.photographs import FiveDatasets, SplitCUB200, SplitTinyImageNet
 
 DRAWS = np.random.default_rng(0)
 
@@ -114,3 +117,38 @@ def test_what_is_missing_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "CUB_200_2011/classes.txt").write_text("1 a\n")
     with pytest.raises(DataError, match=r"CUB_200_2011 is damaged \(KeyError: '2'\)"):
         SplitCUB200().prepare(tmp_path, 0)
+
+
+def make_svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write MATLAB files, where the digit 0 has the label 10, and let torchvision expect their checksums."""
+    listed = dict(torchvision.datasets.SVHN.split_list)
+    for part, count in (("train", 30), ("test", 20)):
+        url, name, _ = listed[part]
+        y = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]
+        x = DRAWS.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        scipy.io.savemat(root / name, {"X": x, "y": y})
+        listed[part] = [url, name, hashlib.md5((root / name).read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", listed)
+
+
+def test_five_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_mnist(tmp_path)
+    make_mnist(tmp_path, "FashionMNIST", seed=1)
+    make_cifar(tmp_path, monkeypatch, 10)
+    make_svhn(tmp_path, monkeypatch)
+    for letter in "ABCDEFGHIJ":
+        for number in range(10):
+            image(tmp_path / "notMNIST_small" / letter / f"{number}.png", 28, 28, "L")
+    (tmp_path / "notMNIST_small/A/empty.png").write_bytes(b"")
+    tasks = FiveDatasets().load(tmp_path, 0, None)
+    assert [len(task.train) for task in tasks] == [30, 40, 100, 90, 40]
+    assert len(tasks[3].test) == 10
+    assert [task.classes[0] for task in tasks] == [0, 10, 20, 30, 40]
+    assert {task.train.shape for task in tasks} == {(3, 32, 32)}
+    svhn = torchvision.datasets.SVHN(str(tmp_path), split="train")
+    torch.testing.assert_close(everything(tasks[0].train), torch.from_numpy(svhn.data).float() / 255)
+    assert tasks[0].train.y.tolist() == svhn.labels.tolist()
+    mnist = torchvision.datasets.MNIST(str(tmp_path), train=False)
+    expected = torch.nn.functional.pad(mnist.data[:, None].float() / 255, (2,) * 4).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(everything(tasks[1].test), expected)
+    check_sequence(FiveDatasets, data_root=tmp_path)
