@@ -12,10 +12,12 @@ from PIL import Image
 
 import clbench
 from clbench.cli.app import main
+from clbench.data import transforms
 from clbench.errors import UsageError
 from clbench.experiment import registry
 from clbench.results.record import RunRecord
 from clbench.sequences.checking import check_sequence
+from clbench.sequences.splits import SplitCIFAR100
 
 DRAWS = np.random.default_rng(0)
 X, Y = DRAWS.integers(0, 256, (60, 6, 5, 3), dtype=np.uint8), np.arange(60) % 6 + 1
@@ -172,3 +174,34 @@ def test_a_preset_may_name_them(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (record,) = clbench.run(preset="../mine.toml", seeds=1, jobs=1, quiet=True).records
     assert record.ok, record.error
     assert (len(record.updates or ()), record.spec["class_order_rule"]) == (3, "seed:7")
+
+
+def test_tasks_share_the_images_of_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where data are too large to be scaled beforehand, no task has a copy: batches alone are in memory."""
+    monkeypatch.setattr(transforms, "SCALED_LIMIT", 0)
+    sequence = made("npz:mine.npz", tasks=3)
+    tasks = sequence.load(None, 0, tuple(range(6)))
+    (place,) = {task.train.images.data_ptr() for task in tasks}
+    assert all(task.train.scaled is None for task in tasks)
+    assert str(sequence.data(None).train_images.shape) == str(tasks[0].train.images.shape)
+    mapped = Path("/proc/self/maps")
+    if mapped.exists():
+        lines = [line.split() for line in mapped.read_text().splitlines() if "train_images.npy" in line]
+        ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines]
+        assert any(start <= place < stop for start, stop in ranges)
+
+
+@pytest.mark.data
+def test_real_cifar100(cifar100: Path) -> None:
+    """The constants that are known of it, and the first classes of the class-incremental papers' order."""
+    sequence = made(f"npz:{cifar100}", classes="50+10x5")
+    found = sequence.data(None)
+    assert found.train_labels.bincount().tolist() == [500] * 100
+    assert found.test_labels.bincount().tolist() == [100] * 100
+    mean, std = SplitCIFAR100.constants
+    assert found.notes["mean"] == pytest.approx(mean, abs=1e-4)
+    assert found.notes["std"] == pytest.approx(std, abs=1e-3)
+    order = sequence.class_order("numpy:1993", 0)
+    tasks = sequence.load(None, 0, order)
+    assert [len(task.test) for task in tasks] == [5000, 1000, 1000, 1000, 1000, 1000]
+    assert tasks[0].classes[:5] == (68, 56, 78, 8, 23)
