@@ -27,21 +27,6 @@ def average_accuracy(R: ArrayLike) -> float:
     return _mean(_matrix(R)[-1])
 
 
-def all_images_accuracy(R: ArrayLike, test_images: Sequence[int] | None) -> float:
-    """Share of all test images that is answered right after the last task; NaN without their numbers by task, [T].
-
-    Σ_j n_j · R[T, j] / Σ_j n_j: the mean over tasks, each weighing as many images as it has. In tasks of equal
-    size it is the average accuracy.
-    """
-    R = _matrix(R)
-    if test_images is None:
-        return np.nan
-    weights = np.asarray(test_images, dtype=np.float64)
-    if weights.shape != (R.shape[1],):
-        raise ValueError(f"{len(weights)} numbers of test images for {R.shape[1]} tasks")
-    return float((weights * R[-1]).sum() / weights.sum())
-
-
 def average_accuracies(R: ArrayLike) -> Array:
     """Mean accuracy over the tasks seen so far, after each task: [T]."""
     R = _matrix(R)
@@ -136,6 +121,42 @@ CURVE_METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike, ArrayLike], float]] 
     "minimum_accuracy": minimum_accuracy,
     "worst_case_accuracy": worst_case_accuracy,
 }
+
+
+def all_images_accuracy(R: ArrayLike, test_images: ArrayLike) -> float:
+    """Share of all test images that is answered right after the last task.
+
+    Σ_j n_j · R[T, j] / Σ_j n_j for `test_images` n, [T]. In tasks of equal size it is the average accuracy.
+    """
+    return float(_of_images_seen(R, test_images)[-1])
+
+
+def incremental_accuracy(R: ArrayLike, test_images: ArrayLike) -> float:
+    """Mean over all tasks i of the share of right answers on all test images of the tasks up to i.
+
+    The 'average incremental accuracy' of the class-incremental papers. In tasks of equal size it is the anytime
+    accuracy. Source: Rebuffi et al. 2017, iCaRL.
+    """
+    return _mean(_of_images_seen(R, test_images))
+
+
+def _of_images_seen(R: ArrayLike, test_images: ArrayLike) -> Array:
+    """Return, after each task, the share of right answers on all test images of the tasks so far: [T]."""
+    R, n = _matrix(R), np.asarray(test_images, dtype=np.float64)
+    if n.shape != (R.shape[1],):
+        raise ValueError(f"{n.size} numbers of test images for {R.shape[1]} tasks")
+    return np.array([(n[:i] * R[i, :i]).sum() / n[:i].sum() for i in range(1, len(R))])
+
+
+IMAGE_METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = {  # in which each image weighs the same
+    "all_images_accuracy": all_images_accuracy,
+    "incremental_accuracy": incremental_accuracy,
+}
+
+
+def measure_images(R: ArrayLike, test_images: Sequence[int] | None) -> dict[str, float]:
+    """Return every metric in which each image weighs the same, all NaN where a record has no numbers of images."""
+    return {name: np.nan if test_images is None else of(R, test_images) for name, of in IMAGE_METRICS.items()}
 
 
 def measure_curves(R: ArrayLike, curves: Sequence[Mapping[str, Any]] | None, view: View) -> dict[str, float]:

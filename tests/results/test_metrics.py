@@ -73,16 +73,25 @@ def test_unequal_tasks_by_hand() -> None:
             "intransigence": (6 / 6 + 2 / 2 + 3 / 4) / 3 - (6 / 6 + 2 / 2 + 4 / 4) / 3,
         }
     )
-    assert metrics.all_images_accuracy(right / images, images) == pytest.approx((3 + 1 + 4) / (6 + 2 + 4))
+    assert metrics.measure_images(right / images, images) == pytest.approx(
+        {
+            "all_images_accuracy": (3 + 1 + 4) / (6 + 2 + 4),
+            "incremental_accuracy": (6 / 6 + (3 + 2) / (6 + 2) + (3 + 1 + 4) / (6 + 2 + 4)) / 3,
+        }
+    )
     under_way = [0, 1, 1, 2, 2]
     points = np.array([[6, nan, nan], [1, 2, nan], [3, 2, nan], [2, 0, 3], [3, 1, 4]]) / images
     assert metrics.minimum_accuracy(right / images, points, under_way) == pytest.approx((1 / 6 + 0 / 2) / 2)
     assert metrics.worst_case_accuracy(right / images, points, under_way) == pytest.approx((4 / 4 + 1 / 6 + 0 / 2) / 3)
 
 
-def test_the_all_images_accuracy_of_equal_tasks_is_the_average() -> None:
-    assert metrics.all_images_accuracy(FULL, [7, 7, 7]) == pytest.approx(metrics.average_accuracy(FULL))
-    assert math.isnan(metrics.all_images_accuracy(FULL, None))
+def test_where_tasks_are_equal_it_does_not_matter_what_weighs_the_same() -> None:
+    found = metrics.measure_images(FULL, [7, 7, 7])
+    assert found["all_images_accuracy"] == pytest.approx(metrics.average_accuracy(FULL))
+    assert found["incremental_accuracy"] == pytest.approx(metrics.anytime_accuracy(FULL))
+    assert all(math.isnan(value) for value in metrics.measure_images(FULL, None).values())
+    at_the_end = [[nan] * 3, [nan] * 3, [nan] * 3, FULL[-1]]
+    assert math.isnan(metrics.incremental_accuracy(at_the_end, [7, 7, 7]))
     with pytest.raises(ValueError, match="2 numbers of test images for 3 tasks"):
         metrics.all_images_accuracy(FULL, [1, 2])
 
