@@ -169,4 +169,5 @@ def described(notes: Mapping[str, Any], train: Sequence[int], test: int) -> str:
     n, channels, height, width = train
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     counts = f"{n:,} training and {test:,} test images, {height}×{width}, {colours}"
-    return f"{counts}, {len(notes['classes'])} classes"
+    classes = len(notes["classes"])
+    return f"{counts}, {classes} class{'es' * (classes != 1)}"

@@ -70,7 +70,7 @@ def _equal_sizes(name: str, count: int, tasks: int, instead: str = "") -> list[i
     if count and count % tasks == 0:
         return [count // tasks] * tasks
     divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
-    what = f"{name}.tasks={tasks}: {count} classes cannot be shared equally among {tasks} tasks"
+    what = f"{name}.tasks={tasks}: {count} class{'es' * (count != 1)} cannot be shared equally among {tasks} tasks"
     raise UsageError(f"{what}; choose tasks from {divisors or 'nothing: the class order is empty'}{instead}")
 
 
