@@ -8,7 +8,17 @@
 Importing this package imports neither torch nor Avalanche nor pandas.
 """
 
-from clbench.api import compare, load, merge, run, verify, write_report
+from clbench.api import compare, load, merge, run, sequence_from_arrays, verify, write_report
 from clbench.version import NUMBERS, __version__
 
-__all__ = ["NUMBERS", "__version__", "compare", "load", "merge", "run", "verify", "write_report"]
+__all__ = [
+    "NUMBERS",
+    "__version__",
+    "compare",
+    "load",
+    "merge",
+    "run",
+    "sequence_from_arrays",
+    "verify",
+    "write_report",
+]

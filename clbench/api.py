@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clbench.errors import ClbenchError, UsageError, did_you_mean, quoted
+from clbench.experiment import early
 from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
+from clbench.results.names import spelled
 
 if TYPE_CHECKING:
     from clbench.execution.sweep import Sweep
@@ -158,6 +160,27 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> tuple[int, list[str
         return store.merge(places, Path(out))
     except OSError as error:
         raise ClbenchError(f"cannot write to {out}: {error.strerror or error}") from None
+
+
+def sequence_from_arrays(train: Any, test: Any, *, file: str | Path, **fields: Any) -> str:
+    """Keep images and labels in a .npz file, and return the name of their task sequence, for `run(sequence=…)`.
+
+    `train` and `test` are each a pair (images, labels) of NumPy arrays or tensors, or a data set whose items are an
+    image and its label, as torch.utils.data has them. Images are bytes (uint8), floats or PIL's: [height, width],
+    [height, width, channels] or [channels, height, width]; labels are whole numbers or text. `fields` are those of
+    `clbench show npz:FILE`, such as tasks=5 or classes="50+10x5". A data set is written image by image, and need not
+    fit into memory. Raises UsageError for what cannot be kept, and for fields that there are not; a file that is
+    there stays as it is then.
+    """
+    from clbench.data.arrays import write_npz
+
+    path = Path(file).expanduser().resolve()
+    if path.suffix != ".npz" or set("@,") & set(str(path)):
+        raise UsageError(f"file={str(path)[:80]}: a path that ends in .npz is needed, without @ and commas")
+    settings = "".join(f"@{name}={spelled(value)}" for name, value in fields.items() if value is not None)
+    early.check_fields("sequence", f"npz:{path}", fields)  # before anything is written
+    write_npz(path, {"train": train, "test": test})
+    return early.item_of("sequence", f"npz:{path}{settings}")
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

@@ -25,6 +25,15 @@ def data_root() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def cifar100() -> Path:
+    """Real CIFAR-100 as a .npz file with x_train, y_train, x_test and y_test."""
+    file = os.environ.get("CLBENCH_CIFAR100")
+    if not file:
+        pytest.skip("CLBENCH_CIFAR100 is not set: no file of real CIFAR-100 to test on")
+    return Path(file)
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """Let networks and images be float64."""

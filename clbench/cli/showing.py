@@ -23,6 +23,8 @@ from clbench.experiment.catalogue import Field, Kind, Known
 from clbench.results.names import spelled, titles
 
 LISTS: dict[str, Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}
+# sequences that are made by name, with one of each to show
+MADE = ("npz:FILE", "folder:PATH", "torchvision:NAME", "avalanche:NAME", "mnist+fashion-mnist")
 SIMPLE = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "none"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -39,6 +41,8 @@ def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|
     width = max(len(name) for name, _ in rows) + 2
     for name, title in rows:
         typer.echo(_wrapped(title, name.ljust(width), " " * width))
+    if what == "sequences":
+        typer.echo("Made by name: " + ", ".join(MADE))
     if what == "methods":
         groups = ", ".join(f"{group} ({len(early.members(group))})" for group in early.GROUPS)
         typer.echo(_wrapped(f"Several by one name: {groups}"))
@@ -93,7 +97,7 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
     if place in catalogue.LIBRARIES and name.islower():  # torchvision's data sets are written with capitals
         return "model", asked, early.look_up("model", asked) or _imported("model", asked)
     if ":" in asked or "+" in asked:
-        kind = "sequence" if "+" in asked or asked.startswith("avalanche:") else _kind_of(asked)
+        kind = "sequence" if _is_made_by_name(asked) else _kind_of(asked)
         return kind, asked, early.look_up(kind, asked) or _imported(kind, asked)
     everything = [
         "training",
@@ -102,6 +106,11 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
         *(name for kind in early.KINDS for name in registry.names(kind)),
     ]
     raise UsageError(f"there is no {asked!r}{did_you_mean(asked, everything)}")
+
+
+def _is_made_by_name(asked: str) -> bool:
+    """Whether this is a chain, a benchmark of Avalanche's, or data of one's own: no class in a file."""
+    return "+" in asked or asked.startswith("avalanche:") or catalogue.own_data(asked) is not None
 
 
 def _kind_of(reference: str) -> Kind:

@@ -7,6 +7,7 @@ source says of itself (such as its files' names, sizes and times) and FORMAT_VER
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -14,6 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,15 +238,29 @@ def _move_into_place(name: str, workplace: Path, entry: Path) -> None:
             os.rename(workplace, entry)
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """Map an array copy-on-write: shared pages, and tensors that may be written to without touching the file.
+
+    Linux refuses that for what is larger than its memory, as it may all be written to: such a file may only be read.
+    """
+    try:
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def _read(name: str, entry: Path) -> DataSet | None:
     """Open an entry; None if there is none or it is damaged."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        # copy-on-write: shared pages, and tensors that may be written to without touching the file
-        arrays = {part: np.load(entry / f"{part}.npy", mmap_mode="c", allow_pickle=False) for part in ARRAYS}
+        arrays = {part: _mapped(entry / f"{part}.npy") for part in ARRAYS}
         if any([array.dtype.str, *array.shape] != meta["layout"][part] for part, array in arrays.items()):
             return None
-        tensors = {part: torch.from_numpy(array) for part, array in arrays.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes to it
+            tensors = {part: torch.from_numpy(array) for part, array in arrays.items()}
         return DataSet(name, **tensors, fingerprint=meta["fingerprint"], notes=meta["notes"])
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from clbench.data.cache import (
     stamp,
     temporary_folder,
 )
+from clbench.data.listed import load_listed
+from clbench.data.streaming import Form
+from clbench.data.torchvision_sets import load_torchvision
 from clbench.errors import DataError
 
 
@@ -55,6 +58,12 @@ SOURCES = {
     "cifar100": Source("CIFAR100", "cifar-100-python", ("train", "test", "meta"), 100),
 }
 
+# those that have a reader of their own
+OTHERS: dict[str, Callable[[Path | None], DataSet]] = {
+    "svhn": lambda root: load_torchvision("svhn", "SVHN", None, root, Form()),
+    "notmnist": lambda root: load_listed("notmnist", root, Form(channels=1)),
+}
+
 # SHA-256 of what is known under a name: of the bytes of its images and labels (int64), each in their order. There is
 # none of CIFAR, as torchvision refuses files that are not those it knows.
 KNOWN: dict[str, dict[str, str]] = {
@@ -80,13 +89,15 @@ KNOWN: dict[str, dict[str, str]] = {
 
 
 def load_dataset(name: str, data_root: Path | None = None) -> DataSet:
-    """Return a data set, materialised and downloaded if need be: `digits` or one of SOURCES.
+    """Return a data set, materialised and downloaded if need be: `digits`, or one of SOURCES or OTHERS.
 
     Raises UsageError if the data root that was named is no folder, DataError if files are missing or damaged.
     """
     root = data_root_folder(data_root)
     if name == "digits":
         return cached(name, lambda: ["scikit-learn", importlib.metadata.version("scikit-learn")], _write_digits)
+    if name in OTHERS:
+        return OTHERS[name](data_root)
     source = SOURCES[name]
     files = _find(source, root)
     return cached(name, lambda: stamp(files), lambda folder: _write_checked(name, root, files, folder))

@@ -29,6 +29,8 @@ BASES: dict[Kind, tuple[str, str, str]] = {
 }
 # libraries whose networks are models by LIBRARY:NAME, and the class in clbench.models.libraries that wraps them
 LIBRARIES = {"torchvision": "Torchvision", "timm": "Timm"}
+# sequences of data of one's own, by what stands before the colon: the class of each in clbench.sequences.own
+OWN_DATA = {"npz": "NpzFile", "folder": "ImageFolder", "torchvision": "TorchvisionSet"}
 NOT_PYTHON = (OSError, SyntaxError, ValueError, tokenize.TokenError)  # raised by files that cannot be read
 LIGHT = {"annotated_types", "collections.abc", "dataclasses", "math", "pathlib", "typing"}  # what fields may need
 
@@ -261,6 +263,12 @@ def training() -> Known:
 def of_class(module: str, name: str) -> Known:
     """Return what one of clbench's own classes says of itself."""
     return _read(*_file(_path(module), module).find(name))
+
+
+def own_data(reference: str) -> tuple[str, str] | None:
+    """Split `npz:FILE`, `folder:PATH` or `torchvision:NAME`; None for any other reference."""
+    kind, colon, place = reference.partition(":")
+    return (kind, place) if colon and kind in OWN_DATA else None
 
 
 def in_file(path: Path, name: str) -> tuple[bool, Known | None]:

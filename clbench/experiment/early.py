@@ -50,10 +50,35 @@ def item_of(kind: Kind, item: str) -> str:
     """
     reference, own = own_settings(item)
     name = known_name(kind, reference)
+    if kind == "sequence":
+        _check_there(name)
+    check_fields(kind, name, own)
+    return "@".join([name, *item.split("@")[1:]])
+
+
+def check_fields(kind: Kind, name: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a name, fields or values that there are not, as far as can be told."""
     known = look_up(kind, name)
     if known is not None:
-        parse_fields(name, known.fields, own, known.constants)
-    return "@".join([name, *item.split("@")[1:]])
+        parse_fields(name, known.fields, values, known.constants)
+
+
+def _check_there(reference: str) -> None:
+    """Raise UsageError for data of one's own that are not there."""
+    kind, place = catalogue.own_data(reference) or ("", "")
+    what = {"npz": "file", "folder": "folder"}.get(kind)
+    if what is None:
+        return
+    path = Path(place).expanduser()
+    if not place:
+        raise UsageError(f"{reference} names no {what}: write {kind}:{what.upper()}")
+    if path.is_dir() if kind == "folder" else path.is_file():
+        return
+    if path.exists():
+        other = "folder" if kind == "npz" else "npz"
+        raise UsageError(f"{reference}: {place} is no {what}, did you mean {other}:{place}?")
+    near = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise UsageError(f"{reference}: there is no {what} {place}{close_names(path.name, near)}")
 
 
 def own_settings(item: str) -> tuple[str, dict[str, str]]:
@@ -88,6 +113,12 @@ def look_up(kind: Kind, reference: str) -> Known | None:
         return builtin[reference]
     if (kind == "method" and reference in GROUPS) or reference in registry.plugins(kind):
         return None
+    if kind == "sequence" and (own := catalogue.own_data(reference)):
+        about = catalogue.of_class("clbench.sequences.own", catalogue.OWN_DATA[own[0]])
+        offered = about.constants.get("offered")
+        if offered and own[1] != "NAME" and own[1] not in offered:
+            raise UsageError(f"unknown data set {own[1]!r} of torchvision's{did_you_mean(own[1], offered)}")
+        return about
     place, colon, name = reference.rpartition(":")
     if kind == "sequence" and place == "avalanche":
         known = catalogue.avalanche_names()
@@ -97,7 +128,7 @@ def look_up(kind: Kind, reference: str) -> Known | None:
     if kind == "model" and place in catalogue.LIBRARIES:
         return _of_library(place, name)
     if kind == "sequence" and "+" in reference and not colon and not reference.endswith(".py"):
-        sources = [own.constants["source"] for own in builtin.values() if "source" in own.constants]
+        sources = [split.constants["source"] for split in builtin.values() if "source" in split.constants]
         for part in filter(None, reference.split("+")):
             if part not in sources:
                 raise UsageError(f"unknown data set {part!r} in {reference!r}{did_you_mean(part, sources)}")
@@ -173,7 +204,8 @@ def _setting_of(request: Request, name: str) -> Known | None:
         there = [own_settings(item)[0] for item in asked[kind] or ()]
         if name in there or name in registry.names(kind):
             return look_up(kind, name)
-    if request.preset is None and "+" not in name and not name.startswith("avalanche:"):
+    made = "+" in name or name.startswith("avalanche:") or catalogue.own_data(name) is not None
+    if request.preset is None and not made:
         given = [own_settings(item)[0] for items in asked.values() for item in items or ()]
         raise unused(name, ["training", *given, *(other for kind in KINDS for other in registry.names(kind))])
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +19,23 @@ Scenario = Literal["task", "class", "domain"]
 SCENARIOS = get_args(Scenario)
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Scenarios = Annotated[list[Scenario], MinLen(1)]
-ClassOrder = Literal["seed", "fixed"] | list[int]
+# the run's seed's own, that of the data set, another seed's, or NumPy's permutation: at most 2³² − 1, as NumPy has it
+ORDER_RULES = r"seed|fixed|(seed|numpy):\d{1,9}"
 Seeds = int | str | list[int]  # as --seeds has them
 Precision = Literal["fp32", "tf32", "bf16"]
 Evaluate = Literal["all", "seen", "end"]
 Number = tuple[float, float | None]  # a published mean, and what stands after ±, in per cent
 NUMBER = "a mean, or a mean and what stands after ±, such as 24.17 or [24.17, 0.51]"
+
+
+def _class_order(value: Any) -> Any:
+    """Refuse text that is no rule."""
+    if isinstance(value, str) and not re.fullmatch(ORDER_RULES, value):
+        raise PydanticCustomError("class_order", "seed, fixed, seed:7, numpy:1993 or a list of classes is needed")
+    return value
+
+
+ClassOrder = Annotated[str | list[int], BeforeValidator(_class_order)]
 
 
 def _number(value: Any) -> Any:

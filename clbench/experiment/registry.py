@@ -140,6 +140,10 @@ def find(kind: Kind, reference: str) -> type:
     place, colon, name = reference.rpartition(":")
     if not colon:
         return _registered(kind, reference)
+    if kind == "sequence" and (own := catalogue.own_data(reference)):
+        from clbench.sequences.own import own_sequence  # here, since it needs torch
+
+        return own_sequence(*own)
     if kind == "sequence" and place == "avalanche":
         from clbench.sequences.avalanche import avalanche_sequence  # here, since it needs torch
 
@@ -252,7 +256,15 @@ def _check_scenarios(cls: Any) -> None:
 
 
 def canonical(reference: str) -> str:
-    """Return the one way to write a reference to a file: `./a.py:A` in the working folder, else an absolute path."""
+    """Return the one way to write a reference to a file: `./a.py:A` in the working folder, else an absolute path.
+
+    Data of one's own are written alike, without `./`: `npz:a.npz`.
+    """
+    if own := catalogue.own_data(reference):
+        path = Path(own[1]).expanduser().resolve()
+        near = own[0] != "torchvision" and own[1] and path.is_relative_to(Path.cwd())
+        here = path.relative_to(Path.cwd()).as_posix() if near else str(path)
+        return reference if own[0] == "torchvision" or not own[1] else f"{own[0]}:{here}"
     place, colon, name = reference.rpartition(":")
     if not (colon and place.endswith(".py")):
         return reference
@@ -264,6 +276,9 @@ def canonical(reference: str) -> str:
 
 def absolute(reference: str, folder: Path | None = None) -> str:
     """Return a reference that means the same in another working folder; a path is relative to `folder`, or to here."""
+    own = catalogue.own_data(reference)
+    if own and own[0] != "torchvision":
+        return f"{own[0]}:{((folder or Path()) / Path(own[1]).expanduser()).resolve()}"
     place, colon, name = reference.rpartition(":")
     if not (colon and place.endswith(".py")):
         return reference

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from clbench.errors import UsageError, did_you_mean, quoted, shown
 from clbench.experiment import early, presets, registry
 from clbench.experiment.fields import reason
-from clbench.experiment.preset import Evaluate, Precision, Preset, Scenario
+from clbench.experiment.preset import ORDER_RULES, Evaluate, Precision, Preset, Scenario
 from clbench.experiment.seeds import parse_seeds
 
 
@@ -41,12 +41,14 @@ def _reference(thing: Any) -> str:
 
 
 def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
-    """Read a class order: `seed`, `fixed`, or the classes themselves."""
-    if isinstance(value, str) and value in ("seed", "fixed"):
+    """Read a class order: a rule of `full_class_order` by name, or the classes themselves."""
+    if isinstance(value, str) and re.fullmatch(ORDER_RULES, value):
         return value
     items = value.split(",") if isinstance(value, str) else getattr(value, "tolist", lambda: value)()
     if not isinstance(items, Sequence) or not all(str(item).strip().isdecimal() for item in items):
-        raise UsageError(f"class order {quoted(value)}: write seed, fixed, or classes such as 3,1,4")
+        raise UsageError(
+            f"class order {quoted(value)}: write seed, fixed, seed:7, numpy:1993, or classes such as 3,1,4"
+        )
     return tuple(int(item) for item in items)
 
 
@@ -140,7 +142,7 @@ class Request(BaseModel):
         None, "task|class|domain,…", "Scenarios. Default: the preset's, or the sequence's own."
     )
     class_order: Annotated[str | tuple[int, ...] | None, BeforeValidator(parse_class_order)] = option(
-        None, "seed|fixed|3,1,4,…", "Order in which classes come. Default: seed."
+        None, "seed|fixed|seed:N|numpy:N|3,1,4,…", "Order in which classes come. Default: seed."
     )
     model: Models = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
     epochs: int | None = option(None, "N", "Passes over each task. Default: the sequence's own.")

@@ -40,7 +40,7 @@ class RunSpec:
     model_label: str
     model_params: Mapping[str, Any]
     seed: int
-    class_order_rule: str  # "seed" | "fixed" | "given"
+    class_order_rule: str  # "seed" | "fixed" | "seed:7" | "numpy:1993" | "given"
     class_order: Sequence[int] | None  # in full; None where a sequence has no notion of it
     training: Mapping[str, Any]
     device: str  # "cpu" | "cuda"

@@ -123,7 +123,7 @@ def _options(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
         first, name = ["--methods"], spec["label"]
     last = ["--sequence", spec["sequence_label"], "--scenario", spec["scenario"], "--model", spec["model_label"]]
     if order is not None:
-        last += ["--class-order", order if order == "fixed" else ",".join(map(str, spec["class_order"]))]
+        last += ["--class-order", order if order != "given" else ",".join(map(str, spec["class_order"]))]
     for setting, value in settings.items():
         last += ["--set", f"{setting}={str(value).lower() if isinstance(value, bool) else value}"]
     if spec.get("evaluate", "all") != "all":

@@ -207,16 +207,21 @@ def found_in(line: Any) -> Paired:
 
 
 def tasks_in_words(comparison: Comparison) -> str:
-    """Say of a built-in split sequence how many tasks and classes it has, and what guessing scores; of others, ''.
+    """Say how many tasks and classes there are where a sequence shares classes, and what guessing scores; else ''.
 
-    Guessing is among the classes of the image's task, or of all tasks in the class scenario.
+    Guessing is among the classes of the image's task, or of all tasks in the class scenario; it is a mean over tasks.
     """
     record = next((record for group in comparison.finished for record in group.runs), None)
-    if record is None or record.spec["code"].get("sequence") or not record.spec["sequence"].startswith("split-"):
+    if record is None or record.spec["code"].get("sequence") or not record.spec["class_order"]:
         return ""
     classes, tasks = len(record.spec["class_order"]), len(record.updates or ())
-    guess = 100 / (classes if comparison.scenario == "class" else classes / tasks)
-    return f"{tasks} tasks of {classes // tasks} classes; guessing is right in {guess:.3g} %."
+    sizes = record.spec["sequence_params"].get("classes")  # as in 50+10x5
+    told = tasks / classes
+    if sizes:
+        parts = [part.partition("x") for part in sizes.split("+")]
+        told = sum(int(times or 1) / int(size) for size, _, times in parts) / tasks
+    guess = 100 * (1 / classes if comparison.scenario == "class" else told)
+    return f"{tasks} tasks of {sizes or classes // tasks} classes; guessing is right in {guess:.3g} %."
 
 
 def unequal_budgets(comparison: Comparison, tolerance: float = 0.05) -> list[str]:

@@ -21,7 +21,7 @@ from clbench.results.statistics import IntervalKind, mean_interval
 from clbench.results.store import read_records
 from clbench.results.wording import count_of
 
-METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.CURVE_METRICS)
+METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.IMAGE_METRICS, *metrics.CURVE_METRICS)
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes", "stored_images")
 COST_NAMES = ("train_seconds", "evaluate_seconds", *TOTALS, *SIZES)
@@ -191,7 +191,8 @@ class Results:
             bounds = joint.get(circumstances(record.spec), [])
             alike = 0 < len(bounds) == len({bool(one.curves) for one in bounds})  # at most one has none
             R, bound = record.matrix(view), bounds[0].matrix(view) if alike else None
-            measures[record.key] = metrics.measure(R, bound) | metrics.measure_curves(R, record.curves, view)
+            own = metrics.measure(R, bound) | metrics.measure_images(R, record.test_images)
+            measures[record.key] = own | metrics.measure_curves(R, record.curves, view)
         return measures
 
     def by_seed(self, group: Group, metric: str) -> dict[int, float]:

@@ -125,7 +125,13 @@ class Comparison:
 
     @cached_property
     def test_images(self) -> int:
-        """The number of test images of the largest task, as far as the accuracies tell: all are multiples of 1 / n."""
+        """The number of test images of the largest task.
+
+        Where records don't say, as far as the accuracies tell: all are multiples of 1 / n.
+        """
+        said = [max(record.test_images) for group in self.finished for record in group.runs if record.test_images]
+        if said:
+            return max(said)
         matrices = (record.matrix() for group in self.finished for record in group.runs)
         columns = (column[~np.isnan(column)] for matrix in matrices for column in matrix.T)
         return max((math.lcm(*map(_denominator, column.tolist())) for column in columns), default=1)

@@ -123,6 +123,42 @@ CURVE_METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike, ArrayLike], float]] 
 }
 
 
+def all_images_accuracy(R: ArrayLike, test_images: ArrayLike) -> float:
+    """Share of all test images that is answered right after the last task.
+
+    Σ_j n_j · R[T, j] / Σ_j n_j for `test_images` n, [T]. In tasks of equal size it is the average accuracy.
+    """
+    return float(_of_images_seen(R, test_images)[-1])
+
+
+def incremental_accuracy(R: ArrayLike, test_images: ArrayLike) -> float:
+    """Mean over all tasks i of the share of right answers on all test images of the tasks up to i.
+
+    The 'average incremental accuracy' of the class-incremental papers. In tasks of equal size it is the anytime
+    accuracy. Source: Rebuffi et al. 2017, iCaRL.
+    """
+    return _mean(_of_images_seen(R, test_images))
+
+
+def _of_images_seen(R: ArrayLike, test_images: ArrayLike) -> Array:
+    """Return, after each task, the share of right answers on all test images of the tasks so far: [T]."""
+    R, n = _matrix(R), np.asarray(test_images, dtype=np.float64)
+    if n.shape != (R.shape[1],):
+        raise ValueError(f"{n.size} numbers of test images for {R.shape[1]} tasks")
+    return np.array([(n[:i] * R[i, :i]).sum() / n[:i].sum() for i in range(1, len(R))])
+
+
+IMAGE_METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = {  # in which each image weighs the same
+    "all_images_accuracy": all_images_accuracy,
+    "incremental_accuracy": incremental_accuracy,
+}
+
+
+def measure_images(R: ArrayLike, test_images: Sequence[int] | None) -> dict[str, float]:
+    """Return every metric in which each image weighs the same, all NaN where a record has no numbers of images."""
+    return {name: np.nan if test_images is None else of(R, test_images) for name, of in IMAGE_METRICS.items()}
+
+
 def measure_curves(R: ArrayLike, curves: Sequence[Mapping[str, Any]] | None, view: View) -> dict[str, float]:
     """Return every metric of a record's `curves` by name, all of them NaN if it has none; `R` is of the same view."""
     if curves is None:

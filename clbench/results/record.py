@@ -96,6 +96,7 @@ class RunRecord:
     stored_bytes: Count | None = None  # the most that the method kept between tasks beside the network
     stored_images: Count | None = None  # of earlier tasks, the most among them
     weights_hash: str | None = None  # SHA-256 of the final weights and buffers
+    test_images: list[Annotated[int, Field(ge=1, lt=2**63)]] | None = None  # of each task
     history: list[dict[str, list[float]]] | None = None  # per task: loss and training accuracy per epoch
     # per task, with spec.eval_every; the time it takes is in seconds.evaluate
     curves: list[Annotated[Curve, _read_as(_Curve)]] | None = None
@@ -136,8 +137,10 @@ class RunRecord:
 MEASURED = tuple(
     f.name for f in fields(RunRecord) if f.name not in ("key", "spec", "status", "error", "environment", "schema")
 )
-# a finished record may lack these; `stored_images` is younger than the first records
-NOT_ALWAYS = ("validation", "peak_memory_bytes", "stored_images", "history", "curves", "shared_first_task")
+# a finished record may lack these; `stored_images`, `test_images` and `validation` are younger than the first records
+NOT_ALWAYS = (
+    *("validation", "peak_memory_bytes", "stored_images", "test_images", "history", "curves", "shared_first_task"),
+)
 NEEDED = [name for name in MEASURED if name not in NOT_ALWAYS]
 
 
@@ -216,6 +219,7 @@ def _fits_together(record: RunRecord) -> RunRecord:
         need(len(seconds.get(name, ())) == length, f"seconds.{name}")
     for name in ("updates", "images", "forward_passes", "backward_passes"):
         need(len(getattr(record, name)) == tasks, name)
+    need(len(record.test_images or range(tasks)) == tasks, "test_images")
     need((record.curves is None) == (record.spec.get("eval_every") is None), "curves")
     need(record.curves is None or len(record.curves) == tasks, "curves")
     for curve, updates in zip(record.curves or (), record.updates or (), strict=False):

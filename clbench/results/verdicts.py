@@ -15,6 +15,7 @@ import numpy as np
 from clbench.errors import UsageError
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Group
+from clbench.results.metrics import IMAGE_METRICS
 from clbench.results.references import UPPER_BOUND
 from clbench.results.statistics import ALPHA, IntervalKind, Paired, Test, holm, paired, seeds_for_wilcoxon
 from clbench.results.wording import count_of
@@ -153,5 +154,9 @@ def verdict_of(found: Paired, p_holm: float, metric: str, comparison: Comparison
 def worth_of_an_image(comparison: Comparison, metric: str) -> float:
     """Return by how much one more right answer in the largest task moves a metric."""
     images = comparison.test_images
-    tasks = max((len(record.updates or ()) for group in comparison.finished for record in group.runs), default=1)
+    runs = [record for group in comparison.finished for record in group.runs]
+    tasks = max((len(record.updates or ()) for record in runs), default=1)
+    if metric in IMAGE_METRICS:  # each image of all tasks weighs the same; one right after the last task counts least
+        every = max(sum(record.test_images or [images]) for record in runs)
+        return 1 / (every * (tasks if metric == "incremental_accuracy" else 1))
     return 1 / (images * max(1, tasks - (metric in OF_ALL_BUT_ONE)))

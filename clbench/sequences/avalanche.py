@@ -14,7 +14,8 @@ from torch import Tensor
 
 from clbench.data import DataSet, benchmarks, remarks
 from clbench.errors import UsageError, did_you_mean
-from clbench.sequences.splits import MNIST_BUDGET, full_class_order, split_by_class, train_and_test
+from clbench.sequences.orders import full_class_order
+from clbench.sequences.splits import MNIST_BUDGET, split_by_class, train_and_test
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 # benchmarks of data sets that are known here; Avalanche reads the same files

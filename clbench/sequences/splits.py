@@ -17,6 +17,7 @@ from clbench.data.augmentation import Augment
 from clbench.data.transforms import alike, scaled
 from clbench.errors import UsageError, did_you_mean
 from clbench.seeding import stream
+from clbench.sequences.orders import check_sizes, order_of, task_sizes
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one for all channels or for each
@@ -25,35 +26,6 @@ MNIST_BUDGET = {"epochs": 1, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, 
 DIGITS_BUDGET = {**MNIST_BUDGET, "epochs": 10, "batch_size": 16, "lr": 0.1, "weight_decay": 0.0}
 CIFAR_BUDGET = {**MNIST_BUDGET, "epochs": 5, "batch_size": 64}
 MNIST_CONSTANTS: Constants = ((0.1307,), (0.3081,))
-
-
-def full_class_order(name: str, rule: ClassOrder, seed: int, classes: Sequence[int], tasks: int) -> tuple[int, ...]:
-    """Work out a class order; raise UsageError if it cannot be shared equally among the tasks.
-
-    The seed's order is that of Avalanche's `nc_benchmark(seed=seed, shuffle=True)`.
-    """
-    if rule == "fixed":
-        order = tuple(classes)
-    elif rule == "seed":
-        generator = torch.Generator().manual_seed(seed)
-        order = tuple(classes[i] for i in torch.randperm(len(classes), generator=generator).tolist())
-    else:
-        order = tuple(int(c) for c in rule)
-        if unknown := sorted(set(order) - set(classes)):
-            raise UsageError(f"class order: {name} has no class {unknown[0]}, its classes are {_span(classes)}")
-        if len(set(order)) < len(order):
-            twice = next(c for c in order if order.count(c) > 1)
-            raise UsageError(f"class order: class {twice} is there twice; name each class once")
-    if not order or len(order) % tasks:
-        divisors = ", ".join(str(d) for d in range(1, len(order) + 1) if len(order) % d == 0)
-        what = f"{name}.tasks={tasks}: {len(order)} classes cannot be shared equally among {tasks} tasks"
-        raise UsageError(f"{what}; choose tasks from {divisors or 'nothing: the class order is empty'}")
-    return order
-
-
-def _span(classes: Sequence[int]) -> str:
-    contiguous = list(classes) == list(range(classes[0], classes[-1] + 1))
-    return f"{classes[0]} to {classes[-1]}" if contiguous else ", ".join(map(str, classes))
 
 
 def own_constants(constants: Constants, mean: float | None, std: float | None) -> Constants:
@@ -96,18 +68,23 @@ def of_classes(split: Split, classes: Sequence[int]) -> Split:
     return replace(split.subset(torch.cat(found)), y=y)
 
 
-def split_by_class(order: Sequence[int], tasks: int, train: Split, test: Split) -> list[Task]:
-    """Share the classes of an order equally among tasks; samples stand class after class, else as in the data set."""
-    size, made = len(order) // tasks, []
-    for index in range(tasks):
-        classes = tuple(order[index * size : (index + 1) * size])
+def split_by_class(order: Sequence[int], tasks: int | Sequence[int], train: Split, test: Split) -> list[Task]:
+    """Share the classes of an order among tasks: equally among so many, or by each one's number of classes.
+
+    Samples stand class after class, else as in the data set.
+    """
+    sizes = [len(order) // tasks] * tasks if isinstance(tasks, int) else tasks
+    made, start = [], 0
+    for index, size in enumerate(sizes):
+        classes = tuple(order[start : start + size])
+        start += size
         made.append(Task(index, classes, of_classes(train, classes), of_classes(test, classes)))
     return made
 
 
 @dataclass(frozen=True)
 class SplitDataSet(TaskSequence):
-    """The classes of a built-in data set, shared equally among the tasks."""
+    """The classes of a built-in data set, shared among the tasks."""
 
     scenario: ClassVar[str] = "task"
     budget: ClassVar[Mapping[str, Any]] = MNIST_BUDGET
@@ -119,8 +96,11 @@ class SplitDataSet(TaskSequence):
     padding: Annotated[int, Ge(0)] = 0  # rows and columns of black around each image
     mean: float | None = None  # subtracted from pixels in [0, 1], in all channels; none: the data set's own constants
     std: Annotated[float, Gt(0)] | None = None  # what the difference is divided by
+    # classes of each task in place of `tasks`, as in 50+10x5: a task of 50, then 5 of 10
+    classes: str | None = field(default=None, metadata={"added": True})
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
+        check_sizes(self.name, self.classes, self.tasks, type(self).tasks)
         self.class_order(class_order, 0)
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
@@ -130,14 +110,17 @@ class SplitDataSet(TaskSequence):
         return remarks(self.source, data_root)
 
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
-        return full_class_order(self.name, rule, seed, range(self.n_classes), self.tasks)
+        order = order_of(self.name, rule, seed, range(self.n_classes))
+        task_sizes(self.name, len(order), self.tasks, self.classes)
+        return order
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = load_dataset(self.source, data_root)
         order = self.class_order("seed" if class_order is None else class_order, seed)
         mean, std = own_constants(self.constants, self.mean, self.std)
         augment = getattr(self, "augment", False)  # a field of those that offer it
-        return split_by_class(order, self.tasks, *train_and_test(found, mean, std, self.divisor, self.padding, augment))
+        sizes = task_sizes(self.name, len(order), self.tasks, self.classes)
+        return split_by_class(order, sizes, *train_and_test(found, mean, std, self.divisor, self.padding, augment))
 
 
 @dataclass(frozen=True)

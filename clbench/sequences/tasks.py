@@ -16,7 +16,8 @@ from clbench.data import transforms
 from clbench.data.augmentation import augmented
 from clbench.errors import UsageError, did_you_mean, line_of
 
-ClassOrder = str | tuple[int, ...]  # "seed", "fixed" or the classes themselves
+# "seed", "fixed", "seed:7", "numpy:1993" or the classes themselves: see full_class_order
+ClassOrder = str | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class TaskSequence:
 
         By default a class order is refused where `class_order` gives none.
         """
-        if type(self).class_order is TaskSequence.class_order and not isinstance(class_order, str):
+        if type(self).class_order is TaskSequence.class_order and class_order not in ("seed", "fixed"):
             raise UsageError(f"{self.name} has no class order of its own to choose: leave --class-order out")
 
     def prepare(self, data_root: Path | None, seed: int) -> str:

@@ -38,6 +38,7 @@ class Outcome:
     images: list[int] = field(default_factory=list)
     forward_passes: list[int] = field(default_factory=list)
     backward_passes: list[int] = field(default_factory=list)
+    test_images: list[int] = field(default_factory=list)
     history: list[dict[str, list[float]]] = field(default_factory=list)
     curves: list[dict[str, list[Any]]] = field(default_factory=list)  # empty without `eval_every`
     parameters: int = 0
@@ -155,6 +156,7 @@ class _Run:
             outcome.evaluate_seconds[-1] = watch.seconds() + (self.curves.seconds if self.curves is not None else 0.0)
             if checkpoint is not None:
                 checkpoint.keep(self._snapshot())
+        outcome.test_images = [len(task.test) for task in self.tasks]
         outcome.shared_first_task = self.trainer.shared_first_task
         weights = self.learner.weights()
         if not all(tensor.isfinite().all() for tensor in weights.values()):

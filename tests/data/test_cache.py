@@ -17,6 +17,7 @@ import torch
 
 from clbench.data import DataSet, cache, load_dataset
 from clbench.errors import DataError
+from clbench.sequences import Split
 
 IMAGES = np.arange(48, dtype=np.uint8).reshape(3, 1, 4, 4)
 
@@ -279,3 +280,26 @@ def test_the_fingerprint_is_of_arrays_and_notes() -> None:
 
     assert load(other, "elsewhere").fingerprint != load().fingerprint == load(source="a copy").fingerprint
     assert torch.equal(load(other, "elsewhere").train_images, load().train_images)
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the memory of this machine is not known")
+def test_a_data_set_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+    """A file with a hole, twice as large as the memory, opens, and gives images from its start and its end."""
+    rows = 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    layout: dict[str, list[Any]] = {}
+    for part, count in (("train", rows), ("test", 2)):
+        layout[f"{part}_images"], layout[f"{part}_labels"] = ["|u1", count, 1, 1024, 1024], ["<i8", count]
+        np.save(tmp_path / f"{part}_labels.npy", np.zeros(count, np.int64))
+        about = {"descr": "|u1", "fortran_order": False, "shape": (count, 1, 1024, 1024)}
+        with open(tmp_path / f"{part}_images.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, about)
+            try:
+                file.truncate(file.tell() + count * 2**20)
+            except OSError as error:
+                pytest.skip(f"this file system holds no such file: {error}")
+    (tmp_path / "meta.json").write_text(json.dumps({"fingerprint": "", "layout": layout, "notes": {}}))
+    found = cache._read("large", tmp_path)
+    assert found is not None
+    assert found.train_images.shape == (rows, 1, 1024, 1024)
+    split = Split(found.train_images, torch.arange(rows), found.train_labels)
+    assert split.batch(torch.tensor([0, rows - 1])).shape == (2, 1, 1024, 1024)

@@ -21,9 +21,11 @@ NOT_RUN = {
     "clbench run --methods finetune,lwf --seeds 2 --device cuda": "needs a GPU",
     "clbench run --methods joint --seeds 1 --threads 2": "needs two cores",
     "clbench run --sequence avalanche:": "downloads a data set",
-    "clbench run --sequence split-cifar100@augment": "downloads a data set",
     "clbench run --model torchvision:resnet18@weights=IMAGENET1K_V1": "downloads weights",
     "clbench run --model timm:vit_tiny_patch16_224@pretrained=true": "downloads weights",
+    "clbench run --sequence torchvision:": "downloads a data set",
+    "clbench run --sequence split-cifar100@": "downloads a data set",
+    "clbench run --methods core --sequence folder:~/photos": "needs a folder of photographs; docs/data.md makes one",
     "python results/reference.py": "takes hours; tests/results has its parts",
     "# sweep.py": "needs SLURM",
 }

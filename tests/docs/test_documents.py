@@ -18,7 +18,7 @@ import clbench
 from clbench.experiment import presets, registry
 from clbench.experiment.preset import Preset, Published, Row
 from clbench.method import Training
-from clbench.results.metrics import CURVE_METRICS, METRICS
+from clbench.results.metrics import CURVE_METRICS, IMAGE_METRICS, METRICS
 from clbench.testing import check_method
 
 EVERYTHING = "".join(map(text_of, DOCUMENTS))
@@ -46,7 +46,13 @@ def test_every_guide_is_in_the_index() -> None:
 def test_every_name_and_setting_is_explained() -> None:
     kinds: tuple[registry.Kind, ...] = ("method", "sequence", "model")
     names = [name for kind in kinds for name in registry.builtin(kind)]
-    names += [*presets.names(), *METRICS, *CURVE_METRICS, *(field.name for field in dataclasses.fields(Training))]
+    names += [
+        *presets.names(),
+        *METRICS,
+        *IMAGE_METRICS,
+        *CURVE_METRICS,
+        *(field.name for field in dataclasses.fields(Training)),
+    ]
     missing = [name for name in names if f"`{name}`" not in EVERYTHING]
     assert missing == []
 

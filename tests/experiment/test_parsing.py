@@ -63,8 +63,10 @@ def test_bad_seeds(text: Any) -> None:
 def test_class_orders() -> None:
     assert parse_class_order("seed") == "seed"
     assert parse_class_order("3,1,4") == parse_class_order([3, 1, 4]) == (3, 1, 4)
-    for bad in ("3,one", 5, [3.7, 1]):
-        with pytest.raises(UsageError, match="write seed, fixed, or classes"):
+    for rule in ("fixed", "seed:7", "numpy:1993"):
+        assert parse_class_order(rule) == rule
+    for bad in ("3,one", 5, [3.7, 1], "seed:", "seed:x", "numpy:-1", "numpy"):
+        with pytest.raises(UsageError, match="write seed, fixed, seed:7, numpy:1993, or classes"):
             parse_class_order(bad)  # type: ignore[arg-type]
 
 

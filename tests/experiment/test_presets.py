@@ -527,7 +527,7 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     ),
     "unknown view of a row": (HEAD + ROW + 'view = "own"\n', "the row 'a': view: 'own' is not one of 'task-aware' or"),
     "unknown class order of a row": (
-        HEAD + ROW + 'class_order = "x"\n', "row 'a': class_order: 'x' is not one of 'seed'",
+        HEAD + ROW + 'class_order = "x"\n', "row 'a': class_order: seed, fixed, seed:7, numpy:1993 or a list of",
     ),
     "seeds of a row that are none": (
         HEAD + ROW + 'seeds = "x"\n', "the row 'a': seeds='x': cannot read 'x'; write 5, 0,4",
@@ -583,7 +583,7 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "epochs and iterations": (HEAD + "[training]\nepochs = 3\niterations = 20\n" + ROW, "iterations"),
     "class order of unknown classes": (HEAD + "class_order = [11, 12]\n" + ROW, "class"),
     "class order backwards": (
-        HEAD + 'class_order = "backwards"\n' + ROW, "class_order: 'backwards' is not one of 'seed' or 'fixed'",
+        HEAD + 'class_order = "backwards"\n' + ROW, "class_order: seed, fixed, seed:7, numpy:1993 or a list",
     ),
     "two rows that ask for the same": (HEAD + ROW + ROW.replace('"a"', '"b"'), "ask for the same runs"),
     "warm-up in domain": (HEAD + "[training]\nepochs = 3\nwarmup_epochs = 1\n" + ROW, "no block is new"),

@@ -188,13 +188,18 @@ def test_unequal_budgets_are_said() -> None:
     assert unequal_budgets(place) == ["Joint training took 2.00 times the updates of most methods"]
 
 
-def test_what_guessing_scores_is_told_of_split_sequences() -> None:
+def test_what_guessing_scores_is_told_where_classes_are_shared() -> None:
     def told(**changes: Any) -> str:
-        (comparison,) = Results([record("lwf", class_order=list(range(10)), **changes)]).comparisons
+        (comparison,) = Results([record("lwf", **{"class_order": list(range(10)), **changes})]).comparisons
         return tasks_in_words(comparison)
 
     assert told() == "2 tasks of 5 classes; guessing is right in 20 %."
     assert told(scenario="domain") == told()
     assert told(scenario="class") == "2 tasks of 5 classes; guessing is right in 10 %."
-    assert told(sequence="permuted-mnist") == ""
+    assert told(sequence="permuted-mnist", class_order=None) == ""
+    assert told(sequence="npz:a.npz") == told()
+    R = [[None] * 4, *([0.9] * (i + 1) + [None] * (3 - i) for i in range(4))]
+    unequal = {"R": R, "sequence_params": {"classes": "5+1+2x2"}}  # right in 1/5, 1, 1/2 and 1/2
+    assert told(**unequal) == "4 tasks of 5+1+2x2 classes; guessing is right in 55 %."
+    assert told(**unequal, scenario="class") == "4 tasks of 5+1+2x2 classes; guessing is right in 10 %."
     assert told(sequence="split-mine", code={"sequence": "ab"}) == ""

@@ -57,6 +57,45 @@ def test_metrics_by_hand() -> None:
     assert metrics.average_accuracies(FULL) == pytest.approx([0.9, 0.7, 2.2 / 3])
 
 
+def test_unequal_tasks_by_hand() -> None:
+    """Of 6, 2 and 4 test images so many are right: all metrics but one weigh the tasks alike."""
+    right = np.array([[3, 1, 1], [6, 0, 1], [3, 2, 2], [3, 1, 4]])
+    images = [6, 2, 4]
+    joint = np.array([[3, 1, 1], [6, 0, 1], [6, 2, 2], [3, 2, 3]]) / images
+    assert metrics.measure(right / images, joint) == pytest.approx(
+        {
+            "average_accuracy": (3 / 6 + 1 / 2 + 4 / 4) / 3,
+            "anytime_accuracy": (6 / 6 + (3 / 6 + 2 / 2) / 2 + (3 / 6 + 1 / 2 + 4 / 4) / 3) / 3,
+            "learning_accuracy": (6 / 6 + 2 / 2 + 4 / 4) / 3,
+            "forgetting": ((6 - 3) / 6 + (2 - 1) / 2) / 2,
+            "backward_transfer": ((3 - 6) / 6 + (1 - 2) / 2) / 2,
+            "forward_transfer": ((0 - 1) / 2 + (2 - 1) / 4) / 2,
+            "intransigence": (6 / 6 + 2 / 2 + 3 / 4) / 3 - (6 / 6 + 2 / 2 + 4 / 4) / 3,
+        }
+    )
+    assert metrics.measure_images(right / images, images) == pytest.approx(
+        {
+            "all_images_accuracy": (3 + 1 + 4) / (6 + 2 + 4),
+            "incremental_accuracy": (6 / 6 + (3 + 2) / (6 + 2) + (3 + 1 + 4) / (6 + 2 + 4)) / 3,
+        }
+    )
+    under_way = [0, 1, 1, 2, 2]
+    points = np.array([[6, nan, nan], [1, 2, nan], [3, 2, nan], [2, 0, 3], [3, 1, 4]]) / images
+    assert metrics.minimum_accuracy(right / images, points, under_way) == pytest.approx((1 / 6 + 0 / 2) / 2)
+    assert metrics.worst_case_accuracy(right / images, points, under_way) == pytest.approx((4 / 4 + 1 / 6 + 0 / 2) / 3)
+
+
+def test_where_tasks_are_equal_it_does_not_matter_what_weighs_the_same() -> None:
+    found = metrics.measure_images(FULL, [7, 7, 7])
+    assert found["all_images_accuracy"] == pytest.approx(metrics.average_accuracy(FULL))
+    assert found["incremental_accuracy"] == pytest.approx(metrics.anytime_accuracy(FULL))
+    assert all(math.isnan(value) for value in metrics.measure_images(FULL, None).values())
+    at_the_end = [[nan] * 3, [nan] * 3, [nan] * 3, FULL[-1]]
+    assert math.isnan(metrics.incremental_accuracy(at_the_end, [7, 7, 7]))
+    with pytest.raises(ValueError, match="2 numbers of test images for 3 tasks"):
+        metrics.all_images_accuracy(FULL, [1, 2])
+
+
 def test_undefined_is_nan_never_zero() -> None:
     undefined = {name for name, value in metrics.measure(EXAMPLE).items() if math.isnan(value)}
     assert undefined == {"forward_transfer", "intransigence"}  # future tasks are not answered; there is no joint run
