@@ -189,7 +189,8 @@ def unknown(kind: Kind, reference: str, groups: Iterable[str] = ()) -> UsageErro
     if "/" in reference or reference.startswith((".", "~")):
         what = "a folder" if path.is_dir() else "a file" if path.is_file() else "no name, and no file"
         return UsageError(f"{shown(reference)} is {what}: {instead}; see {GUIDES[kind]}")
-    return UsageError(f"unknown {kind} {quoted(reference)}{did_you_mean(reference, [*names(kind), *groups])}")
+    hint = did_you_mean(reference, [*names(kind), *groups])
+    return UsageError(f"unknown {kind} {quoted(reference)}{hint if len(hint) < 200 else f'; see clbench list {kind}s'}")
 
 
 def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:

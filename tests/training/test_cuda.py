@@ -206,10 +206,14 @@ def test_a_memory_on_cuda(double: None, deterministic: None, scenario: Scenario,
 # Without a device
 
 
+# gem's programme is solved on the CPU, bic counts the images of each class, and pnn moves modules: fake tensors cannot
+UNFIT = ("gem", "bic", "pnn")
+
+
 @pytest.mark.parametrize(
     ("name", "scenario", "model"),
     [
-        *[(name, scenario, "mlp") for name, scenario in ALL if name != "gem"],  # its programme is solved on the CPU
+        *[(name, scenario, "mlp") for name, scenario in ALL if name not in UNFIT],
         *[(name, scenario, "cnn") for name, scenario in ALL if name in ("ewc", "mas", "finetune-fc")],
         *[(name, "task", "resnet18") for name in ("feature-extraction", "lwf")],
     ],
@@ -254,7 +258,7 @@ def _train(
     phases = method.phases(task, earlier)
     if not phases:
         return None
-    (phase,) = phases
+    phase = phases[0]
     frozen = set_trainable(method, phase.trainable)
     recorded = in_chunks(network.features, task.train, 16)[:8] if frozen else None
     index = torch.arange(8, device=CUDA)
