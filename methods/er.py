@@ -7,7 +7,7 @@ the reservoir into it.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 from torch import Tensor
@@ -25,9 +25,17 @@ class ER(Rehearsal):
     # classes (Chrysakis & Moens 2020); greedy: as many of each class (GDumb); random, herding: chosen after each task
     choice: Choice = "reservoir"
 
+    # joined: one batch, whose loss is the mean over all its images; apart: the mean over each of the two, added, as in
+    # the code of Caccia et al. 2022, where batch norm sees one after the other too
+    batches: Literal["joined", "apart"] = "joined"
+
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.buffer = Memory(self.images, run, self.choice)
 
     def loss(self, step: Step) -> Tensor:
-        return self.joined_step(step, self.memory_batch or len(step.batch)).cross_entropy()
+        n = self.memory_batch or len(step.batch)
+        if self.batches == "joined":
+            return self.joined_step(step, n).cross_entropy()
+        old, loss = self.memory_step(step, n), step.cross_entropy()
+        return loss if old is None else loss + old.cross_entropy()

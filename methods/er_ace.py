@@ -14,7 +14,6 @@ from annotated_types import Ge
 from torch import Tensor
 
 from clbench.method import Rehearsal, Step
-from clbench.sequences import Task
 
 
 @dataclass
@@ -24,20 +23,19 @@ class ERACE(Rehearsal):
     name: ClassVar[str] = "er-ace"
     scenarios: ClassVar[frozenset[str]] = frozenset({"class"})
     memory_batch: Annotated[int, Ge(1)] | None = None  # images from M in a step; none: as many as new ones
-    # C_B is for images that come after the first task; within it all classes compete, as in the paper's code
-    first_task: bool = False
-
-    def start_task(self, task: Task) -> None:
-        self.asymmetric = self.first_task or task.index > 0
+    # whether classes that have not come yet are in C_B too, as in the paper's code; it needs loss_over=all
+    unseen: bool = False
 
     def loss(self, step: Step) -> Tensor:
         old = self.memory_step(step, self.memory_batch or len(step.batch))
-        new = self.among_own_classes(step) if self.asymmetric else step.cross_entropy()
+        new = self.among_own_classes(step)
         return new if old is None else new + old.cross_entropy()
 
     def among_own_classes(self, step: Step) -> Tensor:
-        """Return the cross-entropy over the classes that are in the batch."""
+        """Return the cross-entropy over C_B, the classes that are in the batch."""
         outputs, y = step.criterion.competing(step)
         present = torch.zeros(outputs.shape[1], dtype=torch.bool, device=y.device).index_fill(0, y, True)
+        if self.unseen:
+            present[sum(self.network.widths[: self.network.seen]) :] = True
         outputs = outputs.masked_fill(~present, -torch.inf)
         return step.cross_entropy_of(outputs, y)

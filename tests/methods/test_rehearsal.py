@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tiny import ADAM, SGD, batch_of, begun, go, step_on
 
-from clbench.method import Batch, Gradients, Method, Scenario, Training
+from clbench.method import Batch, Criterion, Gradients, Method, Phase, Scenario, Step, Training
 from clbench.methods.agem import AGEM
 from clbench.methods.agem import project as project_on_one
 from clbench.methods.der import DER
@@ -160,10 +160,29 @@ def test_er_is_the_mean_over_new_and_old_images() -> None:
     torch.testing.assert_close(method.loss(step), F.cross_entropy(network(x), y))
 
 
+def test_er_with_its_batches_apart_adds_two_means() -> None:
+    tasks, network = in_double(2), network_of()
+    method = begun(ER(images=10, memory_batch=10, batches="apart"), network, "class")
+    new = step_on(network, batch(tasks[1], [0, 1, 2]), "class")
+    torch.testing.assert_close(method.loss(new), F.cross_entropy(network(new.batch.x), new.batch.y))
+    method.buffer.add(old := batch(tasks[0], list(range(10))))
+    expected = F.cross_entropy(network(new.batch.x), new.batch.y) + F.cross_entropy(network(old.x), old.y)
+    torch.testing.assert_close(method.loss(new), expected)
+
+
+def test_in_er_aces_code_classes_that_have_not_come_yet_compete_too() -> None:
+    tasks, network = in_double(2, classes=3, images=30), network_of(tasks=3, classes=3)
+    network.seen = 2
+    method = begun(ERACE(images=0, unseen=True), network, "class", tasks=3)
+    new = batch(tasks[1], [0, 1, 3])  # classes 3, 4 and 3
+    step = Step(network, new, Criterion("class", "all"), Phase(tasks=[]), 0.1, 0.0)
+    expected = F.cross_entropy(network(new.x)[:, [3, 4, 6, 7, 8]], torch.tensor([0, 1, 0]))
+    torch.testing.assert_close(method.loss(step), expected)
+
+
 def test_er_ace_lets_only_the_classes_of_the_batch_compete_for_new_images() -> None:
     tasks, network = in_double(2, classes=3, images=30), network_of(classes=3)
     method = begun(ERACE(images=6), network, "class")
-    method.start_task(tasks[1])
     new = batch(tasks[1], [0, 1, 3])  # classes 3, 4 and 3
     assert new.y.tolist() == [3, 4, 3]
     z = network(new.x)
