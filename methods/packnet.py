@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Lt
-from torch import Tensor, nn
+from torch import Tensor
 
 from clbench.errors import UsageError
 from clbench.method import Method, Phase, Run, Step
@@ -91,12 +91,12 @@ class PackNet(Method):
     def scores(self, x: Tensor, task: int | None) -> Tensor | None:
         if task is None or task >= self.network.seen:
             return None
-        backbone, columns = self.network.backbone, self.network.columns(task)
+        backbone = self.network.backbone
         packed = {name: backbone.get_parameter(name) * (owner <= task) for name, owner in self.owners.items()}
         self.network.passes.count_forward(len(x))
         features = torch.func.functional_call(backbone, packed, (x,))
         scores = self.network.logits(features, [task])  # alone: in a wider product it would be rounded otherwise
-        return nn.functional.pad(scores, (columns.start, sum(self.network.widths) - columns.stop), value=-torch.inf)
+        return self.network.beside_others(scores, task)
 
     def state(self) -> dict[str, Any]:
         return {"owners": self.owners}

@@ -106,8 +106,7 @@ class PNN(Method):
         network = [*self.columns, self.network][task]
         with self.joined(network, task, self.below(x, task)):
             scores = network.logits(network.features(x), [task])
-        columns = self.network.columns(task)
-        return nn.functional.pad(scores, (columns.start, sum(self.network.widths) - columns.stop), value=-torch.inf)
+        return self.network.beside_others(scores, task)
 
     def state(self) -> dict[str, Any]:
         columns = [column.state_dict() for column in self.columns[:-1]]  # the last one is the run's own

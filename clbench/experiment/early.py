@@ -25,15 +25,12 @@ if TYPE_CHECKING:
     from clbench.experiment.request import Request
 
 KINDS: tuple[Kind, ...] = ("method", "sequence", "model")
+FAMILIES = ("closed-form", "distillation", "masks", "penalties", "rehearsal")
 # names that stand for several methods, and which: said of the class itself, or of what is known of it
 GROUPS: dict[str, Callable[[Any], bool]] = {
     "all": lambda cls: True,
     "core": lambda cls: cls.core,
-    "closed-form": lambda cls: cls.family == "closed-form",
-    "distillation": lambda cls: cls.family == "distillation",
-    "masks": lambda cls: cls.family == "masks",
-    "penalties": lambda cls: cls.family == "penalties",
-    "rehearsal": lambda cls: cls.family == "rehearsal",
+    **{family: lambda cls, family=family: cls.family == family for family in FAMILIES},  # type: ignore[misc]
 }
 
 

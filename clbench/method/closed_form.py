@@ -55,8 +55,7 @@ class ClosedForm(Method):
         z = in_chunks(self.network.features, task.train, self.network.chunk)
         new = sum(self.network.widths) - len(self.counts)
         self.counts, self.sums = F.pad(self.counts, (0, new)), F.pad(self.sums, (0, 0, 0, new))
-        start = 0 if self.run.scenario == "domain" else self.network.columns(task.index).start
-        self.take(task, z, task.train.y + start)
+        self.take(task, z, task.train.y + self.run.first_column(self.network, task.index))
         weight, bias = self.solve()
         self.weight, self.bias = weight, bias.masked_fill(self.counts == 0, -torch.inf)
 

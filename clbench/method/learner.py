@@ -49,6 +49,10 @@ class Run:
     def __deepcopy__(self, memo: Any) -> Run:
         return self
 
+    def first_column(self, network: ExpandingHeadModel, task: int) -> int:
+        """Return the first of the head's columns of a task's classes; in `domain` all tasks have the same ones."""
+        return 0 if self.scenario == "domain" else network.columns(task).start
+
     def stream(self, *purpose: str | int) -> torch.Generator:
         """Return a CPU generator for a method's own draws, from (seed, 'method', purpose)."""
         return stream(self.seed, "method", *purpose)

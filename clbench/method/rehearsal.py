@@ -72,7 +72,7 @@ class Rehearsal(Method):
 
     def columns(self, task: Task) -> Tensor:
         """Return the column of the head of each of a task's training images: int64 [n]."""
-        return task.train.y + (0 if self.run.scenario == "domain" else self.network.columns(task.index).start)
+        return task.train.y + self.run.first_column(self.network, task.index)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return what herding compares: features of images [n, *input_shape], scaled to length 1 [n, d]."""

@@ -131,6 +131,11 @@ class ExpandingHeadModel(nn.Module):
                     module.eval()
         return self
 
+    def beside_others(self, scores: Tensor, block: int) -> Tensor:
+        """Put the scores of a block's classes [n, its classes] beside −∞ for all others: [n, classes]."""
+        own = self.columns(block)
+        return F.pad(scores, (own.start, sum(self.widths) - own.stop), value=-torch.inf)
+
     @property
     def newest(self) -> nn.Module:
         """The block of the current task (in the domain scenario: the only one)."""

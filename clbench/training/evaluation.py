@@ -62,9 +62,12 @@ class Evaluator:
         if task >= outputs:
             return None, None
         competing = self._competing(seen)
-        own, every = self._columns(task)[1], self._columns(max(task, competing - 1))[1]
-        not_told = self._scores(learner, split, None, every if task < competing else 0)
-        told = not_told if type(learner).scores is Method.scores else self._scores(learner, split, task, own)
+        every = self._columns(competing - 1)[1] if task < competing else 0
+        not_told = self._scores(learner, split, None, every)
+        if type(learner).scores is Method.scores:
+            told = not_told
+        else:
+            told = self._scores(learner, split, task, self._columns(task)[1])
         return (
             None if told is None else self._right(told, task, split),
             None if not_told is None or task >= competing else self._right(not_told, task, split, competing),
