@@ -30,14 +30,13 @@ class EWCPlusPlus(QuadraticPenalty):
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.fisher: Weights = {}  # F
+
+    def start_task(self, task: Task) -> None:
+        self.squares: Weights = {}  # sum of g² over the steps since F was last updated
         self.start_interval()
 
     def start_interval(self) -> None:
-        self.squares: Weights = {}  # sum of g² over the steps since F was last updated
         self.steps = 0
-
-    def start_task(self, task: Task) -> None:
-        self.start_interval()
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
         gradients = gradient_of(self.loss(step))
@@ -60,6 +59,7 @@ class EWCPlusPlus(QuadraticPenalty):
         for name, total in self.squares.items():
             old = self.fisher.get(name, torch.zeros_like(total))
             self.fisher[name] = (1 - self.decay) * old + self.decay / self.every * total
+        self.squares = {}
 
     def finish_task(self, task: Task) -> None:
         self.quadratic = Quadratic(snapshot(self.network), self.importance())

@@ -6,8 +6,8 @@
 ω = − Σ_{k steps} g · δ, gradient of CE before a step times the step; Δ: how far the weight moved in these k steps.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -28,6 +28,8 @@ class RWalk(EWCPlusPlus):
     damping: Annotated[float, Gt(0)] = 0.001  # ξ
     # the weight of earlier tasks' s beside ½ of the new one's; 1.5: the authors' code, which adds where the paper sets
     carried: Annotated[float, Ge(0)] = 0.5
+    # the steps whose g² are summed and divided by k; task: all of the task so far, as the authors' code does for A-GEM
+    summed: Literal["interval", "task"] = field(default="interval", metadata={"added": True})
 
     def begin(self, run: Run) -> None:
         self.scores_so_far: Weights = {}  # s
@@ -61,7 +63,10 @@ class RWalk(EWCPlusPlus):
             fisher = self.fisher.get(name, torch.zeros_like(omega))
             new[name] = omega.clamp(min=0) / (fisher * (now[name] - self.start[name]).square() + self.damping)
         self.of_task = {**self.of_task, **add(self.of_task, new)}
+        squares = self.squares
         super().finish_interval()
+        if self.summed == "task":
+            self.squares = squares
 
     def finish_task(self, task: Task) -> None:
         if task.index == 0:

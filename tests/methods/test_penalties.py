@@ -750,13 +750,14 @@ class MASByHand(ByHand, MAS):
             for name, g in gradient(model, (model(image[None])[0, first:] ** 2).sum()).items():
                 total[name] += g.abs() / len(task.train)
         for name, value in self.terms[0][1].items() if self.terms else ():
-            total[name] += value
+            total[name] += self.carried * value
         self.terms = [(weights_of(model), total)]
 
 
+@pytest.mark.parametrize("carried", [1.0, 0.0, 0.5])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_loss_of_mas_over_three_tasks(double: None, scenario: Scenario) -> None:
-    method = MASByHand(strength=0.3)
+def test_loss_of_mas_over_three_tasks(double: None, scenario: Scenario, carried: float) -> None:
+    method = MASByHand(strength=0.3, carried=carried)
     three_tasks(method, scenario)
     for _, loss, cross_entropy, pull in method.steps:
         assert loss == pytest.approx(cross_entropy + 0.3 * pull, rel=1e-10)

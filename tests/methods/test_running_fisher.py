@@ -70,10 +70,11 @@ def test_the_running_fisher_information(scenario: Scenario) -> None:
             np.testing.assert_allclose(importance[name], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("summed", ["interval", "task"])
 @pytest.mark.parametrize("scenario", ["class", "domain"])
-def test_the_scores_of_the_path(scenario: Scenario) -> None:
+def test_the_scores_of_the_path(scenario: Scenario, summed: str) -> None:
     cls = traced(RWalk)
-    go(cls(strength=0.5, decay=0.8, every=4), scenario, 2, training=PLAIN, backbone=MLP(width=5))
+    go(cls(strength=0.5, decay=0.8, every=4, summed=summed), scenario, 2, training=PLAIN, backbone=MLP(width=5))
     fisher: Numbers = {}
     scores: Numbers = {}
     for number, (noted, after, importance) in enumerate(cls.found):
@@ -85,7 +86,8 @@ def test_the_scores_of_the_path(scenario: Scenario) -> None:
                 moved = after[start + 3][name] - before
                 old = fisher.get(name, np.zeros_like(before))
                 path[name] = path.get(name, 0) + np.maximum(omega, 0) / (old * moved**2 + 0.001)
-                fisher[name] = 0.8 * np.mean([noted[k][0][name] ** 2 for k in steps], axis=0) + 0.2 * old
+                squares = sum(noted[k][0][name] ** 2 for k in (steps if summed == "interval" else range(start + 4)))
+                fisher[name] = 0.8 * squares / 4 + 0.2 * old
         half = {name: value / 2 for name, value in path.items()}
         scores = {n: scores.get(n, 0) / 2 + v for n, v in half.items()} if number else path
         one, two = to_unit(fisher), to_unit(scores)
