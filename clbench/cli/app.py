@@ -21,7 +21,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 EXAMPLES = {  # of the arguments that a command must be given
     "verify": "note",
@@ -66,7 +65,7 @@ def main() -> None:
     # said where a machine has no semaphores, as without /dev/shm; runs need none
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="clbench", standalone_mode=False)
         print(end="", flush=True)
     except ClbenchError as error:
         message, code = str(error), 2 if isinstance(error, UsageError) else 1

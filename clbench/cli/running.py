@@ -6,11 +6,13 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clbench.cli.options import Quiet, say, takes
+from clbench.experiment import config
 from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 
 MOST_LINES = 40  # of a plan
@@ -25,6 +27,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run, 
 @takes(RUN)
 def run(
     request: Request,
+    save_config: Annotated[
+        Path | None,
+        typer.Option("--save-config", metavar="FILE.toml", help="Write these options to a file, and go on."),
+    ] = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,6 +39,8 @@ def run(
     from clbench.results.wording import count_of
 
     sweep = prepare(request)
+    if save_config is not None:
+        say(f"these options are in {config.write(request, save_config)}: clbench run --config {save_config}")
     if dry_run:
         _print_plan(sweep)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import json
 import shutil
 import textwrap
 import typing
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 import typer
 
-from clbench.cli.options import say
+from clbench.cli.options import names_of, say
 from clbench.errors import UsageError, did_you_mean
 from clbench.experiment import catalogue, early, presets, registry
 from clbench.experiment.catalogue import Field, Kind, Known
@@ -29,7 +30,10 @@ SIMPLE = {int: "whole number", float: "number", bool: "true or false", str: "tex
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
-def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|presets")]) -> None:
+def list_(
+    what: Annotated[str, typer.Argument(metavar="methods|sequences|models|presets")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs: fields too.")] = False,
+) -> None:
     """List what there is: a name and what it is."""
     if what not in (*LISTS, "presets"):
         raise UsageError(f"cannot list {what!r}{did_you_mean(what, [*LISTS, 'presets'])}")
@@ -38,6 +42,9 @@ def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|
         kind = LISTS[what]
         builtin = catalogue.builtin(kind)
         rows = [(name, builtin[name].title if name in builtin else _title(kind, name)) for name in registry.names(kind)]
+    if as_json:
+        typer.echo(json.dumps([_entry(what, name, title) for name, title in rows], indent=2, ensure_ascii=False))
+        return
     width = max(len(name) for name, _ in rows) + 2
     for name, title in rows:
         typer.echo(_wrapped(title, name.ljust(width), " " * width))
@@ -51,6 +58,30 @@ def list_(what: Annotated[str, typer.Argument(metavar="methods|sequences|models|
     say("'clbench show NAME' tells more, of fields too")
 
 
+def _entry(what: str, name: str, title: str) -> dict[str, Any]:
+    """Return what `list --json` has of a name."""
+    if what == "presets":
+        preset = presets.load(name)
+        return {"name": name, "title": title, "scenarios": preset.scenarios, "rows": [row.label for row in preset.rows]}
+    try:
+        kind, _, known = _found(name)
+    except UsageError:  # of a file that cannot be read: the title says why
+        return {"name": name, "title": title}
+    fields = [
+        {
+            "name": field.name,
+            "type": in_words(field.hint),
+            "default": None if field.default is dataclasses.MISSING else field.default,
+            "meaning": field.meaning,
+        }
+        for field in known.fields.values()
+    ]
+    entry = {"name": name, "title": title, "fields": fields}
+    if kind == "method":
+        entry |= {"in_reports": titles().get(name, name), "scenarios": sorted(known.constants["scenarios"])}
+    return entry
+
+
 def _title(kind: Kind, name: str) -> str:
     try:
         return _imported(kind, name).title
@@ -58,9 +89,24 @@ def _title(kind: Kind, name: str) -> str:
         return str(error)
 
 
-def show(names: Annotated[list[str], typer.Argument(metavar="NAME…|training", help="What to explain.")]) -> None:
-    """Explain methods, sequences, models, presets or 'training': every field, its default, choices and meaning."""
+def _explained(incomplete: str) -> list[str]:
+    known = ["training", *(name for option in ("methods", "sequence", "model", "preset") for name in names_of(option))]
+    return [name for name in known if name.startswith(incomplete)]
+
+
+def show(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME…|training|RECORD.json", help="What to explain.", autocompletion=_explained),
+    ],
+) -> None:
+    """Explain methods, sequences, models, presets, 'training' (every field) or the record of a run (what came out)."""
     for number, name in enumerate(names):
+        if name.endswith(".json"):
+            from clbench.cli.one_record import print_record  # here, since it needs pandas
+
+            print_record(Path(name).expanduser())
+            continue
         typer.echo("\n" * bool(number) + "\n".join(_explanation(name)))
 
 

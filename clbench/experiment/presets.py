@@ -44,12 +44,21 @@ def load(reference: str | Path) -> Preset:
             hint = f": there is a file {path}.toml, name it so" if os.path.isfile(f"{path}.toml") else ""
             raise UsageError(f"unknown preset {quoted(str(reference))}{hint or did_you_mean(str(reference), names())}")
         path = FOLDER / f"{reference}.toml"
+    return made(read_toml(path, "preset", reference), path, reference)
+
+
+def read_toml(path: Path, what: str, reference: str | Path) -> dict[str, Any]:
+    """Return the content of a file, for people a `what` called `reference`; raise UsageError if it cannot be read."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the preset {reference} is not TOML: {error}") from None
+        raise UsageError(f"the {what} {reference} is not TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the preset {reference} cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise UsageError(f"the {what} {reference} cannot be read: {getattr(error, 'strerror', error)}") from None
+
+
+def made(content: dict[str, Any], path: Path, reference: str | Path) -> Preset:
+    """Make a preset of a file's content; raise UsageError that says what is wrong with it."""
     try:
         return _checked(content, path)
     except UsageError as error:
@@ -81,6 +90,8 @@ def _check_entries(content: Mapping[str, Any]) -> None:
     """Raise UsageError for an entry that there is not."""
     if "name" in content:
         raise UsageError("it has an entry 'name', but its name is the file's: call it title")
+    if "run" in content:
+        raise UsageError("its table [run] has options of a sweep: give the file as --config")
     places: list[tuple[str, Any, type]] = [("the file", content, Preset)]
     places.append(("[published]", content.get("published"), Published))
     kinds: list[tuple[str, type]] = [("rows", Row), ("claims", Claim)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from clbench.errors import UsageError, did_you_mean, quoted, shown
-from clbench.experiment import early, presets, registry
+from clbench.experiment import config, early, presets, registry
 from clbench.experiment.fields import reason
 from clbench.experiment.preset import ORDER_RULES, Evaluate, Precision, Preset, Scenario
 from clbench.experiment.seeds import parse_seeds
@@ -84,8 +84,10 @@ def parse_scenarios(value: str | Sequence[str]) -> list[str]:
     return found
 
 
-def parse_preset(value: str | Path) -> Preset:
+def parse_preset(value: str | Path | Preset) -> Preset:
     """Read a preset, by its name or from its file."""
+    if isinstance(value, Preset):
+        return value
     if not isinstance(value, (str, Path)):
         raise UsageError(f"preset={shown(value)}: a name or a file is needed, see 'clbench list presets'")
     return presets.load(value)
@@ -128,6 +130,9 @@ class Request(BaseModel):
         "NAME[@FIELD=VALUE…],…",
         "Methods to compare; or 'core' (default), 'all', or a family: 'rehearsal', 'penalties', 'distillation', "
         "'masks', 'closed-form'.",
+    )
+    config: Path | None = option(
+        None, "FILE.toml", "Options in a file, by their names in a table [run]; those given beside it go before."
     )
     preset: Annotated[Preset | None, BeforeValidator(parse_preset)] = option(
         None, "NAME|FILE.toml", "A whole experiment; see 'clbench list presets'."
@@ -191,6 +196,8 @@ class Request(BaseModel):
 
     def __init__(self, **options: Any) -> None:
         given = {name: value for name, value in options.items() if value is not None}
+        if "config" in given:
+            given = {**config.options_in(given.pop("config")), **given}
         for name, value in given.items():
             if name not in Request.model_fields:
                 raise UsageError(f"there is no option {quoted(name)}{did_you_mean(name, Request.model_fields)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from clbench.errors import UsageError
@@ -61,17 +62,23 @@ def write_report(
     make_folder(folder)
     contents = Contents(results, tables)
     pictures = planned(results, folder / "figures", formats, tables.differences)
+    frames = {
+        "summary": results.summary(tables.choices.interval),
+        "runs": results.runs,
+        "differences": tables.differences,
+        "gap_recovered": tables.gap,
+    }
+    files = {f"{name}.csv": frame.to_csv(index=False).encode() for name, frame in frames.items()}
+    if find_spec("pyarrow"):
+        files |= {f"{name}.parquet": frame.to_parquet(engine="pyarrow") for name, frame in frames.items()}
     texts = {
-        "summary.csv": results.summary(tables.choices.interval).to_csv(index=False),
-        "runs.csv": results.runs.to_csv(index=False),
-        "differences.csv": tables.differences.to_csv(index=False),
-        "gap_recovered.csv": tables.gap.to_csv(index=False),
         "summary.tex": latex(contents),
         "methods.bib": contents.bibliography,
         "summary.md": markdown(contents, pictures),
     }
+    files |= {name: text.encode() for name, text in texts.items()}
     with writing(folder):
-        paths = [write_whole(folder / name, text.encode()) for name, text in texts.items()]
+        paths = [write_whole(folder / name, content) for name, content in files.items()]
     draw(pictures, folder / "figures", width)
     with writing(folder):
         paths.append(write_whole(folder / "report.html", page(contents, pictures).encode()))

@@ -55,7 +55,11 @@ def test_report_writes_tables_and_figures(written: tuple[Path, set[str]]) -> Non
     folder, names = written
     kinds = set(FIGURES) - {"ranks", "within-task-curves", "accuracy-memory"}  # one sequence, no curves, no memory
     drawn = {f"figures/split-digits-task-mlp-{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
-    assert names == {*TABLES, *drawn}
+    assert names == {*TABLES, *drawn, *(name.replace(".csv", ".parquet") for name in TABLES if name.endswith(".csv"))}
+    for name in names:
+        if name.endswith(".parquet"):
+            again = pd.read_parquet(folder / name).to_csv(index=False)
+            assert again == (folder / name).with_suffix(".csv").read_text()
     assert all((folder / name).stat().st_size > 0 for name in names)
     assert not list(folder.rglob("*.tmp"))
     assert len(pd.read_csv(folder / "runs.csv")) == 6
