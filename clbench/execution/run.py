@@ -16,6 +16,7 @@ import torch
 from clbench.errors import DivergedError
 from clbench.execution.environment import describe_environment
 from clbench.execution.memory import begin_peak, peak_bytes
+from clbench.execution.tracking import Trackers
 from clbench.experiment import own_code, registry
 from clbench.experiment.spec import Job
 from clbench.method import Learner, Method, Training
@@ -45,12 +46,15 @@ def run_one(job: Job, tell: Tell | None = None) -> RunRecord:
         computing(job.spec.precision, job.device, job.spec.kernels),
     ):
         environment: dict[str, Any] = {}
+        trackers = Trackers(job, job.checkpoint is not None and job.checkpoint.exists())
         try:
             _warm_up(job.device)
             environment = describe_environment(job)
-            return _train(job, environment, tell or (lambda where: None))
+            record = _train(job, environment, tell or (lambda where: None), trackers)
         except (Exception, SystemExit) as error:
-            return failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
+            record = failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
+        trackers.finish(record)
+        return record
 
 
 def what_happened(error: BaseException, job: Job | None = None) -> str:
@@ -74,7 +78,7 @@ def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> R
     return RunRecord(job.spec.key, job.spec.as_json(), "failed", error, environment=environment)
 
 
-def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
+def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers) -> RunRecord:
     tell("while its data were loaded")
     spec, checkpoint = job.spec, _checkpoint(job, environment)
     resumed = checkpoint is not None and checkpoint.path.exists()
@@ -95,6 +99,7 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
         checkpoint=checkpoint,
         eval_every=spec.eval_every,
         evaluate=spec.evaluate,
+        tell=trackers.after_task,
     )
     peak = None if resumed else peak_bytes(job.device, start)  # a resumed run has not seen that of its earlier tasks
     measured = dict(vars(outcome))

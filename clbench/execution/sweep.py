@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clbench.errors import ClbenchError, UsageError
+from clbench.execution import tracking
 from clbench.execution.claims import Claims
 from clbench.execution.cluster import Cluster, connected
 from clbench.execution.environment import checkout_commit
@@ -202,6 +203,8 @@ def prepare(request: Request) -> Sweep:
     _heed_daemon(planned, request)
     commit = checkout_commit()
     planned.jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
+    for name in request.track or ():
+        tracking.find(name)  # raises before anything is trained
     sweep = Sweep(**vars(planned), request=request, store=Store(request.out))
     if not request.force:
         _resume(sweep)

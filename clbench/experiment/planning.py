@@ -161,6 +161,8 @@ def _job(run: Point, request: Request, device: str, spec: RunSpec) -> Job:
         plain_first_task=run.model.code is None and shares_first_task(type(run.method.instance)),
         memory=run.method.instance.memory,
         timeout=request.timeout,
+        trackers=[registry.absolute(name) for name in request.track or ()],
+        tracked=out / "tracked",
         checkpoint=out / ".checkpoints" / f"{spec.key}.pt" if request.checkpoint else None,
     )
 

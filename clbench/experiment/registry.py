@@ -152,15 +152,23 @@ def find(kind: Kind, reference: str) -> type:
         from clbench.models.libraries import library_model  # here, since it needs torch
 
         return library_model(place, name)
+    if place.endswith(".py") and not Path(place).expanduser().is_file():
+        raise unknown(kind, reference)
+    return _checked(kind, reference, thing_at(kind, reference))
+
+
+def thing_at(what: str, reference: str) -> Any:
+    """Return what stands in a file or module under a name, for people a `what`; raise UsageError where it is not."""
+    place, _, name = reference.rpartition(":")
     path = Path(place).expanduser()
     if place.endswith(".py") and not path.is_file():
-        raise unknown(kind, reference)
+        raise UsageError(f"unknown {what} {quoted(reference)}: there is no file {place}")
     load = partial(_module_from_file, path) if place.endswith(".py") else partial(importlib.import_module, place)
-    module = _imported(kind, reference, load)
+    module = _imported(what, reference, load)
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise UsageError(f"unknown {kind} {reference!r}: {place} defines no {name}{close_names(name, public)}")
-    return _checked(kind, reference, getattr(module, name))
+        raise UsageError(f"unknown {what} {reference!r}: {place} defines no {name}{close_names(name, public)}")
+    return getattr(module, name)
 
 
 def _registered(kind: Kind, reference: str) -> type:
@@ -193,7 +201,7 @@ def unknown(kind: Kind, reference: str, groups: Iterable[str] = ()) -> UsageErro
     return UsageError(f"unknown {kind} {quoted(reference)}{hint if len(hint) < 200 else f'; see clbench list {kind}s'}")
 
 
-def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any:
+def _imported(what: str, reference: str, load: typing.Callable[[], Any]) -> Any:
     try:
         return load()
     except UsageError:
@@ -202,8 +210,8 @@ def _imported(kind: Kind, reference: str, load: typing.Callable[[], Any]) -> Any
         place, _, name = reference.rpartition(":")
         hint = f", did you mean ./{place}.py:{name}?" if Path(f"{place}.py").is_file() else ""
         where = own_code.raised_at(error, {place.split(".")[0]})
-        what = own_code.what(error) + (f", in {where}" if where else "") + hint
-        raise UsageError(f"the {kind} {reference!r} cannot be imported: {what}") from error
+        why = own_code.what(error) + (f", in {where}" if where else "") + hint
+        raise UsageError(f"the {what} {reference!r} cannot be imported: {why}") from error
 
 
 def _module_from_file(path: Path) -> Any:

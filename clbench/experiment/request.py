@@ -184,6 +184,11 @@ class Request(BaseModel):
     data_root: Path | None = option(None, "DIR", "Folder of the data sets. Default: $CLBENCH_DATA_ROOT.")
     out: Path = option(Path("results/runs"), "DIR", "Folder for the records.")
     save_models: bool = option(False, "", "Keep the network after each task.")
+    track: Labels = option(
+        None,
+        "tensorboard|FILE.py:CLASS,…",
+        "Who is told of losses and accuracies as runs go on.",
+    )
     force: bool = option(False, "", "Run again what is there already.")
     checkpoint: bool = option(False, "", "Keep each run's state after every task, and go on from there.")
     timeout: float | None = option(None, "SECONDS", "A run that takes longer has failed.", gt=0, lt=1e8)
@@ -228,8 +233,8 @@ class Request(BaseModel):
             raise UsageError("--scheduler is the address of a cluster: give --backend dask or ray with it")
         if self.backend == "dask" and not self.scheduler:
             raise UsageError("--backend dask needs --scheduler ADDRESS, as in tcp://10.0.0.1:8786")
-        if self.backend != "local" and (self.checkpoint or self.save_models):
-            what = "--checkpoint" if self.checkpoint else "--save-models"
+        if self.backend != "local" and (self.checkpoint or self.save_models or self.track):
+            what = "--checkpoint" if self.checkpoint else "--save-models" if self.save_models else "--track"
             raise UsageError(f"{what} writes to folders of this machine: leave it out with --backend {self.backend}")
         early.check(self)
         return self

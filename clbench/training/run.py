@@ -74,6 +74,7 @@ def run_sequence(
     checkpoint: SnapshotFile | None = None,
     eval_every: int | None = None,
     evaluate: Evaluate = "all",
+    tell: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """Let a learner learn one task after another, and evaluate all tasks before the first and after each.
 
@@ -82,7 +83,8 @@ def run_sequence(
     `tasks` lie on `device`. `first_task` is where the first is taken from, if another run has trained it, or else left
     for others; `checkpoint` is where the run is kept after each task, and goes on from. With `eval_every`, the tasks
     seen so far are evaluated after every so many updates too: the network as it is at that moment, before
-    `finish_task`; the last point of a task is its row of the accuracy matrix. None of them changes a number. Raises
+    `finish_task`; the last point of a task is its row of the accuracy matrix. `tell` is told what has been measured
+    after each task. None of them changes a number. Raises
     DivergedError when a loss, weight or score is not finite, or a loss ends above HIGHEST_LOSS. The global random
     state is left as found.
     """
@@ -93,7 +95,7 @@ def run_sequence(
         curves = None if eval_every is None else CurveRecorder(eval_every, evaluator, tasks, device)
         setting = Setting(train_tasks, held_out, backbone, training, scenario, seed, device)
         trainer = Trainer(setting, evaluator, curves, first_task)
-        run = _Run(learner, trainer, evaluator, tasks, evaluate)
+        run = _Run(learner, trainer, evaluator, tasks, evaluate, tell or (lambda outcome: None))
         try:
             return run.go(before_task, after_task, checkpoint)
         except DivergedError:  # it says where
@@ -109,9 +111,15 @@ class _Run:
     """One run over a sequence, and what has been measured so far."""
 
     def __init__(
-        self, learner: Learner, trainer: Trainer, evaluator: Evaluator, tasks: Sequence[Task], evaluate: Evaluate
+        self,
+        learner: Learner,
+        trainer: Trainer,
+        evaluator: Evaluator,
+        tasks: Sequence[Task],
+        evaluate: Evaluate,
+        tell: Callable[[Outcome], None],
     ):
-        self.evaluate = evaluate
+        self.evaluate, self.tell = evaluate, tell
         self.learner, self.trainer, self.evaluator, self.tasks = learner, trainer, evaluator, tasks
         self.curves, self.outcome = trainer.curves, Outcome()
         held_out = trainer.setting.held_out
@@ -156,6 +164,7 @@ class _Run:
             outcome.evaluate_seconds[-1] = watch.seconds() + (self.curves.seconds if self.curves is not None else 0.0)
             if checkpoint is not None:
                 checkpoint.keep(self._snapshot())
+            self.tell(outcome)
         outcome.test_images = [len(task.test) for task in self.tasks]
         outcome.shared_first_task = self.trainer.shared_first_task
         weights = self.learner.weights()

@@ -28,6 +28,7 @@ NOT_RUN = {
     "clbench run --methods core --sequence folder:~/photos": "needs a folder of photographs; docs/data.md makes one",
     "python results/reference.py": "takes hours; tests/results has its parts",
     "# sweep.py": "needs SLURM",
+    "tensorboard ": "goes on until it is stopped",
     "clbench --install-completion": "changes the settings of the shell",
 }
 # commands that are planned with --dry-run, as they take minutes or more
