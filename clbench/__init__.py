@@ -8,7 +8,7 @@
 Importing this package imports neither torch nor Avalanche nor pandas.
 """
 
-from clbench.api import compare, load, merge, run, sequence_from_arrays, verify, write_report
+from clbench.api import compare, load, load_model, merge, run, sequence_from_arrays, verify, write_report
 from clbench.version import NUMBERS, __version__
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "__version__",
     "compare",
     "load",
+    "load_model",
     "merge",
     "run",
     "sequence_from_arrays",

@@ -14,10 +14,12 @@ from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
 from clbench.results.names import spelled
 
 if TYPE_CHECKING:
+    from clbench.execution.saved import LoadedModel
     from clbench.execution.sweep import Sweep
     from clbench.report.plotted import PlottedResults
     from clbench.results.frames import Results
     from clbench.results.narrowing import Where
+    from clbench.results.record import RunRecord
     from clbench.verification.comparison import Verification
 
 T = TypeVar("T")
@@ -181,6 +183,20 @@ def sequence_from_arrays(train: Any, test: Any, *, file: str | Path, **fields: A
     early.check_fields("sequence", f"npz:{path}", fields)  # before anything is written
     write_npz(path, {"train": train, "test": test})
     return early.item_of("sequence", f"npz:{path}{settings}")
+
+
+def load_model(
+    record: RunRecord | str | Path, task: int | None = None, folder: str | Path = "results/runs"
+) -> LoadedModel:
+    """Return a run's learner after a task, counted from 1 and by default the last, as --save-models has kept it.
+
+    `record` is one of `results.records`, whose sweep wrote to `folder`; or the path of a record; or of a .safetensors
+    file. Its `scores(x, task)` are the method's own, `predict(x, task)` names classes, and `prepare(images)` makes x of
+    images as the data set stores them. Raises UsageError if there is no such file.
+    """
+    from clbench.execution import saved
+
+    return saved.load_model(record, task, folder)
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import torch
 from clbench.errors import DivergedError
 from clbench.execution.environment import describe_environment
 from clbench.execution.memory import begin_peak, peak_bytes
+from clbench.execution.saved import save
 from clbench.execution.tracking import Trackers
 from clbench.experiment import own_code, registry
-from clbench.experiment.spec import Job
+from clbench.experiment.spec import Job, RunSpec
 from clbench.method import Learner, Method, Training
 from clbench.models.backbones import MLP
 from clbench.results.metrics import VIEWS
@@ -94,7 +95,7 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers
         spec.seed,
         job.device,
         before_task=lambda task: tell(f"at task {task.index + 1} of {len(tasks)}"),
-        after_task=None if job.models_folder is None else _model_saver(job.models_folder),
+        after_task=None if job.models_folder is None else _model_saver(job.models_folder, spec, tasks),
         first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
         checkpoint=checkpoint,
         eval_every=spec.eval_every,
@@ -126,16 +127,11 @@ def _checkpoint(job: Job, environment: Mapping[str, Any]) -> SnapshotFile | None
     return SnapshotFile(job.checkpoint, job.device, made_by)
 
 
-def _model_saver(folder: Path) -> AfterTask:
-    folder.mkdir(parents=True, exist_ok=True)
+def _model_saver(folder: Path, spec: RunSpec, tasks: Sequence[Task]) -> AfterTask:
+    def keep(learner: Learner, task: Task) -> None:
+        save(folder / f"task-{task.index + 1}.safetensors", learner, spec, tasks, task.index + 1)
 
-    def save(learner: Learner, task: Task) -> None:
-        path = folder / f"task-{task.index + 1}.pt"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save({"state_dict": dict(learner.weights())}, temporary)
-        temporary.replace(path)
-
-    return save
+    return keep
 
 
 @cache

@@ -265,7 +265,9 @@ def whole_preset(sweep: Sweep) -> Sweep:
 
 def _has_models(job: Job, record: RunRecord) -> bool:
     """Return whether the networks after each task are there, if they are asked for."""
-    return job.models_folder is None or len(list(job.models_folder.glob("task-*.pt"))) == len(record.updates or ())
+    return job.models_folder is None or len(list(job.models_folder.glob("task-*.safetensors"))) == len(
+        record.updates or ()
+    )
 
 
 def _question(spec: Mapping[str, Any]) -> str:

@@ -135,7 +135,7 @@ class _Run:
     ) -> Outcome:
         """Learn and evaluate all tasks, or those that a checkpoint has not seen."""
         setting, outcome = self.trainer.setting, self.outcome
-        self._begin()
+        self.begin()
         kept = None if checkpoint is None else checkpoint.load()
         if kept is not None:
             self._restore(kept)
@@ -173,7 +173,8 @@ class _Run:
         outcome.parameters, outcome.weights_hash = self._count_parameters(weights), weights_hash(weights)
         return outcome
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Let the learner begin."""
         setting = self.trainer.setting
         seed_default(setting.seed, "begin", device=setting.device)
         if isinstance(self.learner, Method):
@@ -224,6 +225,37 @@ class _Run:
         if isinstance(self.learner, Method):
             self.trainer.load_state(snapshot["trainer"], len(self.outcome.updates))
         self.learner.load_state(snapshot["learner"])
+
+
+def restored(
+    learner: Learner,
+    tasks: Sequence[Task],
+    backbone: Backbone,
+    training: Training,
+    scenario: Scenario,
+    seed: int,
+    weights: Mapping[str, Tensor],
+    state: dict[str, Any],
+    seen: int,
+) -> Learner:
+    """Return a learner as it was after `seen` tasks, on the CPU, from its `weights()` and `state()`, to ask for scores.
+
+    Of `tasks` only classes and the shape of images are needed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        evaluator = Evaluator(tasks, scenario, training, backbone.chunk)
+        trainer = Trainer(Setting(tasks, [], backbone, training, scenario, seed, torch.device("cpu")), evaluator)
+        _Run(learner, trainer, evaluator, tasks, "all", lambda outcome: None).begin()
+        if isinstance(learner, Method):
+            learner.network = trainer.new_network(seen)
+            of_network = {name: value for name, value in weights.items() if not name.startswith("method.")}
+            learner.network.load_state_dict(of_network)
+            with torch.no_grad():
+                for name, parameter in learner.parameters().items():  # others come with its state
+                    parameter.copy_(weights[f"method.{name}"])
+        learner.load_state(state)
+        trainer.release()
+    return learner
 
 
 def _check_loss(costs: Costs, task: int) -> None:

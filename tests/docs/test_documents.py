@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, NOT_RUN, PLANNED, ROOT, anchors, blocks, files, links, reason, text_of
+from documents import DOCUMENTS, NOT_RUN, PLANNED, ROOT, Block, anchors, blocks, files, links, reason, text_of
 
 import clbench
 from clbench.experiment import presets, registry
@@ -106,11 +106,12 @@ def test_the_commands_of_the_documents(group: int, tmp_path: Path) -> None:
 PYTHON = [block for name in DOCUMENTS for block in blocks(name) if block.language == "python" and not block.file]
 
 
-@pytest.mark.parametrize("document", [block.document for block in PYTHON if not reason(block.text)])
+@pytest.mark.parametrize(
+    "block", [block for block in PYTHON if not reason(block.text)], ids=lambda block: block.document
+)
 def test_the_python_in_a_document(
-    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    (block,) = [block for block in PYTHON if block.document == document]
     if "preset" in block.text:
         request.getfixturevalue("data_root")
     run, verify = clbench.run, clbench.verify

@@ -10,6 +10,7 @@ import pytest
 import torch
 from asking import prepared as plan
 from made_up import record
+from safetensors.torch import load_file
 
 import clbench
 from clbench.errors import UsageError
@@ -66,14 +67,14 @@ def test_divergence_is_a_failed_run(tmp_path: Path) -> None:
 def test_saved_models_have_the_weights_of_the_record(tmp_path: Path) -> None:
     record = run(tmp_path, save_models=True)
     paths = sorted((tmp_path / "models" / record.key).iterdir())
-    assert [path.name for path in paths] == [f"task-{t}.pt" for t in range(1, 6)]
-    saved = [torch.load(path, weights_only=True) for path in paths]
-    blocks = [[name for name in state["state_dict"] if name.startswith("head.")] for state in saved]
+    assert [path.name for path in paths] == [f"task-{t}.safetensors" for t in range(1, 6)]
+    saved = [load_file(path) for path in paths]
+    blocks = [[name for name in state if name.startswith("head.")] for state in saved]
     assert [len(names) for names in blocks] == [2, 4, 6, 8, 10]  # weights and biases
     model = ExpandingHeadModel(MLP(), (1, 8, 8), 0)
     for _ in range(5):
         model.expand(2)
-    model.load_state_dict(saved[-1]["state_dict"])
+    model.load_state_dict({name: value for name, value in saved[-1].items() if not name.startswith("state.")})
     assert weights_hash(model.state_dict()) == record.weights_hash
     assert plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path, save_models=True).missing == []
     run(tmp_path / "second")
