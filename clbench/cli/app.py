@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clbench.cli.doctor import doctor
 from clbench.cli.reading import compare, merge, report
 from clbench.cli.running import run, verify
 from clbench.cli.showing import list_, show
@@ -29,7 +30,7 @@ EXAMPLES = {  # of the arguments that a command must be given
     "show": "training",
     "list": "methods",
 }
-for command in (run, verify, report, compare, merge, show):
+for command in (run, verify, report, compare, merge, show, doctor):
     app.command()(command)
 app.command("list")(list_)
 

@@ -141,19 +141,20 @@ def _write_digits(folder: Path) -> Mapping[str, Any]:
 
 def _find(source: Source, root: Path) -> list[Path]:
     """Return the files of a data set in the data root, downloaded if any is missing; MNIST's may be gzipped."""
-    files = _present(source, root)
+    files = present(source, root)
     if len(files) < len(source.files):
-        above = [parent for parent in root.parents if len(_present(source, parent)) == len(source.files)]
+        above = [parent for parent in root.parents if len(present(source, parent)) == len(source.files)]
         if above:
             raise DataError(f"{source.torchvision_name} is not below {root}: did you mean --data-root {above[0]}?")
         with locked(root / source.folder):
-            if len(_present(source, root)) < len(source.files):
+            if len(present(source, root)) < len(source.files):
                 _download(source, root)
-        files = _present(source, root)
+        files = present(source, root)
     return files
 
 
-def _present(source: Source, root: Path) -> list[Path]:
+def present(source: Source, root: Path) -> list[Path]:
+    """Return those of a data set's files that are in a data root."""
     folder = root / source.folder
     suffixes = ("", ".gz") if source.is_idx else ("",)
     choices = [[folder / f"{name}{suffix}" for suffix in suffixes] for name in source.files]

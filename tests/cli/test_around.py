@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Command, one_clear_line
 
 from clbench.cli.options import completing
+from clbench.data.sources import IDX_FILES
 from clbench.experiment import registry
 from clbench.results.store import Store
 
@@ -92,3 +94,18 @@ def test_names_are_completed(clbench: Command, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
         assert clbench().out.split() == expected
+
+
+def test_the_doctor_says_what_will_be_used(clbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clbench.experiment.planning.count_cores", lambda: 3)
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    for name in IDX_FILES:
+        (tmp_path / "MNIST/raw" / f"{name}.gz").touch()
+    told = clbench("doctor", "--data-root", ".")
+    assert told.code == 0
+    assert f"torch {torch.__version__.split('+')[0]}" in told.out
+    assert f"data sets in {tmp_path}: mnist\n" in told.out
+    if not torch.cuda.is_available():
+        assert "GPU: none that PyTorch finds" in told.out
+        assert "'clbench run' takes cpu, 3 runs at a time" in told.out
+    one_clear_line(clbench("doctor", "--data-root", "nowhere"), "the data root nowhere is not a folder")
