@@ -1,19 +1,39 @@
 """Hand-written training loops, to measure the training core against: the same arithmetic, and nothing else."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def finetune(
-    backbone: nn.Module, head: nn.Linear, images: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, batch_size: int
+    backbone: nn.Module,
+    head: nn.Linear,
+    images: Tensor,
+    y: Tensor,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    prepare: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> None:
     """Train one epoch on images [n, *shape] with labels [n]."""
     for index in torch.randperm(len(y)).split(batch_size):
-        loss = F.cross_entropy(head(backbone(images.index_select(0, index))), y.index_select(0, index))
+        x = prepare(images.index_select(0, index))
+        loss = F.cross_entropy(head(backbone(x)), y.index_select(0, index))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
+    """Crop bytes [n, 3, h, w] after padding, mirror half of them, and scale all to [0, 1]."""
+    n, channels, height, width = images.shape
+    top, left = (torch.randint(0, 2 * padding + 1, (n, 1)) for _ in range(2))
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    columns = torch.where(torch.rand(n, 1) < 0.5, columns.flip(1), columns)
+    padded = F.pad(images, (padding,) * 4)
+    which, channel = torch.arange(n).view(-1, 1, 1, 1), torch.arange(channels).view(1, -1, 1, 1)
+    return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]] / 255
 
 
 def lwf(

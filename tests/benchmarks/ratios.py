@@ -38,7 +38,7 @@ from clbench.experiment import registry
 from clbench.method import Training
 from clbench.sequences.permuted_rotated import PermutedMNIST
 from clbench.sequences.splits import SplitMNIST
-from clbench.sequences.tasks import Task
+from clbench.sequences.tasks import Split, Task
 from clbench.training.precision import computing
 from clbench.training.run import run_sequence
 
@@ -147,6 +147,47 @@ def rehearsal(rounds: int) -> dict[str, Measured]:
         for size in (10, 128)
         for training in [Training(epochs=1, batch_size=size, lr=0.01)]
     }
+
+
+@as_in_a_sweep()
+def images(rounds: int) -> dict[str, Measured]:
+    """An epoch of resnet18 on made-up images, cropped and mirrored, by the training core and by a hand-written loop."""
+    keep_freed_memory()
+    pixels = torch.randint(0, 256, (1280, 3, 32, 32), dtype=torch.uint8)
+    y = torch.arange(1280) % 5
+    splits = [Split(pixels, rows, y[rows], augment="crop+flip") for rows in torch.arange(1280).split(640)]
+    tasks = [
+        Task(index, tuple(range(5 * index, 5 * index + 5)), split, splits[0]) for index, split in enumerate(splits)
+    ]
+    model = registry.find("model", "resnet18")
+
+    def ours(size: int) -> float:
+        training = Training(epochs=1, batch_size=size, lr=0.01)
+        method = registry.find("method", "finetune")()
+        return run_sequence(tasks, method, model(), training, "task", 0, evaluate="end").train_seconds[1]
+
+    def theirs(size: int) -> float:
+        backbone = model().build((3, 32, 32)).to(memory_format=torch.channels_last)
+        head = nn.Linear(model_features(backbone), 5)
+        optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.01, fused=True)
+        new, start = pixels[640:], time.perf_counter()
+        bare.finetune(backbone, head, new, y[640:], optimizer, size, bare.crop_and_flip)
+        return time.perf_counter() - start
+
+    return {
+        f"fine-tuning, resnet18, batches of {size}": in_turn(
+            rounds, clbench=partial(ours, size), bare=partial(theirs, size)
+        )
+        for size in (10, 64)
+    }
+
+
+def model_features(backbone: nn.Module) -> int:
+    """Return how many features a backbone gives for an image of 3 × 32 × 32."""
+    with torch.no_grad():
+        found = backbone.eval()(torch.zeros(1, 3, 32, 32)).shape[1]
+    backbone.train()
+    return found
 
 
 @as_in_a_sweep()
@@ -315,6 +356,7 @@ def _call(*arguments: str, folder: Path | None = None, threads: int = 1) -> None
 MEASUREMENTS: dict[str, Callable[..., dict[str, Measured]]] = {
     "steps": steps,
     "rehearsal": rehearsal,
+    "images": images,
     "products": products,
     "runs": runs,
     "sweeps": sweeps,
@@ -347,6 +389,7 @@ def table(content: dict[str, Any]) -> list[str]:
         "authors": "the run of van de Ven & Tolias ({}), from the command to the result: the authors' public code",
         "steps": "an epoch of {}: a hand-written loop",
         "rehearsal": "an epoch of {}: a hand-written loop",
+        "images": "an epoch of {}: a hand-written loop",
         "products": "training, {}: its matrix products alone",
         "start": "the default command: the same with nothing left to do",
     }
