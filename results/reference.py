@@ -2,7 +2,7 @@
 
 python results/reference.py make [SET …]    run what is missing of the sets, then describe them
 python results/reference.py check [SET …]   run seed 0 of each again, elsewhere, and compare with the records
-python results/reference.py describe        write the tables of results/README.md from the records alone
+python results/reference.py describe        write the tables of results/README.md and docs/baselines.md from the records
 
 A set is a folder of reference/ with all its records in one file, records.jsonl.gz, and their means in summary.csv.
 """
@@ -29,7 +29,10 @@ from clbench.verification import comparison, tables
 FOLDER = Path(__file__).parent / "reference"
 README = Path(__file__).parent / "README.md"
 MARK = "<!-- everything below is written by results/reference.py -->"
-CORE = "run --methods scratch,finetune,feature-extraction,joint,lwf --scenario task,class,domain --sequence"
+GUIDE = Path(__file__).parents[1] / "docs" / "baselines.md"
+SCENARIOS = "--scenario task,class,domain"
+CORE = f"run --methods core {SCENARIOS} --sequence"
+BASELINES = "split-mnist"  # the set of all methods, whose tables are in docs/baselines.md
 CHAIN = "@images=5000 --model cnn@channels=8@width=128"
 SETS = {
     "vandeven2018-split-mnist": "verify vandeven2018-split-mnist --controls",
@@ -37,7 +40,7 @@ SETS = {
     "lwf-paper-mnist-first": f"verify lwf-paper --sequence mnist+fashion-mnist{CHAIN}",
     "lwf-paper-fashion-first": f"verify lwf-paper --sequence fashion-mnist+mnist{CHAIN}",
     "split-digits": f"{CORE} split-digits",
-    "split-mnist": f"{CORE} split-mnist",
+    BASELINES: f"run --methods all --set replay.images=500 {SCENARIOS} --sequence {BASELINES}",
     "split-fashion-mnist": f"{CORE} split-fashion-mnist",
     "der2020-seq-mnist": "verify der2020-seq-mnist",
     "der2020-perm-mnist": "verify der2020-perm-mnist",
@@ -126,6 +129,9 @@ def describe() -> None:
     """Write the generated part of results/README.md."""
     head = README.read_text(encoding="utf-8").split(MARK)[0]
     README.write_text(head + MARK + "\n" + "\n".join(_described()) + "\n", encoding="utf-8")
+    results = Results.load(FOLDER / BASELINES)
+    text = "\n".join(line for scenario in ("task", "class", "domain") for line in _baselines(results, scenario))
+    GUIDE.write_text(GUIDE.read_text(encoding="utf-8").split(MARK)[0] + MARK + "\n" + text + "\n", encoding="utf-8")
 
 
 def _described() -> Iterator[str]:
@@ -169,10 +175,34 @@ def _core_table(results: Results) -> str:
     frame = frame.assign(cell=[f"{100 * m:.2f} ± {h:.2f}" for m, h in zip(frame["mean"], half, strict=True)])
     wide = frame.pivot_table(index="label", columns=["scenario", "metric"], values="cell", aggfunc="first")
     columns = pd.MultiIndex.from_product([["task", "class", "domain"], ["average_accuracy", "forgetting"]])
-    wide = wide.reindex(columns=columns, fill_value="–")
+    wide = wide.reindex(columns=columns).fillna("–")
     heads = ["method", *(f"{scenario}: {metric.replace('_', ' ')}" for scenario, metric in columns)]
     table = "\n".join(markdown_table([heads, *([label, *cells] for label, *cells in wide.itertuples())]))
     return f"Per cent, mean over seeds ± half-width of its 95 % interval.\n\n{table}\n"
+
+
+def _baselines(results: Results, scenario: str) -> Iterator[str]:
+    """Tabulate a scenario's methods, the best first: accuracy, forgetting, and what each needs and costs."""
+    runs = results.runs[results.runs["scenario"] == scenario]
+    runs = runs.assign(passes=runs["forward_passes"] + runs["backward_passes"])
+    costs = runs.groupby("label")[["stored_images", "stored_bytes", "parameters", "passes", "train_seconds"]].median()
+    plain = costs.loc["finetune"]
+    found = results.summary()
+    found = found[found["scenario"] == scenario].set_index(["label", "metric"])
+    best_first = found.xs("average_accuracy", level="metric")["mean"].sort_values(ascending=False).index
+    rows = [["method", "average accuracy", "forgetting", "stored images", "stored", "parameters", "passes", "seconds"]]
+    for label in best_first:
+        cells = [_with_interval(found.loc[(label, metric)]) for metric in ("average_accuracy", "forgetting")]
+        cost = costs.loc[label]
+        times = [f"{cost[name] / plain[name]:.1f} ×" for name in ("parameters", "passes")]
+        stored = [f"{cost['stored_images']:.0f}", f"{cost['stored_bytes'] / 1e6:.1f} MB"]
+        rows.append([label, *cells, *stored, *times, f"{cost['train_seconds']:.1f}"])
+    yield f"\n### In `{scenario}`\n"
+    yield from markdown_table(rows)
+
+
+def _with_interval(row: pd.Series) -> str:
+    return f"{100 * row['mean']:.2f} ± {100 * (row['ci_high'] - row['mean']):.2f}".replace("-", "−")
 
 
 if __name__ == "__main__":
