@@ -80,7 +80,16 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
     resumed = checkpoint is not None and checkpoint.path.exists()
     tasks = to_device(job.load_tasks(), torch.device(job.device))
     learner: Learner = job.instance("method")
+    save = None if job.models_folder is None else _model_saver(job.models_folder)
     start = begin_peak(job.device)
+    peaks: list[int | None] = []  # after each task, where the probe, which is no part of the run, would raise it
+
+    def after_task(learner: Learner, task: Task) -> None:
+        if save is not None:
+            save(learner, task)
+        if spec.probe:
+            peaks.append(peak_bytes(job.device, start))
+
     outcome = run_sequence(
         tasks,
         learner,
@@ -90,13 +99,14 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
         spec.seed,
         job.device,
         before_task=lambda task: tell(f"at task {task.index + 1} of {len(tasks)}"),
-        after_task=None if job.models_folder is None else _model_saver(job.models_folder),
+        after_task=after_task,
         first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
         checkpoint=checkpoint,
         eval_every=spec.eval_every,
         evaluate=spec.evaluate,
+        probe=spec.probe,
     )
-    peak = None if resumed else peak_bytes(job.device, start)  # a resumed run has not seen that of its earlier tasks
+    peaks = peaks if spec.probe else [peak_bytes(job.device, start)]
     measured = dict(vars(outcome))
     return RunRecord(
         spec.key,
@@ -106,7 +116,7 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
         seconds={what: measured.pop(f"{what}_seconds") for what in ("train", "evaluate")},
         curves=measured.pop("curves") or None,
         validation=measured.pop("validation") or None,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=None if resumed else peaks[-1],  # a resumed run has not seen that of its earlier tasks
         environment=environment,
         **measured,
     )
