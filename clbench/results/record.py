@@ -134,13 +134,13 @@ class RunRecord:
     def __repr__(self) -> str:
         return f"<RunRecord: {self.title}: {self.status}{'' if self.ok else f', {self.reason}'}>"
 
-    def confusion_matrix(self) -> Array | None:
+    def confusion_matrix(self) -> Array:
         """Return how many test images of each class (row) were taken for which (column): [classes, classes].
 
-        Classes stand in the order of their tasks. None where it was not recorded.
+        Classes stand in the order of their tasks. Raises ClbenchError where it was not recorded.
         """
         if self.confusion is None:
-            return None
+            raise ClbenchError(f"{self.title}: it does not say what classes were taken for")
         matrix = np.zeros((len(self.confusion["counts"]),) * 2)
         for row, counts in enumerate(self.confusion["counts"]):
             matrix[row, list(counts)] = list(counts.values())
