@@ -22,7 +22,13 @@ from clbench.results.statistics import IntervalKind, mean_interval
 from clbench.results.store import read_records
 from clbench.results.wording import count_of
 
-METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.IMAGE_METRICS, *metrics.CURVE_METRICS, "probe_accuracy")
+METRIC_NAMES = (
+    *metrics.METRICS,
+    "intransigence",
+    *metrics.IMAGE_METRICS,
+    *metrics.CURVE_METRICS,
+    metrics.PROBE_METRIC,
+)
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes", "stored_images")
 COST_NAMES = ("train_seconds", "evaluate_seconds", *TOTALS, *SIZES)
@@ -211,7 +217,7 @@ class Results:
             R, bound = record.matrix(view), bounds[0].matrix(view) if alike else None
             own = metrics.measure(R, bound) | metrics.measure_images(R, record.test_images)
             own |= metrics.measure_curves(R, record.curves, view)
-            measures[record.key] = own | {"probe_accuracy": metrics.probe_accuracy(record.probe)}
+            measures[record.key] = own | {metrics.PROBE_METRIC: metrics.linear_probe_accuracy(record.probe)}
         return measures
 
     def by_seed(self, group: Group, metric: str) -> dict[int, float]:

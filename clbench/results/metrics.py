@@ -159,7 +159,10 @@ def measure_images(R: ArrayLike, test_images: Sequence[int] | None) -> dict[str,
     return {name: np.nan if test_images is None else of(R, test_images) for name, of in IMAGE_METRICS.items()}
 
 
-def probe_accuracy(accuracies: ArrayLike | None) -> float:
+PROBE_METRIC = "linear_probe_accuracy"
+
+
+def linear_probe_accuracy(accuracies: ArrayLike | None) -> float:
     """Mean over all tasks of the accuracy of a linear classifier of the final features; NaN if they were not probed."""
     return np.nan if accuracies is None else _mean(np.asarray(accuracies, dtype=np.float64))
 

@@ -165,8 +165,8 @@ class RunRecord:
 MEASURED = tuple(
     f.name for f in fields(RunRecord) if f.name not in ("key", "spec", "status", "error", "environment", "schema")
 )
-# a finished record may lack these; `stored_images`, `test_images`, `validation`, `confusion` and `probe` are younger than
-# the first records
+# a finished record may lack these; `stored_images`, `test_images`, `validation`, `confusion` and `probe` are younger
+# than the first records
 NOT_ALWAYS = (
     *("validation", "peak_memory_bytes", "stored_images", "test_images", "history", "curves", "shared_first_task"),
     *("confusion", "probe"),

@@ -18,7 +18,7 @@ import clbench
 from clbench.experiment import presets, registry
 from clbench.experiment.preset import Preset, Published, Row
 from clbench.method import Training
-from clbench.results.metrics import CURVE_METRICS, IMAGE_METRICS, METRICS
+from clbench.results.metrics import CURVE_METRICS, IMAGE_METRICS, METRICS, PROBE_METRIC
 from clbench.testing import check_method
 
 EVERYTHING = "".join(map(text_of, DOCUMENTS))
@@ -51,6 +51,7 @@ def test_every_name_and_setting_is_explained() -> None:
         *METRICS,
         *IMAGE_METRICS,
         *CURVE_METRICS,
+        PROBE_METRIC,
         *(field.name for field in dataclasses.fields(Training)),
     ]
     missing = [name for name in names if f"`{name}`" not in EVERYTHING]

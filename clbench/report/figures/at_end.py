@@ -80,8 +80,8 @@ def draw_probe(points: Mapping[str, Array], axes: Axes, styles: Styles | None = 
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
-    low, high = axes.get_xlim()
-    axes.set_xlim(max(low, -2), min(max(high, low + 5), 102))
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(left, -2), min(max(right, left + 5), 102))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.set_xlabel("accuracy after the last task (%)")
     return axes
@@ -98,7 +98,7 @@ def _part(confusions: Sequence[Confusion], axis: Axis, start: float) -> None:
     ends = start + np.cumsum(tasks)
     line: Any = axis.axes.axvline if axis.axis_name == "x" else axis.axes.axhline  # type: ignore[attr-defined]
     for end in ends[:-1] if len(tasks) <= LINED_TASKS else ():
-        line(end, color="white", linewidth=0.7, alpha=1 if len(tasks) <= 5 else 0.35)
+        line(end, color="white", linewidth=0.7, alpha=1 if len(tasks) <= 5 else 0.35 if len(tasks) <= 10 else 0.2)
     if sum(tasks) <= NAMED_CLASSES and share_classes(confusions):
         axis.set_ticks(start + 0.5 + np.arange(sum(tasks)), list(map(str, confusions[0].classes[0])))
         return

@@ -178,7 +178,7 @@ def _probed(results: Results, comparison: Comparison, _: Any) -> dict[str, Array
     view = metrics.primary_view(comparison.scenario)
     found = {
         group.label: np.array(
-            [[metrics.average_accuracy(run.matrix(view)), metrics.probe_accuracy(run.probe)] for run in runs]
+            [[metrics.average_accuracy(run.matrix(view)), metrics.linear_probe_accuracy(run.probe)] for run in runs]
         )
         for group in comparison.finished
         if (runs := group.with_probe)
