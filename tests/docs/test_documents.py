@@ -180,5 +180,5 @@ def test_the_gallery_draws_every_figure(tmp_path: Path, monkeypatch: pytest.Monk
     gallery = importlib.import_module("gallery")
     monkeypatch.setattr(clbench, "run", functools.partial(clbench.run, jobs=1))
     paths = gallery.main(tmp_path, seeds=2, epochs=1)
-    assert len(paths) == len({path.read_bytes() for path in paths}) == 8
+    assert len(paths) == len({path.read_bytes() for path in paths}) == 11
     assert all(path.read_bytes().startswith(b"%PDF") for path in paths)

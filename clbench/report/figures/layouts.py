@@ -263,6 +263,8 @@ def _lay_out_confusion(figure: Figure, subject: Subject) -> list[Line2D]:
     panels = _panels(figure, len(titles), columns)
     for axes, label in zip(panels, titles, strict=True):
         at_end.draw_confusion(subject.data[label], axes, numbers=size > 2).set_title(titles[label], size=SMALL)
+        if size < 0.85:  # no room for more
+            axes.set(xticks=[], yticks=[], xlabel="answer", ylabel="class")
     _name_outer(panels, columns, x=True, y=True)
     bar = _colour_bar(figure, at_end.SHARES, "share of the class (%)")
     bar.set_ticks([0, 5, 20, 50, 100])
