@@ -47,7 +47,7 @@ def probe(
         mean, deviation = h.mean(0), h.std(0, correction=0)
         scale = torch.where(deviation > 0, deviation, 1.0)
         classes = starts[group[-1]] + len(tasks[group[-1]].classes)
-        weight, bias = fit((h - mean) / scale, y, classes)
+        weight, bias = fit(h.sub_(mean).div_(scale), y, classes)  # in place, as they may be large
         for i in group:
             scores = (_features(network, tests[i]) - mean) / scale @ weight.T + bias
             found.append((scores.argmax(1) == tests[i].y + starts[i]).double().mean().item())
