@@ -87,7 +87,8 @@ def test_a_budget_is_epochs_or_iterations() -> None:
 
 OTHER = {
     "precision": "bf16", "kernels": "onednn", "threads": 2, "eval_every": 5, "seed": 1, "scenario": "class",
-    "probe": True, "params": {}, "training": {}, "numbers": 99, "code": {"method": "a"}, "data": "other", "class_order": [1, 0],
+    "params": {}, "training": {}, "numbers": 99, "code": {"method": "a"}, "data": "other", "class_order": [1, 0],
+    "probe": True,
 }  # fmt: skip
 
 
