@@ -13,6 +13,7 @@ from clbench.experiment import planning, registry
 from clbench.experiment.points import resolve_training
 from clbench.experiment.spec import RunSpec
 from clbench.methods.lwf import LwF
+from clbench.results.store import read_records
 
 CORE = ["feature-extraction", "finetune", "joint", "lwf", "scratch"]
 
@@ -116,6 +117,15 @@ def test_a_spec_is_the_same_from_a_record(spec: RunSpec) -> None:
     for name in ("precision", "kernels", "threads", "eval_every", "probe", "preset"):
         del content[name]  # a record that has nothing to say of them
     assert RunSpec(**content).key == spec.key
+
+
+def test_older_records_stand_for_the_same_runs() -> None:
+    """They were made before some of the options there are."""
+    records, _ = read_records(Path(__file__).parents[2] / "results/reference/split-digits/records.jsonl.gz")
+    assert len(records) > 20
+    for record in records:
+        assert "probe" not in record.spec
+        assert RunSpec(**record.spec).key == record.key
 
 
 def test_a_learner_without_a_network_is_named_where_a_probe_is_asked_for(tmp_path: Path) -> None:

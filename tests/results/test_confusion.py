@@ -51,7 +51,7 @@ def test_labels_that_all_tasks_share_are_of_one_block() -> None:
         {"counts": [*COUNTS, {}]},
         {"counts": [{0: 1, 4: 1}, *COUNTS[1:]]},  # an answer that is no class
         {"counts": [{0: 1, -1: 1}, *COUNTS[1:]]},
-        {"counts": [{0: 2, 3: 1}, *COUNTS[1:]]},  # five images of a task of four
+        {"counts": [{0: 1, 3: 2}, *COUNTS[1:]]},  # five images of a task of four
         {"counts": [{1: 1, 3: 1}, *COUNTS[1:]]},  # another accuracy
         {"counts": [{0: 2}, *COUNTS[1:]]},
         {"counts": [{0: 1, 3: 1, 2: 0}, *COUNTS[1:]]},
