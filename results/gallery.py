@@ -13,7 +13,9 @@ METHODS = "finetune,lwf,ewc,joint"
 
 def main(folder: Path, seeds: int = 5, epochs: int | None = None) -> list[Path]:
     """Run the sweep into a folder, draw what it says, and return the figures' files."""
-    results = clbench.run(METHODS, seeds=seeds, epochs=epochs, eval_every=20, out=folder / "runs", quiet=True)
+    results = clbench.run(
+        METHODS, seeds=seeds, epochs=epochs, eval_every=20, probe=True, out=folder / "runs", quiet=True
+    )
     print(results.summary().query("metric == 'average_accuracy'")[["label", "n", "mean", "ci_low", "ci_high"]])
     print(*clbench.compare(results, "lwf", "finetune", metric="forgetting"), sep="\n")
     figures = {
@@ -24,6 +26,9 @@ def main(folder: Path, seeds: int = 5, epochs: int | None = None) -> list[Path]:
         "forgetting": results.plot.forgetting(),
         "stability-against-plasticity": results.plot.stability_plasticity(),
         "differences": results.plot.differences(),  # to fine-tuning, seed by seed
+        "each-class": results.plot.class_accuracy(),
+        "what-classes-are-taken-for": results.plot.confusion(),
+        "features": results.plot.probe(),  # what a linear classifier still finds in them, from probe=True
         "cost": results.plot.accuracy_cost(),
     }
     paths = []

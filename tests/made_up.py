@@ -91,3 +91,9 @@ def with_curve(label: str, seed: int, lowest: float) -> RunRecord:
     ]
     both = [{**one, "task_agnostic": one["task_aware"]} for one in curves]
     return record(label, seed, [[N, N], [0.9, N], [0.8, 1.0]], eval_every=50, curves=both)
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """Write any content as a record, with the checksum that fits."""
+    text = json.dumps(content, sort_keys=True)
+    return f'{text[:-1]}, "checksum": "{hashlib.sha256(text.encode()).hexdigest()}"}}\n'.encode()

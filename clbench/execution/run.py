@@ -6,9 +6,8 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +18,14 @@ from clbench.execution.memory import begin_peak, peak_bytes
 from clbench.execution.saved import save
 from clbench.execution.tracking import Trackers
 from clbench.experiment import own_code, registry
-from clbench.experiment.spec import Job, RunSpec
+from clbench.experiment.spec import Job
 from clbench.method import Learner, Method, Training
 from clbench.models.backbones import MLP
 from clbench.results.metrics import VIEWS
 from clbench.results.store import RunRecord
 from clbench.sequences.tasks import Split, Task, to_device
 from clbench.training.precision import computing
-from clbench.training.run import AfterTask, run_sequence
+from clbench.training.run import run_sequence
 from clbench.training.snapshots import SnapshotFile
 
 Tell = Callable[[str], None]
@@ -86,6 +85,13 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers
     tasks = to_device(job.load_tasks(), torch.device(job.device))
     learner: Learner = job.instance("method")
     start = begin_peak(job.device)
+    peaks: list[int | None] = []  # after each task; a probe, which is no part of the run, would raise it
+
+    def after_task(learner: Learner, task: Task) -> None:
+        peaks.append(peak_bytes(job.device, start))
+        if job.models_folder is not None:
+            save(job.models_folder / f"task-{task.index + 1}.safetensors", learner, spec, tasks, task.index + 1)
+
     outcome = run_sequence(
         tasks,
         learner,
@@ -95,14 +101,14 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers
         spec.seed,
         job.device,
         before_task=lambda task: tell(f"at task {task.index + 1} of {len(tasks)}"),
-        after_task=None if job.models_folder is None else _model_saver(job.models_folder, spec, tasks),
+        after_task=after_task,
         first_task=None if job.first_task is None else SnapshotFile(job.first_task, job.device),
         checkpoint=checkpoint,
         eval_every=spec.eval_every,
         evaluate=spec.evaluate,
         tell=trackers.after_task,
+        probe=spec.probe,
     )
-    peak = None if resumed else peak_bytes(job.device, start)  # a resumed run has not seen that of its earlier tasks
     measured = dict(vars(outcome))
     return RunRecord(
         spec.key,
@@ -112,7 +118,7 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers
         seconds={what: measured.pop(f"{what}_seconds") for what in ("train", "evaluate")},
         curves=measured.pop("curves") or None,
         validation=measured.pop("validation") or None,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=None if resumed else peaks[-1],  # a resumed run has not seen that of its earlier tasks
         environment=environment,
         **measured,
     )
@@ -125,13 +131,6 @@ def _checkpoint(job: Job, environment: Mapping[str, Any]) -> SnapshotFile | None
         job.checkpoint.unlink(missing_ok=True)  # the networks after its first tasks are asked for too
     made_by = {name: environment.get(name) for name in ("torch", "device", "clbench")}
     return SnapshotFile(job.checkpoint, job.device, made_by)
-
-
-def _model_saver(folder: Path, spec: RunSpec, tasks: Sequence[Task]) -> AfterTask:
-    def keep(learner: Learner, task: Task) -> None:
-        save(folder / f"task-{task.index + 1}.safetensors", learner, spec, tasks, task.index + 1)
-
-    return keep
 
 
 @cache

@@ -21,7 +21,7 @@ from clbench.experiment import early, registry
 from clbench.experiment.points import Point, naming, points
 from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
-from clbench.method import Learner, shares_first_task
+from clbench.method import Learner, Method, shares_first_task
 from clbench.models import ExpandingHeadModel
 from clbench.sequences.checking import load_checked
 from clbench.sequences.tasks import Task
@@ -56,8 +56,14 @@ def plan(request: Request) -> Planned:
         cls = type(method.instance)
         if cls.load_state is Learner.load_state and cls.state is not Learner.state:
             raise UsageError(f"{method.label} has a state but no load_state: it cannot go on from a checkpoint")
+    if request.probe:
+        notes += [f"{run.method.label} has no network that --probe could probe" for run in runs if _cannot_probe(run)]
     # runs that are not on the CPU are given one of the devices when they begin
     return Planned(_jobs(runs, request, devices[0], notes), list(dict.fromkeys(notes)), workers, devices)
+
+
+def _cannot_probe(run: Point) -> bool:
+    return not isinstance(run.method.instance, Method)
 
 
 def _jobs(runs: Sequence[Point], request: Request, device: str, notes: list[str]) -> list[Job]:
@@ -144,6 +150,7 @@ def _spec(run: Point, request: Request, device: str, data: str, classes: list[in
         threads=request.threads,
         evaluate=request.evaluate or (request.preset and request.preset.evaluate) or "all",
         eval_every=request.eval_every,
+        probe=request.probe,
         preset=run.preset,
     )
 

@@ -176,6 +176,7 @@ class Request(BaseModel):
     eval_every: int | None = option(
         None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
     )
+    probe: bool = option(False, "", "Probe the final features: a linear classifier of all tasks' images, per task.")
     evaluate: Evaluate | None = option(
         None,
         "all|seen|end",

@@ -52,14 +52,16 @@ class RunSpec:
     threads: int = 1  # on the CPU; sums over several round in another order
     evaluate: Evaluate = "all"  # after each task: all tasks, or those seen so far; or all of them at the end alone
     eval_every: int | None = None  # updates between two points of the curves within tasks
+    probe: bool = False  # whether the features of the final network are probed
     preset: Mapping[str, Any] | None = None  # name, row, and what was overridden
 
     @cached_property
     def key(self) -> str:
         """The record's name: a hash of everything here but the labels and the preset."""
         content = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_KEY}
-        if self.evaluate == "all":  # younger than the first records, which stand for the same runs
-            del content["evaluate"]
+        for name, default in (("evaluate", "all"), ("probe", False)):
+            if content[name] == default:  # younger than the first records, which stand for the same runs
+                del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     @cached_property

@@ -130,6 +130,8 @@ def _options(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
         last += ["--evaluate", spec["evaluate"]]
     if spec.get("eval_every"):
         last += ["--eval-every", str(spec["eval_every"])]
+    if spec.get("probe"):
+        last.append("--probe")
     if spec.get("precision", "fp32") != "fp32":
         last += ["--precision", spec["precision"]]
     if spec.get("threads", 1) != 1:

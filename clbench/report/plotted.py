@@ -102,6 +102,18 @@ class Plots:
         """Draw the paired differences to the baseline, in average accuracy and in forgetting."""
         return self._panels("differences", place)
 
+    def class_accuracy(self, **place: Unpack[Place]) -> Axes:
+        """Draw the mean accuracy on each class after the last task, a row per method."""
+        return self._one("class-accuracy", None, place)
+
+    def confusion(self, **place: Unpack[Place]) -> Panels:
+        """Draw what images of each class were taken for after the last task, a panel per method."""
+        return self._panels("confusion", place)
+
+    def probe(self, **place: Unpack[Place]) -> Axes:
+        """Draw average accuracy beside that of the linear probe, of runs with `probe`."""
+        return self._one("probe", None, place)
+
     def ranks(self, ax: Axes | None = None, *, scenario: str | None = None) -> Axes:
         """Draw the critical-difference diagram over a scenario's task sequences."""
         return self._one("ranks", ax, {"scenario": scenario})

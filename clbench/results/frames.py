@@ -12,7 +12,8 @@ import pandas as pd
 
 from clbench.errors import UsageError
 from clbench.results import metrics, names
-from clbench.results.groups import PLACE, Comparison, Group, circumstances, compare_runs
+from clbench.results.confusion import Confusion
+from clbench.results.groups import PLACE, Comparison, Group, beside, circumstances, compare_runs
 from clbench.results.metrics import Array, View
 from clbench.results.narrowing import Where, names_in, narrow
 from clbench.results.record import RunRecord
@@ -21,7 +22,13 @@ from clbench.results.statistics import IntervalKind, mean_interval
 from clbench.results.store import read_records
 from clbench.results.wording import count_of
 
-METRIC_NAMES = (*metrics.METRICS, "intransigence", *metrics.IMAGE_METRICS, *metrics.CURVE_METRICS)
+METRIC_NAMES = (
+    *metrics.METRICS,
+    "intransigence",
+    *metrics.IMAGE_METRICS,
+    *metrics.CURVE_METRICS,
+    metrics.PROBE_METRIC,
+)
 TOTALS = ("updates", "images", "forward_passes", "backward_passes")  # of lists by task: the report shows their sums
 SIZES = ("parameters", "peak_memory_bytes", "stored_bytes", "stored_images")
 COST_NAMES = ("train_seconds", "evaluate_seconds", *TOTALS, *SIZES)
@@ -162,8 +169,26 @@ class Results:
         """
         if view not in (None, *metrics.VIEWS):
             raise UsageError(f"no view '{view}': choose one of {', '.join(metrics.VIEWS)}")
+        place, group = self._find(label, (sequence, scenario, model))
+        return group.accuracy(view or metrics.primary_view(place.scenario))
+
+    def confusion(
+        self, label: str, *, sequence: str | None = None, scenario: str | None = None, model: str | None = None
+    ) -> Confusion:
+        """Return what test images were taken for after a method's last task, in the scenario's view.
+
+        `counts` is [seeds, C, C], see `Confusion`. Raises UsageError unless exactly one group fits, and if it has no
+        record that says so: those of before it was counted do not.
+        """
+        place, group = self._find(label, (sequence, scenario, model))
+        found = group.confusion()
+        if found is None:
+            raise UsageError(f"'{group.label}' on {place.title}: no record says what classes were taken for")
+        return found
+
+    def _find(self, label: str, wanted: Sequence[str | None]) -> tuple[Comparison, Group]:
+        """Return the one group of a label, sequence, scenario and model; raise UsageError if there are none or more."""
         choices = [(place, group) for place, group in self.groups if group.runs]
-        wanted = (sequence, scenario, model)
         fitting = [
             (place, group)
             for place, group in choices
@@ -174,8 +199,7 @@ class Results:
             listed = "; ".join(f"'{group.label}' on {place.title}" for place, group in fitting or choices) or "nothing"
             problem = "is ambiguous" if fitting else "is not among the finished runs"
             raise UsageError(f"'{label}' {problem}: choose from {listed}")
-        ((place, group),) = fitting
-        return group.accuracy(view or metrics.primary_view(place.scenario))
+        return fitting[0]
 
     @cached_property
     def _measures(self) -> dict[str, dict[str, float]]:
@@ -189,10 +213,11 @@ class Results:
         for record in finished:
             view = metrics.primary_view(record.spec["scenario"])
             bounds = joint.get(circumstances(record.spec), [])
-            alike = 0 < len(bounds) == len({bool(one.curves) for one in bounds})  # at most one has none
+            alike = 0 < len(bounds) == len({beside(one) for one in bounds})  # the same run, looked at otherwise
             R, bound = record.matrix(view), bounds[0].matrix(view) if alike else None
             own = metrics.measure(R, bound) | metrics.measure_images(R, record.test_images)
-            measures[record.key] = own | metrics.measure_curves(R, record.curves, view)
+            own |= metrics.measure_curves(R, record.curves, view)
+            measures[record.key] = own | {metrics.PROBE_METRIC: metrics.linear_probe_accuracy(record.probe)}
         return measures
 
     def by_seed(self, group: Group, metric: str) -> dict[int, float]:

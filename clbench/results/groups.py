@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from clbench.results import metrics, names
+from clbench.results.confusion import Confusion, confusion_of, with_counts
 from clbench.results.metrics import Array, View
 from clbench.results.record import SAME, RunRecord
 from clbench.results.references import BASELINE
@@ -63,6 +64,15 @@ class Group:
     def accuracy(self, view: View) -> Array:
         """Return the accuracy matrices, NaN where not measured: [seeds, T+1, T]."""
         return np.stack([record.matrix(view) for record in self.runs])
+
+    @property
+    def with_probe(self) -> Sequence[RunRecord]:
+        """The finished runs whose final features were probed."""
+        return [record for record in self.runs if record.probe]
+
+    def confusion(self) -> Confusion | None:
+        """Return what classes were taken for, of the runs that say so; None if there is none."""
+        return confusion_of(self.runs)
 
     @property
     def with_curves(self) -> Sequence[RunRecord]:
@@ -236,22 +246,26 @@ def _groups(records: Sequence[RunRecord], order: Sequence[str]) -> tuple[list[Gr
         elif missing:
             warnings.append(f"{those} {have} no finished run of {_seeds(missing)}, which other methods have")
     warnings += [line for group in groups for line in _odd_seeds(group)]
-    return groups, warnings + _alike(groups) + _without_curves(groups)
+    return groups, warnings + _alike(groups) + _left_out(groups)
 
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def _without_curves(groups: Sequence[Group]) -> list[str]:
-    """Say which runs the curves within tasks leave out, if there are curves."""
+def _left_out(groups: Sequence[Group]) -> list[str]:
+    """Say which runs are left out of curves within tasks, figures of classes and the probe, where there are such."""
     lines = []
     for group in groups:
-        missing = sorted({*group.seeds} - {record.spec["seed"] for record in group.with_curves})
-        if missing and any(other.with_curves for other in groups):
-            every = {record.spec["eval_every"] for record in group.with_curves}
-            how = "".join(f" {updates}" for updates in every)
-            lines.append(f"{group.label}: {_seeds(missing)} without --eval-every{how}, left out of curves within tasks")
+        every = "".join(f" {updates}" for updates in {record.spec["eval_every"] for record in group.with_curves})
+        for those, why in (
+            (lambda one: one.with_curves, f"without --eval-every{every}, left out of curves within tasks"),
+            (lambda one: with_counts(one.runs), "without counts of classes, left out of what is shown by class"),
+            (lambda one: one.with_probe, "without --probe, left out of what is shown of it"),
+        ):
+            missing = sorted({*group.seeds} - {record.spec["seed"] for record in those(group)})
+            if missing and any(those(other) for other in groups):
+                lines.append(f"{group.label}: {_seeds(missing)} {why}")
     return lines
 
 
@@ -284,10 +298,11 @@ def _one_per_seed(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]
     """Return the runs that can stand side by side, one per seed, all over as many tasks; and lines on the others."""
     kept: dict[int, RunRecord] = {}
     warnings = []
-    for record in sorted(runs, key=lambda record: not record.curves):  # within-task curves are no other numbers
+    # within-task curves and the probe are no other numbers: those come first that have both, or one
+    for record in sorted(runs, key=lambda record: (not record.curves, not record.probe)):
         seed = record.spec["seed"]
         first = next(iter(kept.values()), record)
-        if seed in kept and kept[seed].curves and not record.curves and kept[seed].accuracy == record.accuracy:
+        if seed in kept and beside(kept[seed]) != beside(record) and kept[seed].accuracy == record.accuracy:
             continue
         if seed in kept or record.matrix().shape != first.matrix().shape:
             warnings.append(f"record {record.key} of seed {seed} does not fit record {first.key} and is left out")
@@ -296,9 +311,14 @@ def _one_per_seed(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]
     return [kept[seed] for seed in sorted(kept)], warnings
 
 
+def beside(record: RunRecord) -> tuple[bool, bool]:
+    """Whether a run was looked at within its tasks, and its features probed: neither changes its numbers."""
+    return bool(record.curves), bool(record.probe)
+
+
 def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the runs of a group agree in, flat."""
-    left_out = {"seed", "sequence_label", "label", "model_label", "eval_every", "evaluate"}
+    left_out = {"seed", "sequence_label", "label", "model_label", "eval_every", "evaluate", "probe"}
     if spec.get("class_order_rule") == "seed":
         left_out.add("class_order")
     if str(spec.get("data")).startswith("seed:"):
@@ -308,7 +328,7 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def circumstances(spec: Mapping[str, Any]) -> str:
     """Return everything about a run but its method, as text: equal for runs that are paired."""
-    but = (*OF_THE_METHOD, "eval_every", "evaluate")
+    but = (*OF_THE_METHOD, "eval_every", "evaluate", "probe")
     shared = {name: value for name, value in settings(spec).items() if not name.startswith(but)}
     return json.dumps(shared, sort_keys=True)
 

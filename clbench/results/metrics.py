@@ -159,6 +159,14 @@ def measure_images(R: ArrayLike, test_images: Sequence[int] | None) -> dict[str,
     return {name: np.nan if test_images is None else of(R, test_images) for name, of in IMAGE_METRICS.items()}
 
 
+PROBE_METRIC = "linear_probe_accuracy"
+
+
+def linear_probe_accuracy(accuracies: ArrayLike | None) -> float:
+    """Mean over all tasks of the accuracy of a linear classifier of the final features; NaN if they were not probed."""
+    return np.nan if accuracies is None else _mean(np.asarray(accuracies, dtype=np.float64))
+
+
 def measure_curves(R: ArrayLike, curves: Sequence[Mapping[str, Any]] | None, view: View) -> dict[str, float]:
     """Return every metric of a record's `curves` by name, all of them NaN if it has none; `R` is of the same view."""
     if curves is None:

@@ -54,7 +54,20 @@ class _Spec(TypedDict):
     threads: NotRequired[Annotated[int, Field(ge=1)]]
     evaluate: NotRequired[str]
     eval_every: NotRequired[Annotated[int, Field(ge=1)] | None]
+    probe: NotRequired[bool]
     preset: NotRequired[dict[str, Any] | None]
+
+
+@with_config(STRICT)
+class _Confusion(TypedDict):
+    """What the test images of each class were taken for after the last task, in the scenario's view.
+
+    Rows and columns are the classes in the order of their tasks. Only counts above 0 are kept, so that there are never
+    more numbers than images, however many classes there are.
+    """
+
+    classes: list[list[int]]  # by task: [T, its classes]; in `domain` one list, of the labels within a task
+    counts: list[dict[int, Annotated[int, Field(ge=1, lt=2**63)]]]  # of each class: images by the column answered
 
 
 @with_config(STRICT)
@@ -97,6 +110,9 @@ class RunRecord:
     stored_images: Count | None = None  # of earlier tasks, the most among them
     weights_hash: str | None = None  # SHA-256 of the final weights and buffers
     test_images: list[Annotated[int, Field(ge=1, lt=2**63)]] | None = None  # of each task
+    # of the last row of accuracy; null where that has no answer
+    confusion: Annotated[dict[str, list[Any]], _read_as(_Confusion)] | None = None
+    probe: list[Share] | None = None  # with spec.probe: test accuracy of a linear classifier of the final features: [T]
     history: list[dict[str, list[float]]] | None = None  # per task: loss and training accuracy per epoch
     # per task, with spec.eval_every; the time it takes is in seconds.evaluate
     curves: list[Annotated[Curve, _read_as(_Curve)]] | None = None
@@ -118,6 +134,18 @@ class RunRecord:
     def __repr__(self) -> str:
         return f"<RunRecord: {self.title}: {self.status}{'' if self.ok else f', {self.reason}'}>"
 
+    def confusion_matrix(self) -> Array:
+        """Return how many test images of each class (row) were taken for which (column): [classes, classes].
+
+        Classes stand in the order of their tasks. Raises ClbenchError where it was not recorded.
+        """
+        if self.confusion is None:
+            raise ClbenchError(f"{self.title}: it does not say what classes were taken for")
+        matrix = np.zeros((len(self.confusion["counts"]),) * 2)
+        for row, counts in enumerate(self.confusion["counts"]):
+            matrix[row, list(counts)] = list(counts.values())
+        return matrix
+
     @property
     def reason(self) -> str | None:
         """Why the run failed: the first line of its error."""
@@ -137,9 +165,11 @@ class RunRecord:
 MEASURED = tuple(
     f.name for f in fields(RunRecord) if f.name not in ("key", "spec", "status", "error", "environment", "schema")
 )
-# a finished record may lack these; `stored_images`, `test_images` and `validation` are younger than the first records
+# a finished record may lack these; `stored_images`, `test_images`, `validation`, `confusion` and `probe` are younger
+# than the first records
 NOT_ALWAYS = (
     *("validation", "peak_memory_bytes", "stored_images", "test_images", "history", "curves", "shared_first_task"),
+    *("confusion", "probe"),
 )
 NEEDED = [name for name in MEASURED if name not in NOT_ALWAYS]
 
@@ -220,6 +250,8 @@ def _fits_together(record: RunRecord) -> RunRecord:
     for name in ("updates", "images", "forward_passes", "backward_passes"):
         need(len(getattr(record, name)) == tasks, name)
     need(len(record.test_images or range(tasks)) == tasks, "test_images")
+    need(record.probe is None or (record.spec.get("probe") is True and len(record.probe) == tasks), "probe")
+    need(record.confusion is None or _counts_fit(record), "confusion")
     need((record.curves is None) == (record.spec.get("eval_every") is None), "curves")
     need(record.curves is None or len(record.curves) == tasks, "curves")
     for curve, updates in zip(record.curves or (), record.updates or (), strict=False):
@@ -228,6 +260,29 @@ def _fits_together(record: RunRecord) -> RunRecord:
         for view in VIEWS:
             need(_has_shape(curve[view], len(points), tasks), f"curves.{view}")
     return record
+
+
+def _counts_fit(record: RunRecord) -> bool:
+    """Whether the counts of what classes were taken for fit the numbers of test images and the accuracy."""
+    assert record.confusion is not None
+    classes, counts = record.confusion["classes"], record.confusion["counts"]
+    images, right = record.test_images, record.matrix()[-1]
+    shared = record.spec["scenario"] == "domain"  # one block of labels, for the images of all tasks
+    width = sum(map(len, classes))
+    columns = {column for row in counts for column in row}
+    if images is None or len(classes) != (1 if shared else len(images)) or len(counts) != width:
+        return False
+    if not columns <= set(range(width)) or np.isnan(right).any():
+        return False
+    totals, hits, start = [], [], 0
+    for block in classes:
+        rows = range(start, start + len(block))
+        totals.append(sum(sum(counts[row].values()) for row in rows))
+        hits.append(sum(counts[row].get(row, 0) for row in rows))
+        start += len(block)
+    expected = [float(share * n) for share, n in zip(right, images, strict=True)]
+    images, expected = ([sum(images)], [sum(expected)]) if shared else (images, expected)
+    return totals == images and bool(np.allclose(hits, expected, rtol=1e-9, atol=1e-3))
 
 
 def _has_shape(matrix: Matrix, rows: int, columns: int) -> bool:

@@ -1,11 +1,11 @@
-"""Accuracy on tasks, told which task it is and not told; curves within tasks; and the time that things take."""
+"""Accuracy on tasks, told which task it is and not told; what classes are taken for; curves within tasks; and time."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,16 @@ from clbench.method import Learner, Method, Scenario, Training, hook_name
 from clbench.sequences.tasks import Split, Task
 
 Row = list[float | None]
-Hits = tuple[Tensor | None, Tensor | None]  # right answers where the task is told, and where it is not
+
+
+class Answer(NamedTuple):
+    """What was answered to a question about a task's images."""
+
+    right: Tensor  # how many right answers; −1 if a score is NaN: []
+    chosen: Tensor  # the head's columns that won [n]
+
+
+Answers = tuple[Answer | None, Answer | None]  # where the task is told, and where it is not; None: there is no answer
 
 
 class Evaluator:
@@ -29,17 +38,44 @@ class Evaluator:
         self.tasks, self.scenario, self.training, self.chunk = tasks, scenario, training, chunk
 
     @torch.no_grad()
-    def rows(self, learner: Learner, tasks: Sequence[Task], seen: int) -> tuple[Row, Row]:
-        """Return the accuracy on the test images of some tasks, told and not told, after `seen` tasks.
+    def ask(self, learner: Learner, tasks: Sequence[Task], seen: int) -> list[Answers]:
+        """Ask about the test images of some tasks, after `seen` tasks; nothing waits for the device."""
+        return [self._answers(learner, task.index, task.test, seen) for task in tasks]
+
+    def rows(self, tasks: Sequence[Task], answers: Sequence[Answers]) -> tuple[Row, Row]:
+        """Return the accuracy on the images that tasks were asked about, told and not told.
 
         Raises DivergedError if a score is NaN.
         """
-        hits = [self.hits(learner, task.index, task.test, seen) for task in tasks]  # all, before one is waited for
         rows: tuple[Row, Row] = ([], [])
-        for task, both in zip(tasks, hits, strict=True):
-            for row, count in zip(rows, both, strict=True):
-                row.append(None if count is None else _share(count, task.index, len(task.test)))
+        for task, both in zip(tasks, answers, strict=True):
+            for row, answer in zip(rows, both, strict=True):
+                row.append(None if answer is None else _share(answer.right, task.index, len(task.test)))
         return rows
+
+    def confusion(self, answers: Sequence[Answers]) -> dict[str, list[Any]] | None:
+        """Count what the test images of each class were taken for, in the scenario's view; see RunRecord.
+
+        `answers` are those of all tasks. None where one has no answer.
+        """
+        own = [told if self.scenario == "task" else not_told for told, not_told in answers]
+        shared = self.scenario == "domain"
+        classes = [list(task.classes) for task in self.tasks]
+        classes = [list(range(len(classes[0])))] if shared else classes
+        width = sum(map(len, classes))
+        pairs = []  # the class of each image, and the answer: [2, n]
+        for task, answer in zip(self.tasks, own, strict=True):
+            if answer is None:
+                return None
+            start = 0 if shared else self._columns(task.index)[0]
+            pairs.append(torch.stack([task.test.y + start, answer.chosen]))
+        found, numbers = torch.cat(pairs, 1).cpu().unique(dim=1, return_counts=True)
+        if found.max() >= width:  # a learner of one's own may have outputs of no class
+            return None
+        counts: list[dict[int, int]] = [{} for _ in range(width)]
+        for own_class, chosen, count in zip(*found.tolist(), numbers.tolist(), strict=True):
+            counts[own_class][chosen] = count
+        return {"classes": classes, "counts": counts}
 
     @torch.no_grad()
     def accuracy(self, learner: Learner, task: int, split: Split) -> float:
@@ -50,13 +86,14 @@ class Evaluator:
         if scores is None and self.scenario == "class":  # it has no answer if it is not told
             told, scores = True, self._scores(learner, split, task, least)
         assert scores is not None
-        return _share(self._right(scores, task, split, None if told else self._competing(task + 1)), task, len(split))
+        answer = self._answer(scores, task, split, None if told else self._competing(task + 1))
+        return _share(answer.right, task, len(split))
 
-    def hits(self, learner: Learner, task: int, split: Split, seen: int) -> Hits:
-        """Count right answers on images of a task; None where there is no answer."""
+    def _answers(self, learner: Learner, task: int, split: Split, seen: int) -> Answers:
+        """Answer both questions about images of a task; None where there is no answer."""
         if self.scenario == "domain":
             scores = self._scores(learner, split, None, len(self.tasks[task].classes))
-            both = None if scores is None else self._right(scores, task, split)
+            both = None if scores is None else self._answer(scores, task, split)
             return both, both
         outputs = len(self.tasks) if self.training.full_head else seen  # tasks that have outputs
         if task >= outputs:
@@ -69,24 +106,25 @@ class Evaluator:
         else:
             told = self._scores(learner, split, task, self._columns(task)[1])
         return (
-            None if told is None else self._right(told, task, split),
-            None if not_told is None or task >= competing else self._right(not_told, task, split, competing),
+            None if told is None else self._answer(told, task, split),
+            None if not_told is None or task >= competing else self._answer(not_told, task, split, competing),
         )
 
     def _competing(self, seen: int) -> int:
         """Return how many tasks' outputs compete where the task is not told."""
         return len(self.tasks) if self.training.predict_over == "all" else seen
 
-    def _right(self, scores: Tensor, task: int, split: Split, competing: int | None = None) -> Tensor:
-        """Count right answers among the outputs of a task, or of the first `competing` tasks; −1 if one is NaN."""
+    def _answer(self, scores: Tensor, task: int, split: Split, competing: int | None = None) -> Answer:
+        """Choose among the outputs of a task, or of the first `competing` tasks."""
         start, stop, right = 0, scores.shape[1], split.y
         if self.scenario != "domain":
             start, stop = self._columns(task)
+            right = right + start
             if competing is not None:
-                right = right + start
                 start, stop = 0, self._columns(competing - 1)[1]
         asked = scores[:, start:stop]
-        return torch.where(asked.isnan().any(), -1, (asked.argmax(1) == right).sum())  # −1: not waited for here
+        chosen = start + asked.argmax(1)
+        return Answer(torch.where(asked.isnan().any(), -1, (chosen == right).sum()), chosen)  # not waited for here
 
     def _columns(self, task: int) -> tuple[int, int]:
         start = sum(len(other.classes) for other in self.tasks[:task])
@@ -164,7 +202,8 @@ class CurveRecorder:
         modes, forward = [(module, module.training) for module in network.modules()], network.passes.forward
         network.eval()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            rows = self.evaluator.rows(method, self.tasks[: task + 1], task + 1)
+            seen = self.tasks[: task + 1]
+            rows = self.evaluator.rows(seen, self.evaluator.ask(method, seen, task + 1))
         for module, mode in modes:
             module.training = mode
         network.passes.forward = forward

@@ -17,6 +17,7 @@ from clbench.seeding import seed_default
 from clbench.sequences.tasks import Task
 from clbench.training.batches import hold_out
 from clbench.training.evaluation import CurveRecorder, Evaluator, Row, Stopwatch
+from clbench.training.probe import probe as probe_features
 from clbench.training.snapshots import SnapshotFile
 from clbench.training.trainer import Setting, Trainer
 
@@ -39,6 +40,8 @@ class Outcome:
     forward_passes: list[int] = field(default_factory=list)
     backward_passes: list[int] = field(default_factory=list)
     test_images: list[int] = field(default_factory=list)
+    confusion: dict[str, list[Any]] | None = None  # after the last task
+    probe: list[float] | None = None
     history: list[dict[str, list[float]]] = field(default_factory=list)
     curves: list[dict[str, list[Any]]] = field(default_factory=list)  # empty without `eval_every`
     parameters: int = 0
@@ -75,6 +78,7 @@ def run_sequence(
     eval_every: int | None = None,
     evaluate: Evaluate = "all",
     tell: Callable[[Outcome], None] | None = None,
+    probe: bool = False,
 ) -> Outcome:
     """Let a learner learn one task after another, and evaluate all tasks before the first and after each.
 
@@ -84,9 +88,9 @@ def run_sequence(
     for others; `checkpoint` is where the run is kept after each task, and goes on from. With `eval_every`, the tasks
     seen so far are evaluated after every so many updates too: the network as it is at that moment, before
     `finish_task`; the last point of a task is its row of the accuracy matrix. `tell` is told what has been measured
-    after each task. None of them changes a number. Raises
-    DivergedError when a loss, weight or score is not finite, or a loss ends above HIGHEST_LOSS. The global random
-    state is left as found.
+    after each task. With `probe`, the features of the final network are probed, if the learner is a Method and so has
+    one. None of them changes a number. Raises DivergedError when a loss, weight or score is not finite, or a loss ends
+    above HIGHEST_LOSS. The global random state is left as found.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -97,11 +101,15 @@ def run_sequence(
         trainer = Trainer(setting, evaluator, curves, first_task)
         run = _Run(learner, trainer, evaluator, tasks, evaluate, tell or (lambda outcome: None))
         try:
-            return run.go(before_task, after_task, checkpoint)
+            outcome = run.go(before_task, after_task, checkpoint)
+            if probe:
+                run.probe()
+            return outcome
         except DivergedError:  # it says where
             raise
         except BaseException as error:
-            error.add_note(f"at task {len(run.outcome.updates) + 1} of {len(tasks)}")
+            done = len(run.outcome.updates)
+            error.add_note(f"at task {done + 1} of {len(tasks)}" if done < len(tasks) else "after the last task")
             raise
         finally:
             trainer.release()
@@ -173,6 +181,14 @@ class _Run:
         outcome.parameters, outcome.weights_hash = self._count_parameters(weights), weights_hash(weights)
         return outcome
 
+    def probe(self) -> None:
+        """Probe the final network's features, for which the last evaluation takes longer."""
+        setting = self.trainer.setting
+        if isinstance(self.learner, Method):
+            watch, tests = Stopwatch(setting.device), [task.test for task in self.tasks]
+            self.outcome.probe = probe_features(self.learner.network, setting.tasks, tests, setting.scenario)
+            self.outcome.evaluate_seconds[-1] += watch.seconds()
+
     def begin(self) -> None:
         """Let the learner begin."""
         setting = self.trainer.setting
@@ -200,7 +216,10 @@ class _Run:
             matrices = self.outcome.validation
             of_both.append((self.for_validation, (matrices["task_aware"], matrices["task_agnostic"])))
         for tasks, pair in of_both:
-            rows = self.evaluator.rows(self.learner, tasks[:count], seen)
+            answers = self.evaluator.ask(self.learner, tasks[:count], seen)
+            rows = self.evaluator.rows(tasks[:count], answers)
+            if tasks is self.tasks and seen == len(tasks):
+                self.outcome.confusion = self.evaluator.confusion(answers)
             for matrix, row in zip(pair, rows, strict=True):
                 matrix.append([*row, *[None] * (len(self.tasks) - count)])
         self.outcome.evaluate_seconds.append(watch.seconds())

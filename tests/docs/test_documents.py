@@ -18,7 +18,7 @@ import clbench
 from clbench.experiment import presets, registry
 from clbench.experiment.preset import Preset, Published, Row
 from clbench.method import Training
-from clbench.results.metrics import CURVE_METRICS, IMAGE_METRICS, METRICS
+from clbench.results.metrics import CURVE_METRICS, IMAGE_METRICS, METRICS, PROBE_METRIC
 from clbench.testing import check_method
 
 EVERYTHING = "".join(map(text_of, DOCUMENTS))
@@ -51,6 +51,7 @@ def test_every_name_and_setting_is_explained() -> None:
         *METRICS,
         *IMAGE_METRICS,
         *CURVE_METRICS,
+        PROBE_METRIC,
         *(field.name for field in dataclasses.fields(Training)),
     ]
     missing = [name for name in names if f"`{name}`" not in EVERYTHING]
@@ -180,5 +181,5 @@ def test_the_gallery_draws_every_figure(tmp_path: Path, monkeypatch: pytest.Monk
     gallery = importlib.import_module("gallery")
     monkeypatch.setattr(clbench, "run", functools.partial(clbench.run, jobs=1))
     paths = gallery.main(tmp_path, seeds=2, epochs=1)
-    assert len(paths) == len({path.read_bytes() for path in paths}) == 8
+    assert len(paths) == len({path.read_bytes() for path in paths}) == 11
     assert all(path.read_bytes().startswith(b"%PDF") for path in paths)

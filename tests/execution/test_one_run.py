@@ -19,6 +19,7 @@ from clbench.experiment.planning import count_cores
 from clbench.models import ExpandingHeadModel
 from clbench.models.backbones import MLP
 from clbench.report.contents import commands
+from clbench.results.record import parse_record, record_text
 from clbench.results.store import RunRecord, Store
 from clbench.training.run import weights_hash
 
@@ -58,6 +59,22 @@ def test_a_record_says_everything(tmp_path: Path) -> None:
     assert record["stored_bytes"] == 0
     assert all(len(task["loss"]) == len(task["accuracy"]) == 1 for task in record["history"])
     assert record["environment"]["torch"] == torch.__version__
+
+
+def test_with_a_probe_a_record_has_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is not the run's: here each look at the peak finds more."""
+    looks = iter(range(1, 100))
+    monkeypatch.setattr("clbench.execution.run.peak_bytes", lambda device, start: next(looks))
+    (plain,), (probed,) = (
+        [run_one(job) for job in plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path, **more).jobs]
+        for more in ({}, {"probe": True})
+    )
+    assert plain.key != probed.key
+    for name in ("accuracy", "weights_hash", "updates", "images", "forward_passes", "history", "confusion"):
+        assert getattr(plain, name) == getattr(probed, name), name
+    assert (plain.probe, len(probed.probe or ())) == (None, 5)
+    assert (plain.peak_memory_bytes, probed.peak_memory_bytes) == (1, 1 + 5)  # after each task, not after the probe
+    assert parse_record(record_text(probed).encode()) == probed
 
 
 def test_divergence_is_a_failed_run(tmp_path: Path) -> None:

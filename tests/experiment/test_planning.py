@@ -13,6 +13,7 @@ from clbench.experiment import planning, registry
 from clbench.experiment.points import resolve_training
 from clbench.experiment.spec import RunSpec
 from clbench.methods.lwf import LwF
+from clbench.results.store import read_records
 
 CORE = ["feature-extraction", "finetune", "joint", "lwf", "scratch"]
 
@@ -88,6 +89,7 @@ def test_a_budget_is_epochs_or_iterations() -> None:
 OTHER = {
     "precision": "bf16", "kernels": "onednn", "threads": 2, "eval_every": 5, "seed": 1, "scenario": "class",
     "params": {}, "training": {}, "numbers": 99, "code": {"method": "a"}, "data": "other", "class_order": [1, 0],
+    "probe": True,
 }  # fmt: skip
 
 
@@ -112,9 +114,26 @@ def test_a_spec_is_the_same_from_a_record(spec: RunSpec) -> None:
     content = spec.as_json()
     assert set(content) == {field.name for field in dataclasses.fields(RunSpec)}
     assert RunSpec(**content).key == spec.key
-    for name in ("precision", "kernels", "threads", "eval_every", "preset"):
+    for name in ("precision", "kernels", "threads", "eval_every", "probe", "preset"):
         del content[name]  # a record that has nothing to say of them
     assert RunSpec(**content).key == spec.key
+
+
+def test_older_records_stand_for_the_same_runs() -> None:
+    """They were made before some of the options there are."""
+    records, _ = read_records(Path(__file__).parents[2] / "results/reference/split-digits/records.jsonl.gz")
+    assert len(records) > 20
+    for record in records:
+        assert "probe" not in record.spec
+        assert RunSpec(**record.spec).key == record.key
+
+
+def test_a_learner_without_a_network_is_named_where_a_probe_is_asked_for(tmp_path: Path) -> None:
+    asked = {"seeds": 2, "out": tmp_path, "probe": True}
+    assert plan("lwf,designs:Prototypes", **asked).notes == [
+        "designs:Prototypes has no network that --probe could probe"
+    ]
+    assert plan("lwf", **asked).notes == plan("designs:Prototypes", seeds=1, out=tmp_path).notes == []
 
 
 def test_methods_that_leave_the_first_task_alone_share_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from clbench.report.formats import markdown
 from clbench.report.tables import Tables
 from clbench.report.writer import write_report
 from clbench.results.frames import METRIC_NAMES, Results
-from clbench.results.metrics import CURVE_METRICS, IMAGE_METRICS
+from clbench.results.metrics import CURVE_METRICS, IMAGE_METRICS, PROBE_METRIC
 from clbench.results.store import Store
 
 TABLES = {"summary.csv", "runs.csv", "differences.csv", "gap_recovered.csv", "summary.md", "summary.tex"}
@@ -53,7 +53,8 @@ print(sorted({"torch", "torchvision", "avalanche"} & set(sys.modules)))
 
 def test_report_writes_tables_and_figures(written: tuple[Path, set[str]]) -> None:
     folder, names = written
-    kinds = set(FIGURES) - {"ranks", "within-task-curves", "accuracy-memory"}  # one sequence, no curves, no memory
+    # of one sequence, without curves, memory, counts of classes and the probe
+    kinds = set(FIGURES) - {"ranks", "within-task-curves", "accuracy-memory", "class-accuracy", "confusion", "probe"}
     drawn = {f"figures/split-digits-task-mlp-{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
     assert names == {*TABLES, *drawn, *(name.replace(".csv", ".parquet") for name in TABLES if name.endswith(".csv"))}
     for name in names:
@@ -63,7 +64,7 @@ def test_report_writes_tables_and_figures(written: tuple[Path, set[str]]) -> Non
     assert all((folder / name).stat().st_size > 0 for name in names)
     assert not list(folder.rglob("*.tmp"))
     assert len(pd.read_csv(folder / "runs.csv")) == 6
-    undefined = {"forward_transfer", *IMAGE_METRICS, *CURVE_METRICS}  # of these runs
+    undefined = {"forward_transfer", *IMAGE_METRICS, *CURVE_METRICS, PROBE_METRIC}  # of these runs
     assert set(pd.read_csv(folder / "summary.csv")["metric"]) == set(METRIC_NAMES) - undefined
 
 

@@ -1,14 +1,13 @@
 """One record: what is written is read, and whatever is damaged is named."""
 
 import dataclasses
-import hashlib
 import json
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made_up import LWF, record, with_curve
+from made_up import LWF, record, sealed, with_curve
 
 from clbench.errors import ClbenchError
 from clbench.results.record import RunRecord, parse_record, record_text
@@ -17,12 +16,6 @@ GOOD = record("lwf", R=LWF[0], history=[])
 CURVED = with_curve("lwf", 0, 0.3)
 CURVES = CURVED.curves or []
 SPEC = GOOD.spec
-
-
-def sealed(content: dict[str, Any]) -> bytes:
-    """Write any content as a record, with the checksum that fits."""
-    text = json.dumps(content, sort_keys=True)
-    return f'{text[:-1]}, "checksum": "{hashlib.sha256(text.encode()).hexdigest()}"}}\n'.encode()
 
 
 def changed(**entries: Any) -> bytes:

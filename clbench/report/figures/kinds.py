@@ -14,6 +14,7 @@ from clbench.errors import UsageError
 from clbench.report.figures.style import Styles, greyed, styles_of
 from clbench.results import analysis, metrics, names
 from clbench.results.analysis import COMPARED, FEWEST_SEQUENCES, Ranks
+from clbench.results.confusion import Confusion
 from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Curves, Group
 from clbench.results.metrics import Array
@@ -45,10 +46,11 @@ class Kind:
     """
 
     title: str
-    note: str
+    note: str  # of runs over several seeds
     needs: str
     read: Callable[[Results, Any, pd.DataFrame | None], Any]
     of_scenario: bool = False
+    always: str = ""  # what to know of one seed too
     legend: bool = False  # its methods are told apart by their looks alone, so that there must not be too many
 
 
@@ -163,9 +165,32 @@ def _within_tasks(results: Results, comparison: Comparison, _: Any) -> dict[str,
     return {label: curves for label, curves in found.items() if curves is not None} or None
 
 
+def _confusions(results: Results, comparison: Comparison, _: Any) -> dict[str, Confusion] | None:
+    """Return what classes were taken for by label, where there are several classes; as many in all labels."""
+    found = {group.label: group.confusion() for group in comparison.finished}
+    there = {label: one for label, one in found.items() if one is not None and one.counts.shape[1] > 1}
+    first = next(iter(there.values()), None)
+    return {label: one for label, one in there.items() if first is not None and one.tasks == first.tasks} or None
+
+
+def _probed(results: Results, comparison: Comparison, _: Any) -> dict[str, Array] | None:
+    """Return each label's average accuracy and that of the linear probe: [seeds, 2]."""
+    view = metrics.primary_view(comparison.scenario)
+    found = {
+        group.label: np.array(
+            [[metrics.average_accuracy(run.matrix(view)), metrics.linear_probe_accuracy(run.probe)] for run in runs]
+        )
+        for group in comparison.finished
+        if (runs := group.with_probe)
+    }
+    return {label: points for label, points in found.items() if not np.isnan(points).any()} or None
+
+
 MOST_IN_COLOUR = 12  # methods, where there is a legend; of more, only the best few and the two references
 BEST = 6
 BAND, BAR = "band: 95 % interval", "bar: 95 % interval"
+IN_ORDER = "classes in the order of each run's tasks, lines between tasks"
+COUNTED = "a finished run that says what classes were taken for"
 A_RUN, TWICE = "a finished run", "runs that were evaluated more than once"
 FORGETTING = "runs for which forgetting is defined"
 
@@ -216,6 +241,15 @@ FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
         "a method with several sizes of memory",
         _memories,
     ),
+    "class-accuracy": Kind("Accuracy on each class at the end", "means", COUNTED, _confusions, always=IN_ORDER),
+    "confusion": Kind("What each class is taken for at the end", "means", COUNTED, _confusions, always=IN_ORDER),
+    "probe": Kind(
+        "What a linear probe finds in the features",
+        BAR,
+        "runs with --probe",
+        _probed,
+        always="the probe is a linear classifier of the final features, fitted to the training images of all tasks",
+    ),
     "ranks": Kind(
         "Average rank over task sequences",
         "bars join methods that may rank alike; joint training aside",
@@ -252,6 +286,7 @@ def read(kind: str, results: Results, place: Any, differences: pd.DataFrame | No
     few, many = min(seeds.values()), max(seeds.values())
     count = f"{few}–{many} seeds" if few < many else count_of(many, "seed")
     note = f"{count}; {what.note}" if many > 1 else "one seed, so no intervals"
+    note += f"; {what.always}" * bool(what.always)
     styles = _styles_in(results, place.finished)
     if what.legend and len(seeds) > MOST_IN_COLOUR:
         references = _references(place)

@@ -12,12 +12,13 @@ import seaborn
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from clbench.report.figures import plots
+from clbench.report.figures import at_end, plots
 from clbench.report.figures.kinds import FIGURES, Subject, tasks_followed
 from clbench.report.figures.plots import POINTS
 from clbench.report.figures.style import GREY, WIDTHS, Width, characters, plain, wrap, wrapped
@@ -123,9 +124,7 @@ def _lay_out_matrices(figure: Figure, subject: Subject) -> list[Line2D]:
         plots.draw_matrix(means[label], axes, low, numbers).set_title(titles[label], size=SMALL)
     alike = len({bool(np.isnan(R[0]).all()) for R in means.values()}) == 1  # all with a row before task 1, or none
     _name_outer(panels, columns, x=not everywhere, y=alike)
-    colours = ScalarMappable(Normalize(100 * low, 100), "cividis")
-    shape: Any = {"location": "bottom", "aspect": 30, "shrink": 0.7, "pad": 0.02}
-    figure.colorbar(colours, ax=figure.axes, label="accuracy (%)", **shape).outline.set_visible(False)
+    _colour_bar(figure, Normalize(100 * low, 100), "accuracy (%)")
     return []
 
 
@@ -234,6 +233,54 @@ def _lay_out_ranks(figure: Figure, subject: Subject) -> list[Line2D]:
     return []
 
 
+def _lay_out_class_accuracy(figure: Figure, subject: Subject) -> list[Line2D]:
+    styles = wrapped(subject.styles, 34 if figure.get_figwidth() > 5 else 18)
+    titles = [str(styles[label]["label"]) for label in subject.data]
+    accuracies = np.concatenate([confusion.accuracy.ravel() for confusion in subject.data.values()])
+    low = min(np.floor(10 * np.nanmin(accuracies)) / 10, 0.9)
+    room = figure.get_figwidth() - 0.6 - 0.06 * max(len(line) for title in titles for line in title.split("\n"))
+    classes = sum(next(iter(subject.data.values())).tasks)
+    axes = figure.subplots()
+    at_end.draw_class_accuracy(subject.data, axes, low, numbers=room / classes > 0.25)
+    axes.set_yticks(np.arange(len(titles)) + 0.5, titles)
+    figure.set_figheight(1.0 + sum(0.2 + 0.12 * title.count("\n") for title in titles))
+    _colour_bar(figure, Normalize(100 * low, 100), "accuracy (%)")
+    return []
+
+
+def _lay_out_confusion(figure: Figure, subject: Subject) -> list[Line2D]:
+    room = figure.get_figwidth() - 0.5
+    for least, tallest in ((2.4, 5), (1.3, 5), (0.85, TALLEST - 1.2), (0.72, TALLEST - 1.2), (0.5, TALLEST - 1.2)):
+        columns, rows = _grid(len(subject.data), room / least)
+        size = min(2.4, room / columns - 0.08)  # of a panel
+        if rows * (size + 0.4) <= tallest:
+            break
+    titles = {label: wrap(subject.titles[label], characters(room / columns, SMALL)) for label in subject.data}
+    more = [title.count("\n") for title in titles.values()]  # lines
+    more_lines = sum(max(more[at : at + columns]) for at in range(0, len(more), columns))
+    ragged = len(titles) % columns > 0  # then panels of the row before the last have numbers below them
+    figure.set_figheight(1.1 + rows * (size + 0.25) + 0.13 * more_lines + 0.3 * ragged)
+    panels = _panels(figure, len(titles), columns)
+    for axes, label in zip(panels, titles, strict=True):
+        at_end.draw_confusion(subject.data[label], axes, numbers=size > 2).set_title(titles[label], size=SMALL)
+        if size < 0.85:  # no room for more
+            axes.set(xticks=[], yticks=[], xlabel="answer", ylabel="class")
+    _name_outer(panels, columns, x=True, y=True)
+    bar = _colour_bar(figure, at_end.SHARES, "share of the class (%)")
+    bar.set_ticks([0, 5, 20, 50, 100])
+    return []
+
+
+def _lay_out_probe(figure: Figure, subject: Subject) -> list[Line2D]:
+    styles = wrapped(subject.styles, 34 if figure.get_figwidth() > 5 else 22)
+    lines = max(str(styles[label]["label"]).count("\n") + 1 for label in subject.data)
+    figure.set_figheight(0.5 + max(0.2, 0.13 * lines) * (len(subject.data) + 0.5))
+    at_end.draw_probe(subject.data, figure.subplots(), styles)
+    look: Any = {"color": "0.3", "marker": "o", "markersize": 4.5, "linestyle": "none"}
+    own = Line2D([], [], label="the method's own answers", **look)
+    return [own, Line2D([], [], label="linear probe", markerfacecolor="white", **look)]
+
+
 def _lay_out_within_tasks(figure: Figure, subject: Subject) -> list[Line2D]:
     every = subject.data
     columns, rows = _grid(len(every), figure.get_figwidth() / 1.65)
@@ -259,6 +306,9 @@ LAYOUTS: Mapping[str, Callable[[Figure, Subject], list[Line2D]]] = {
     "differences": _lay_out_differences,
     "accuracy-cost": _lay_out_cost,
     "accuracy-memory": _lay_out_memory,
+    "class-accuracy": _lay_out_class_accuracy,
+    "confusion": _lay_out_confusion,
+    "probe": _lay_out_probe,
     "ranks": _lay_out_ranks,
 }
 
@@ -278,6 +328,14 @@ def _panels(figure: Figure, count: int, columns: int, **shared: Any) -> list[Axe
     for axes in panels[count:]:
         axes.remove()
     return panels[:count]
+
+
+def _colour_bar(figure: Figure, norm: Normalize, name: str) -> Colorbar:
+    """Put a bar of colours below all panels of a figure."""
+    shape: Any = {"location": "bottom", "aspect": 30, "shrink": 0.7, "pad": 0.02}
+    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=figure.axes, label=name, **shape)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def _name_outer(panels: Sequence[Axes], columns: int, x: bool = False, y: bool = False) -> None:
