@@ -115,7 +115,8 @@ def _print_plan(sweep: Sweep) -> None:
     for job in sweep.jobs:
         spec = job.spec
         state = "done" if spec.key in sweep.done else "to do"
-        run = [state, spec.sequence_label, spec.scenario, spec.model_label, sweep.told_apart[spec.key]]
+        where = spec.sequence_label + (f" [tasks={spec.tasks}]" if spec.tasks else "")
+        run = [state, where, spec.scenario, spec.model_label, sweep.told_apart[spec.key]]
         seeds.setdefault("  ".join(run), []).append(spec.seed)
     for line, numbers in list(seeds.items())[:MOST_LINES]:
         typer.echo(f"{line}  seed{'s' * (len(numbers) > 1)} {_ranges(numbers)}")

@@ -22,7 +22,7 @@ from clbench.experiment.early import GROUPS, own_settings
 from clbench.experiment.preset import Precision, Preset, Row, at, in_row, over
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
-from clbench.experiment.seeds import parse_seeds
+from clbench.experiment.seeds import parse_seeds, parse_tasks
 from clbench.method import Scenario, Training
 from clbench.results.names import spelled
 from clbench.training.optimizer import OPTIMIZERS
@@ -125,7 +125,8 @@ class Point:
     method: Choice
     seed: int
     precision: Precision
-    preset: Mapping[str, Any] | None = None  # see RunSpec
+    tasks: str | None = None  # see RunSpec
+    preset: Mapping[str, Any] | None = None
 
     @property
     def chosen(self) -> dict[Kind, Choice]:
@@ -199,12 +200,17 @@ def _of_row(
         models, other_model = _chosen("model", preset, row, request, scenario, sequence.instance.model)
         own_precision = row.precision or preset.precision
         precision = request.precision or own_precision or "fp32"
-        changed = _moved(class_order=(own_order, order), precision=(own_precision, precision))
+        tasks = request.tasks or preset.tasks or "0-"
+        changed = _moved(
+            class_order=(own_order, order), precision=(own_precision, precision), tasks=(preset.tasks, tasks)
+        )
         changed |= other_sequence | other_model
         seeds = request.seeds or _seeds(row, preset, 10 if request.preset else 5)
         for method, training, told in _methods(preset, row, request, sequence, scenario, changed, notes):
             for model, seed in itertools.product(models, seeds):
-                yield Point(sequence, scenario, order, training, model, method, seed, precision, told)
+                yield Point(
+                    sequence, scenario, order, training, model, method, seed, precision, parse_tasks(tasks), told
+                )
 
 
 def _moved(**settings: tuple[Any, Any]) -> dict[str, Any]:

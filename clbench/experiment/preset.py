@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from clbench.errors import DataError, UsageError, close_names
+from clbench.experiment.seeds import parse_tasks
 
 Scenario = Literal["task", "class", "domain"]
 SCENARIOS = get_args(Scenario)
@@ -139,6 +140,7 @@ class Preset:
     seeds: Seeds | None = None
     precision: Precision | None = None
     evaluate: Evaluate | None = None  # which tasks are evaluated, and when
+    tasks: Annotated[str | None, BeforeValidator(parse_tasks)] = None  # those that are learnt, as --tasks has them
     rows: list[Row]
     published: Published | None = None
     claims: list[Claim] = field(default_factory=list)

@@ -14,7 +14,7 @@ from clbench.errors import UsageError, did_you_mean, quoted, shown
 from clbench.experiment import early, presets, registry
 from clbench.experiment.fields import reason
 from clbench.experiment.preset import ORDER_RULES, Evaluate, Precision, Preset, Scenario
-from clbench.experiment.seeds import parse_seeds
+from clbench.experiment.seeds import parse_seeds, parse_tasks
 
 
 def parse_names(value: str | type | Sequence[str | type]) -> list[str]:
@@ -103,6 +103,11 @@ def _items_of(kind: registry.Kind) -> BeforeValidator:
     return BeforeValidator(lambda value: [early.item_of(kind, item) for item in parse_names(value)])
 
 
+def _tasks(value: int | str) -> str:
+    """Read a range of tasks; all of them is one too, as it stands above a preset's."""
+    return parse_tasks(value) or "0-"
+
+
 Labels = Annotated[list[str] | None, BeforeValidator(parse_names)]
 Methods = Annotated[list[str] | None, _items_of("method")]
 Sequences = Annotated[list[str] | None, _items_of("sequence")]
@@ -143,6 +148,9 @@ class Request(BaseModel):
     )
     class_order: Annotated[str | tuple[int, ...] | None, BeforeValidator(parse_class_order)] = option(
         None, "seed|fixed|seed:N|numpy:N|3,1,4,…", "Order in which classes come. Default: seed."
+    )
+    tasks: Annotated[str | None, BeforeValidator(_tasks)] = option(
+        None, "N-N|N-", "Only these tasks of a sequence, from 0: 0-2, or 3- to the last. Default: all."
     )
     model: Models = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
     epochs: int | None = option(None, "N", "Passes over each task. Default: the sequence's own.")

@@ -55,6 +55,7 @@ class _Spec(TypedDict):
     evaluate: NotRequired[str]
     eval_every: NotRequired[Annotated[int, Field(ge=1)] | None]
     preset: NotRequired[dict[str, Any] | None]
+    tasks: NotRequired[str]
 
 
 @with_config(STRICT)
