@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, cast
 
 import typer
@@ -14,8 +15,16 @@ from clbench.experiment.request import Request
 FLAGS = {"settings": "--set"}  # where the option is not the field's name
 
 
-def takes(names: Sequence[str], argument: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command, a function of a request, these options of it beside its own; `argument` has no dashes."""
+REPEATED = ("settings", "search")
+
+
+def takes(
+    names: Sequence[str], argument: str | None = None, defaults: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, a function of a request, these options of it beside its own; `argument` has no dashes.
+
+    `defaults` are those that are not the request's.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [
@@ -28,20 +37,20 @@ def takes(names: Sequence[str], argument: str | None = None) -> Callable[[Callab
             command(request, **values)
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
-        made = [_parameter(name, name == argument) for name in names]
+        made = [_parameter(name, name == argument, defaults.get(name)) for name in names]
         call.__signature__ = inspect.Signature(made + own)  # type: ignore[attr-defined]
         return call
 
     return decorate
 
 
-def _parameter(name: str, argument: bool) -> inspect.Parameter:
+def _parameter(name: str, argument: bool, own_default: str | None) -> inspect.Parameter:
     field = Request.model_fields[name]
     flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
     form = cast(dict, field.json_schema_extra)["form"]
-    default: Any = field.default
+    default: Any = own_default or field.default
     # text, which the request parses; Typer knows flags and what may be given several times
-    kind: Any = bool if field.annotation is bool else list[str] | None if name == "settings" else str | None
+    kind: Any = bool if field.annotation is bool else list[str] | None if name in REPEATED else str | None
     if argument:
         kind, default, info = str, inspect.Parameter.empty, typer.Argument(metavar=form, help=field.description)
     else:

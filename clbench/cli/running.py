@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clbench.cli.options import Quiet, say, takes
-from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
+from clbench.experiment.request import RUN, TUNE, TUNE_DEFAULTS, VERIFY, Request, chosen_preset
 
 MOST_LINES = 40  # of a plan
 
@@ -75,6 +75,32 @@ def verify(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> N
         say(f"{count_of(found.failed, 'run')} failed; the records in {request.out} say why")
     if found.disagreeing or found.failed:
         raise typer.Exit(1)
+
+
+@takes(TUNE, defaults=TUNE_DEFAULTS)
+def tune(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> None:
+    """Choose settings of methods on validation images, at equal budgets, and write a preset that has them."""
+    from clbench.tuning.telling import of_plan, print_findings
+    from clbench.tuning.tune import make_plan, search
+
+    plan = make_plan(request)
+    say(*plan.notes, *of_plan(plan))
+    if dry_run:
+        return
+    try:
+        with _ending_on_signals():
+            studies = search(plan, quiet, fork=True)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        say(f"stopped; what was done is in {plan.folder}. Run it again to go on.")
+        raise typer.Exit(130) from None
+    from clbench.tuning.findings import Findings  # here, since it needs Optuna
+
+    findings = Findings(plan, studies)
+    findings.write()
+    print_findings(findings)
+    options = "" if findings.plan.tuning.protocol == "none" else " --seeds 10"
+    say(*findings.warnings, f"the preset is {plan.preset}: clbench run --preset {plan.preset}{options}")
 
 
 def _go(sweep: Sweep, quiet: bool) -> Progress:
