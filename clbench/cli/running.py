@@ -94,13 +94,17 @@ def tune(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> Non
         print(file=sys.stderr)
         say(f"stopped; what was done is in {plan.folder}. Run it again to go on.")
         raise typer.Exit(130) from None
-    from clbench.tuning.findings import Findings  # here, since it needs Optuna
+    from clbench.tuning.figures import write_figures  # here, since it needs Matplotlib
+    from clbench.tuning.findings import Findings  # and Optuna
 
     findings = Findings(plan, studies)
     findings.write()
-    print_findings(findings)
-    options = "" if findings.plan.tuning.protocol == "none" else " --seeds 10"
-    say(*findings.warnings, f"the preset is {plan.preset}: clbench run --preset {plan.preset}{options}")
+    if studies:
+        print_findings(findings)
+        write_figures(findings)
+    say(*findings.warnings, f"the preset is {plan.preset}: clbench run --preset {plan.preset} --seeds 10")
+    if studies:
+        say(f"all trials and a figure for each method are in {plan.folder}")
 
 
 def _go(sweep: Sweep, quiet: bool) -> Progress:

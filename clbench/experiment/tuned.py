@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge
 from pydantic import ConfigDict
 
 from clbench.errors import UsageError, did_you_mean, quoted
@@ -75,9 +75,9 @@ class Tuning:
     __pydantic_config__ = _STRICT
     protocol: ProtocolName
     tasks: str | None = None  # that settings were chosen on; none: all
-    validation: float  # share of these tasks' training images that settings were scored on
-    seeds: Annotated[list[int], MinLen(1)]
-    search_by: SearchBy
+    validation: float = 0.0  # share of these tasks' training images that settings were scored on
+    seeds: list[int] = field(default_factory=list)
+    search_by: SearchBy | None = None  # with the protocol 'none' there is none of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,4 +100,4 @@ def told(tuning: Tuning | None, tuned: Tuned | None) -> dict[str, Any]:
     if tuning is None:
         return {}
     content = {**vars(tuning), **({} if tuned is None else vars(tuned))}
-    return {"tuning": {name: value for name, value in content.items() if value is not None}}
+    return {"tuning": {name: value for name, value in content.items() if value not in (None, [], {}, 0.0)}}

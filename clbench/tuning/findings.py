@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ class Findings:
     @property
     def tuned(self) -> list[tuple[Candidate, Study, Trial]]:
         """The methods, each with its search and the trial that was chosen; without those whose every trial failed."""
-        pairs = [(one, self.studies[one.label]) for one in self.plan.candidates]
+        pairs = [(one, self.studies[one.label]) for one in self.plan.candidates if one.label in self.studies]
         return [(one, study, best) for one, study in pairs if (best := study.best()) is not None]
 
     @cached_property
@@ -56,16 +56,19 @@ class Findings:
     def preset(self) -> Preset:
         """The preset whose rows have the settings that were chosen."""
         rows = [one.row(best.setting, label=one.label, tuning=outcome(study)) for one, study, best in self.tuned]
+        if not self.studies:
+            rows = [one.row({}, label=one.label) for one in self.plan.candidates]
         labels = ", ".join(names.title(row.label.split("@")[0], row.label) for row in rows)
         base, where = self.plan.base, self.plan.base.scenarios[0]
-        title = f"{labels} on {base.sequence['name']} ({where}), tuned by {self.plan.request.protocol.name}"
+        how = f"tuned by {self.plan.tuning.protocol}" if self.studies else "untuned"
+        title = f"{labels} on {base.sequence['name']} ({where}), {how}"
         return dataclasses.replace(base, title=title, rows=rows, tuning=self.plan.tuning, tasks=self.plan.kept)
 
     @property
     def warnings(self) -> list[str]:
         """Lines on what to know before the settings are used."""
         lines = []
-        for one, study in ((one, self.studies[one.label]) for one in self.plan.candidates):
+        for one, study in ((one, self.studies[one.label]) for one in self.plan.candidates if self.studies):
             ended = study.ended()
             failed = [trial for trial in ended if trial.scores is None]
             if failed and len(failed) == len(ended):
@@ -78,7 +81,7 @@ class Findings:
 
     def write(self) -> list[Path]:
         """Write the preset, and the table of trials; return their paths. Raises ClbenchError if they can't be."""
-        if not self.tuned:
+        if self.studies and not self.tuned:
             raise ClbenchError(f"every trial of every method failed: {'; '.join(self.warnings)}")
         texts = {self.plan.preset: preset_text(self), self.plan.folder / "trials.csv": self.frame.to_csv(index=False)}
         try:
@@ -92,7 +95,7 @@ def interval(trial: Trial) -> tuple[float | None, float | None]:
     if trial.scores is None or len(trial.scores) < 2:
         return None, None
     found = mean_interval(trial.scores)
-    return round(100 * float(found.low), 2), round(100 * float(found.high), 2)
+    return max(0.0, round(100 * float(found.low), 2)), min(100.0, round(100 * float(found.high), 2))
 
 
 def outcome(study: Study) -> Tuned:
@@ -141,12 +144,13 @@ def preset_text(findings: Findings) -> str:
     plan, preset = findings.plan, findings.preset
     tuning, here = plan.tuning, plan.request.out
     where = "all tasks" if tuning.tasks is None else f"tasks {tuning.tasks}"
-    lines = [
-        f"# Written by clbench tune. Settings were chosen by {tuning.protocol}: on {tuning.validation:g} of the training",
-        f"# images of {where}, which were not trained on. No test image was used. Run it with other seeds than these.",
-        f"title = {toml(preset.title)}",
-        f"scenarios = {toml(preset.scenarios)}",
+    how = [
+        f"# Written by clbench tune. Settings were chosen by {tuning.protocol}: on {tuning.validation:g} of the",
+        f"# training images of {where}, which were not trained on. No test image was used.",
     ]
+    if not findings.studies:
+        how = ["# Written by clbench tune with the protocol none: these are the defaults, nothing was chosen."]
+    lines = [*how, f"title = {toml(preset.title)}", f"scenarios = {toml(preset.scenarios)}"]
     if preset.tasks is not None:
         lines.append(f"tasks = {toml(preset.tasks)} # counted from 0: those before were tuned on, and are left out")
     elif tuning.protocol == "stream-validation":
@@ -157,25 +161,31 @@ def preset_text(findings: Findings) -> str:
     for name in ("sequence", "model", "training"):
         table = {key: relative(value, here) if key == "name" else value for key, value in getattr(preset, name).items()}
         lines += ["", f"[{name}]", *(f"{key} = {toml(value)}" for key, value in table.items())] if table else []
-    lines += ["", "[tuning]", *(f"{key} = {toml(v)}" for key, v in vars(tuning).items() if v is not None)]
-    chosen = {row.label: row for row in preset.rows}
-    for one, _, best in findings.tuned:
-        lines += ["", *row_text(chosen[one.label], one, best, here)]
+    lines += ["", "[tuning]", *(f"{key} = {toml(v)}" for key, v in vars(tuning).items() if v)]
+    chosen = {one.label: (one, best) for one, _, best in findings.tuned}
+    for row in preset.rows:
+        warned = edges(*chosen[row.label]) if row.label in chosen else ()
+        lines += ["", *row_text(row, warned, here)]
     return "\n".join(lines) + "\n"
 
 
-def row_text(row: Row, candidate: Candidate, best: Trial, here: Path) -> Iterator[str]:
+def row_text(row: Row, warnings: Iterable[str], here: Path) -> Iterator[str]:
     """Yield the lines of a row."""
     yield "[[rows]]"
     yield f"label = {toml(row.label)}"
     yield f"method = {toml(relative(row.method, here))}"
-    yield from (f"# WARNING: {line}" for line in edges(candidate, best))
+    yield from (f"# WARNING: {line}" for line in warnings)
     for name in ("fields", "training"):
         if table := getattr(row, name):
             yield f"{name} = {toml(table)}"
-    assert row.tuning is not None
-    known = {key: value for key, value in vars(row.tuning).items() if value not in (None, {})}
-    yield "[rows.tuning]" + ("" if candidate.space else " # there was nothing to search: its settings are the defaults")
+    if row.tuning is None:
+        return
+    known = {
+        key: value for key, value in vars(row.tuning).items() if value not in (None, {}) and (value or key != "failed")
+    }
+    yield "[rows.tuning]" + (
+        "" if row.tuning.space else " # there was nothing to search: its settings are the defaults"
+    )
     notes = {
         "score": "accuracy after the last task on validation images, per cent: mean over seeds",
         "interval": "of that mean, 95 %",

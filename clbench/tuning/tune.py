@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ SHARE = 0.1  # of the training images that settings are scored on, unless told
 MACHINE = (
     *("seeds", "jobs", "device", "kernels", "threads", "data_root", "checkpoint", "timeout", "backend", "scheduler"),
 )
-Say = Callable[..., None]
+SEEDS = [1000, 1001, 1002]  # apart from those that people report
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,12 @@ def make_plan(request: Request) -> Plan:
     found = [one for one in found if one.label in there]
     chosen_on, kept = _tasks(request, planned.jobs[0])
     name = f"{planned.jobs[0].spec.sequence}-{base.scenarios[0]}"
-    tuning = Tuning(
-        protocol=request.protocol.name,
-        tasks=chosen_on,
-        validation=SHARE if request.validation is None else request.validation,
-        seeds=request.seeds or [1000],
-        search_by=request.search_by,
-    )
-    if not tuning.validation:
+    share = SHARE if request.validation is None else request.validation
+    if not share:
         raise UsageError("--validation 0 leaves nothing to choose settings by: test images are never used for that")
+    how = {"validation": share, "seeds": request.seeds or SEEDS, "search_by": request.search_by}
+    protocol = request.protocol.name
+    tuning = Tuning(protocol=protocol, tasks=chosen_on, **({} if protocol == "none" else how))  # type: ignore[arg-type]
     name = "".join(sign if sign.isalnum() or sign in "-.+" else "-" for sign in name).strip("-.")
     base = dataclasses.replace(base, name=name)
     return Plan(request, name, base, tuning, found, kept, planned.jobs, planned.notes)
@@ -121,8 +118,10 @@ def _base(request: Request) -> Preset:
         (model,) = choose("model", request.model, request.settings)
         tables["model"] = {"name": model.place, **_own(model)}
     else:
-        usual = own_settings(sequence.instance.model)[0]
-        tables["model"] = {name: values[0] for name, values in request.settings.get(usual, {}).items()}
+        (model,) = choose("model", [sequence.instance.model], request.settings)
+        tables["model"] = {
+            name: value for name, value in _own(model).items() if name in request.settings.get(model.reference, {})
+        }
     given = request.training | {name: v[0] for name, v in request.settings.get("training", {}).items()}
     training = parse_fields("training", catalogue.training().fields, given)
     training = {name: value for name, value in training.items() if name != "validation" or "patience" in training}
@@ -173,11 +172,14 @@ def _tasks(request: Request, job: Job) -> tuple[str | None, str | None]:
 def search(planned: Plan, quiet: bool = False, fork: bool = False) -> dict[str, Any]:
     """Run all trials, and return each method's study by its label; a second call runs nothing.
 
-    Raises UsageError if another search into this folder is under way.
+    There are none where the protocol is that nothing is chosen. Raises UsageError if another search into
+    this folder is under way.
     """
     from clbench.tuning.study import Study, open_storage  # here, since it needs Optuna
 
     planned.folder.mkdir(parents=True, exist_ok=True)
+    if planned.tuning.protocol == "none":
+        return {}
     lock = FileLock(planned.folder / ".lock", timeout=0)
     try:
         with lock:
