@@ -81,30 +81,25 @@ def verify(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> N
 def tune(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Choose settings of methods on validation images, at equal budgets, and write a preset that has them."""
     from clbench.tuning.telling import of_plan, print_findings
-    from clbench.tuning.tune import make_plan, search
+    from clbench.tuning.tune import make_plan
 
     plan = make_plan(request)
     say(*plan.notes, *of_plan(plan))
     if dry_run:
         return
+    from clbench.tuning.carry_out import carry_out  # here, since it needs Optuna
+
     try:
         with _ending_on_signals():
-            studies = search(plan, quiet, fork=True)
+            findings = carry_out(plan, quiet, fork=True)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         say(f"stopped; what was done is in {plan.folder}. Run it again to go on.")
         raise typer.Exit(130) from None
-    from clbench.tuning.figures import write_figures  # here, since it needs Matplotlib
-    from clbench.tuning.findings import Findings  # and Optuna
-
-    findings = Findings(plan, studies)
-    findings.write()
-    if studies:
+    if findings.studies:
         print_findings(findings)
-        write_figures(findings)
-    say(*findings.warnings, f"the preset is {plan.preset}: clbench run --preset {plan.preset} --seeds 10")
-    if studies:
-        say(f"all trials and a figure for each method are in {plan.folder}")
+        say(*findings.warnings, f"all trials, and a figure for each method, are in {plan.folder}")
+    say(f"the preset is {plan.preset}: clbench run --preset {plan.preset} --seeds 10")
 
 
 def _go(sweep: Sweep, quiet: bool) -> Progress:

@@ -40,6 +40,11 @@ class Findings:
         pairs = [(one, self.studies[one.label]) for one in self.plan.candidates if one.label in self.studies]
         return [(one, study, best) for one, study in pairs if (best := study.best()) is not None]
 
+    @property
+    def preset_path(self) -> Path:
+        """The file of the preset that was written."""
+        return self.plan.preset
+
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A line for each trial: what was tried, its score in per cent with its interval over seeds, and its cost."""

@@ -105,7 +105,7 @@ class Candidate:
         training = {name.rpartition(".")[2]: value for name, value in values.items() if "." in name}
         fields = {name: "none" if value is None else value for name, value in {**self.fixed, **own}.items()}
         label = more.pop("label", self.label + "".join(f"@{name}={spelled(v)}" for name, v in values.items()))
-        return Row(label=label, method=self.choice.place, fields=fields, training=training, **more)
+        return Row(label=label, method=self.choice.reference, fields=fields, training=training, **more)
 
 
 def candidates(rows: Sequence[Row], request: Request, training: Training) -> list[Candidate]:

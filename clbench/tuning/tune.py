@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from clbench.errors import UsageError
 from clbench.execution.progress import carry_out
+from clbench.execution.run import as_in_a_new_process, using_threads
 from clbench.execution.sweep import prepare
 from clbench.experiment import catalogue
 from clbench.experiment.early import own_settings
@@ -86,18 +88,19 @@ def make_plan(request: Request) -> Plan:
     training = resolve_training(sequence.instance.budget, base.training, [])
     found = candidates(asked, request, training)
     everywhere = dataclasses.replace(base, rows=[one.row({}, label=one.label) for one in found])
-    planned = plan(_request(request, everywhere, request.out))
+    with as_in_a_new_process(), using_threads(1):  # one thread, so that workers may be forked
+        planned = plan(_request(request, everywhere, request.out))
+        chosen_on, kept = _tasks(request, planned.jobs[0])
     there = {job.spec.label for job in planned.jobs}
     found = [one for one in found if one.label in there]
-    chosen_on, kept = _tasks(request, planned.jobs[0])
-    name = f"{planned.jobs[0].spec.sequence}-{base.scenarios[0]}"
+    short = re.split(r"[:/]", base.sequence["name"])[-1].removesuffix(".npz")
+    name = re.sub(r"[^\w.+-]+", "-", f"{short}-{base.scenarios[0]}").strip("-.")
     share = SHARE if request.validation is None else request.validation
     if not share:
         raise UsageError("--validation 0 leaves nothing to choose settings by: test images are never used for that")
     how = {"validation": share, "seeds": request.seeds or SEEDS, "search_by": request.search_by}
     protocol = request.protocol.name
     tuning = Tuning(protocol=protocol, tasks=chosen_on, **({} if protocol == "none" else how))  # type: ignore[arg-type]
-    name = "".join(sign if sign.isalnum() or sign in "-.+" else "-" for sign in name).strip("-.")
     base = dataclasses.replace(base, name=name)
     return Plan(request, name, base, tuning, found, kept, planned.jobs, planned.notes)
 
@@ -113,10 +116,10 @@ def _base(request: Request) -> Preset:
                 raise UsageError(f"--set {name}.{field} is a grid: write --search {name}.{field}=… to search over it")
     (sequence,) = choose("sequence", request.sequence or ["split-digits"], request.settings)
     scenario = (request.scenario or [sequence.instance.scenario])[0]
-    tables: dict[str, Any] = {"sequence": {"name": sequence.place, **_own(sequence)}}
+    tables: dict[str, Any] = {"sequence": {"name": sequence.reference, **_own(sequence)}}
     if request.model:
         (model,) = choose("model", request.model, request.settings)
-        tables["model"] = {"name": model.place, **_own(model)}
+        tables["model"] = {"name": model.reference, **_own(model)}
     else:
         (model,) = choose("model", [sequence.instance.model], request.settings)
         tables["model"] = {
