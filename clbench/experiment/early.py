@@ -186,13 +186,15 @@ def check(request: Request) -> None:
 
 
 def _check_rows(preset: Preset, rows: list[Row]) -> None:
+    seen: set[tuple[str, str]] = set()  # rows share most of their names
     for row in rows:
         named: list[tuple[Kind, Any]] = [("method", row.method)]
         named.append(("sequence", over(preset.sequence, row.sequence).get("name")))
         named.append(("model", over(preset.model, row.model).get("name")))
         for kind, name in named:
-            with in_row(preset.name, row.label):
-                if name:
+            if name and (kind, name) not in seen:
+                seen.add((kind, name))
+                with in_row(preset.name, row.label):
                     look_up(kind, registry.absolute(name, preset.folder))
 
 

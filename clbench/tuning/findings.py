@@ -88,7 +88,9 @@ class Findings:
         """Write the preset, and the table of trials; return their paths. Raises ClbenchError if they can't be."""
         if self.studies and not self.tuned:
             raise ClbenchError(f"every trial of every method failed: {'; '.join(self.warnings)}")
-        texts = {self.plan.preset: preset_text(self), self.plan.folder / "trials.csv": self.frame.to_csv(index=False)}
+        texts = {self.plan.preset: preset_text(self)}
+        if self.studies:
+            texts[self.plan.folder / "trials.csv"] = self.frame.to_csv(index=False)
         try:
             return [write_whole(path, text.encode()) for path, text in texts.items()]
         except OSError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from clbench.experiment.tuned import USUAL, Tuning
 from clbench.results import metrics
 from clbench.results.record import RunRecord
 from clbench.results.wording import count_of
-from clbench.tuning.spaces import Candidate, candidates
+from clbench.tuning.spaces import Candidate, candidates, points
 
 SHARE = 0.1  # of the training images that settings are scored on, unless told
 MACHINE = (
@@ -94,6 +95,9 @@ def make_plan(request: Request) -> Plan:
     there = {job.spec.label for job in planned.jobs}
     found = [one for one in found if one.label in there]
     short = re.split(r"[:/]", base.sequence["name"])[-1].removesuffix(".npz")
+    for one in found:
+        if request.search_by == "grid":
+            points(one.space, request.trials)  # raises if there are too few trials
     name = re.sub(r"[^\w.+-]+", "-", f"{short}-{base.scenarios[0]}").strip("-.")
     share = SHARE if request.validation is None else request.validation
     if not share:
@@ -234,4 +238,6 @@ def measured(trial: Any, records: Sequence[RunRecord]) -> Any:
     if failed is None:
         scores = [float(metrics.average_accuracy(record.matrix(images="validation"))) for record in records]
     error = "" if failed is None else str(failed.reason)
+    if scores is not None and any(map(math.isnan, scores)):
+        scores, error = None, "it has no answer to validation images"
     return dataclasses.replace(trial, scores=scores, updates=updates, seconds=round(seconds, 3), error=error)
