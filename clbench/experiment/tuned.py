@@ -99,5 +99,6 @@ def told(tuning: Tuning | None, tuned: Tuned | None) -> dict[str, Any]:
     """Return what a record says of its tuning, as plain values: nothing where nothing was tuned."""
     if tuning is None:
         return {}
-    content = {**vars(tuning), **({} if tuned is None else vars(tuned))}
-    return {"tuning": {name: value for name, value in content.items() if value not in (None, [], {}, 0.0)}}
+    how = {name: value for name, value in vars(tuning).items() if value}
+    came_of_it = {} if tuned is None else {name: value for name, value in vars(tuned).items() if value is not None}
+    return {"tuning": how | came_of_it}
