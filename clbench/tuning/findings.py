@@ -20,7 +20,7 @@ from clbench.experiment.preset import Preset, Row
 from clbench.experiment.tuned import Tuned
 from clbench.results import names
 from clbench.results.statistics import mean_interval
-from clbench.results.store import write_whole
+from clbench.results.store import unused, write_whole
 from clbench.results.wording import count_of
 from clbench.tuning.spaces import Candidate, Dimension
 from clbench.tuning.study import Study, Trial
@@ -92,9 +92,16 @@ class Findings:
         if self.studies:
             texts[self.plan.folder / "trials.csv"] = self.frame.to_csv(index=False)
         try:
+            self._set_aside(texts[self.plan.preset])
             return [write_whole(path, text.encode()) for path, text in texts.items()]
         except OSError as error:
             raise UsageError(f"cannot write to {self.plan.folder}: {error.strerror or error}") from None
+
+    def _set_aside(self, text: str) -> None:
+        """Keep an earlier preset of this name that says something else: it may be of other methods, or be edited."""
+        path = self.plan.preset
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            path.rename(unused(path.parent, f"{path.stem}.earlier-", ".toml"))
 
 
 def interval(trial: Trial) -> tuple[float | None, float | None]:

@@ -85,6 +85,11 @@ def make_plan(request: Request) -> Plan:
     searched = {own_settings(row.method)[0] for row in asked} | {"training"}
     if unused := sorted(set(request.search) - searched):
         raise UsageError(f"--search {unused[0]}.… names nothing that is tuned here: {', '.join(sorted(searched))}")
+    for name in request.search.get("training", {}):
+        if name in base.training:
+            raise UsageError(f"training.{name} has a value, and is to be searched too: leave one out")
+        if name == "validation":
+            raise UsageError("training.validation is the share that settings are scored on: give it as --validation")
     (sequence,) = choose("sequence", [base.sequence["name"]], {}, _without_name(base.sequence))
     training = resolve_training(sequence.instance.budget, base.training, [])
     found = candidates(asked, request, training)

@@ -65,6 +65,19 @@ def test_a_method_with_more_trials_is_pointed_out() -> None:
     assert unequal(more.tuned) == []
 
 
+def test_an_earlier_preset_that_says_something_else_is_kept() -> None:
+    few = clbench.tune(methods="./made_up.py:Peak", trials=2, **SMALL)
+    clbench.tune(methods="./made_up.py:Peak", trials=2, **SMALL)  # the same
+    text = few.preset_path.read_text()
+    more = clbench.tune(methods="./made_up.py:Peak@tasks=9", trials=2, **SMALL)
+    assert more.preset_path == few.preset_path
+    assert sorted(path.name for path in few.preset_path.parent.glob("*.toml")) == [
+        "Shown-task.earlier-1.toml",
+        "Shown-task.toml",
+    ]
+    assert few.preset_path.with_name("Shown-task.earlier-1.toml").read_text() == text
+
+
 def test_the_score_is_the_mean_over_seeds_with_its_interval() -> None:
     found = clbench.tune(methods="./made_up.py:Peak", search={"./made_up.py:Peak.at": "10"}, **SMALL | {"seeds": "3-5"})
     (row,) = presets.load(found.preset_path).rows

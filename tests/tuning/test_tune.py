@@ -207,6 +207,8 @@ def test_another_value_of_a_searched_field_is_untuned() -> None:
         ({"search": {"weight": "1..2"}}, "cannot read --search 'weight': write NAME.FIELD=SPACE"),
         ({"search": "ewc.strength=1..2"}, "spaces are written as"),
         ({"methods": "./made_up.py:Peak@at=3", "search": {"./made_up.py:Peak.at": "1..2"}}, "leave one out"),
+        ({"lr": 0.1, "search": {"training.lr": "1..2"}}, "training.lr has a value, and is to be searched too"),
+        ({"search": {"training.validation": "0.1,0.2"}}, "give it as --validation"),
         ({"settings": {"./made_up.py:Peak.at": [1, 2]}}, "is a grid: write --search"),
         ({"sequence": "split-digits,split-mnist"}, "--sequence names several: tune one at a time"),
         ({"search_by": "bayes"}, "search_by=bayes: the value should be 'tpe', 'random' or 'grid'"),
