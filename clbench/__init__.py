@@ -8,7 +8,7 @@
 Importing this package imports neither torch nor Avalanche nor pandas.
 """
 
-from clbench.api import compare, load, load_model, merge, run, sequence_from_arrays, verify, write_report
+from clbench.api import compare, load, load_model, merge, run, sequence_from_arrays, tune, verify, write_report
 from clbench.version import NUMBERS, __version__
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "merge",
     "run",
     "sequence_from_arrays",
+    "tune",
     "verify",
     "write_report",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clbench.errors import ClbenchError, UsageError, did_you_mean, quoted
 from clbench.experiment import early
-from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
+from clbench.experiment.request import RUN, TUNE, TUNE_DEFAULTS, VERIFY, Request, chosen_preset
 from clbench.results.names import spelled
 
 if TYPE_CHECKING:
@@ -20,15 +21,21 @@ if TYPE_CHECKING:
     from clbench.results.frames import Results
     from clbench.results.narrowing import Where
     from clbench.results.record import RunRecord
+    from clbench.tuning.findings import Findings
     from clbench.verification.comparison import Verification
 
 T = TypeVar("T")
 
 
-def _taking(names: Sequence[str]) -> Callable[[Callable[[Request, bool], T]], Callable[..., T]]:
-    """Give a function of a request these options and `quiet` as keyword arguments, explained in its docstring."""
+def _taking(
+    names: Sequence[str], defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[Callable[[Request, bool], T]], Callable[..., T]]:
+    """Give a function of a request these options and `quiet` as keyword arguments, explained in its docstring.
+
+    `defaults` are those that are not the request's.
+    """
     fields = {name: Request.model_fields[name] for name in names}
-    options = {**{name: field.default for name, field in fields.items()}, "quiet": False}
+    options = {**{name: defaults.get(name, field.default) for name, field in fields.items()}, "quiet": False}
     meanings = [*(f"{name}: {field.description}" for name, field in fields.items()), "quiet: No progress."]
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=options[name]) for name in options]
     parameters[0] = parameters[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -41,7 +48,7 @@ def _taking(names: Sequence[str]) -> Callable[[Callable[[Request, bool], T]], Ca
                     raise UsageError(f"{function.__name__} has no option {name!r}{did_you_mean(name, names)}")
             options = signature.bind(*values, **options).arguments
             quiet = options.pop("quiet", False)
-            return function(Request(**options), quiet)
+            return function(Request(**{**defaults, **options}), quiet)
 
         lines = [textwrap.fill(meaning, 100, subsequent_indent="    ") for meaning in meanings]
         call.__name__ = call.__qualname__ = function.__name__
@@ -80,6 +87,22 @@ def verify(request: Request, quiet: bool) -> Verification:
 
     preset = chosen_preset(request)
     return compare(preset, whole_preset(_done(request, quiet)).records)
+
+
+@_taking(TUNE, TUNE_DEFAULTS)
+def tune(request: Request, quiet: bool) -> Findings:
+    """Choose settings of methods on validation images, as `clbench tune` does, and write a preset that has them.
+
+    `search` is {"ewc.strength": "0.1..1e6:log", …}, a list of values, or a `clbench.method.Search`. The result's
+    `frame` has a line for each trial, `preset_path` is the file to run, `warnings` are lines on what to know of it.
+    Raises UsageError, before any training, for anything that cannot be done.
+    """
+    from clbench.tuning.tune import make_plan
+
+    plan = make_plan(request)
+    from clbench.tuning.carry_out import carry_out  # here, since it needs Optuna, which may not be there
+
+    return carry_out(plan, quiet)
 
 
 def _done(request: Request, quiet: bool) -> Sweep:

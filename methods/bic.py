@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from clbench.method import Choice, Phase, Run, Step, in_chunks
+from clbench.method import Choice, Phase, Run, Search, Step, in_chunks
 from clbench.method.exemplars import WithExemplars
 from clbench.models import ExpandingHeadModel
 from clbench.sequences import Task
@@ -28,7 +28,7 @@ class BiC(WithExemplars):
 
     name: ClassVar[str] = "bic"
     keeps: ClassVar[Choice] = "random"
-    temperature: Annotated[float, Gt(0)] = 2.0  # T
+    temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = 2.0  # T
     validation: Annotated[float, Gt(0), Lt(1)] = 0.1  # share of the exemplars that is held back
     bias_epochs: Annotated[int, Ge(0)] = 200  # passes over that share, beside the budget
     bias_lr: Annotated[float, Gt(0)] = 0.1  # the rate of α and β

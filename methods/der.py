@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.method import Rehearsal, Step
+from clbench.method import Rehearsal, Search, Step
 
 
 @dataclass
@@ -24,7 +24,7 @@ class DER(Rehearsal):
 
     name: ClassVar[str] = "der"
     memory_batch: Annotated[int, Ge(1)] | None = None  # images from the memory in a step; none: as many as new ones
-    alpha: Annotated[float, Ge(0)] = 0.5  # α: weight of the squared distance
+    alpha: Annotated[float, Ge(0), Search(0.05, 2.0, log=True)] = 0.5  # α: weight of the squared distance
 
     def loss(self, step: Step) -> Tensor:
         features = step.features.detach()

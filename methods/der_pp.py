@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.method import Step
+from clbench.method import Search, Step
 
 from .der import DER
 
@@ -21,7 +21,7 @@ class DERPlusPlus(DER):
     """DER that trains on the labels of a second batch of stored images too"""
 
     name: ClassVar[str] = "der++"
-    beta: Annotated[float, Ge(0)] = 0.5  # β: weight of the labels' loss
+    beta: Annotated[float, Ge(0), Search(0.05, 2.0, log=True)] = 0.5  # β: weight of the labels' loss
 
     def loss(self, step: Step) -> Tensor:
         loss = super().loss(step)

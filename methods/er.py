@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.method import Choice, Memory, Rehearsal, Run, Step
+from clbench.method import Choice, Memory, Rehearsal, Run, Search, Step
 
 
 @dataclass
@@ -23,11 +23,11 @@ class ER(Rehearsal):
     memory_batch: Annotated[int, Ge(1)] | None = None  # |B_M|; none: as many as new images
     # which images M keeps. reservoir: each one so far is as likely; class-balanced: a reservoir that favours rare
     # classes (Chrysakis & Moens 2020); greedy: as many of each class (GDumb); random, herding: chosen after each task
-    choice: Choice = "reservoir"
+    choice: Annotated[Choice, Search(choices=("reservoir", "class-balanced"))] = "reservoir"
 
     # joined: one batch, whose loss is the mean over all its images; apart: the mean over each of the two, added, as in
     # the code of Caccia et al. 2022, where batch norm sees one after the other too
-    batches: Literal["joined", "apart"] = "joined"
+    batches: Annotated[Literal["joined", "apart"], Search()] = "joined"
 
     def begin(self, run: Run) -> None:
         super().begin(run)

@@ -17,7 +17,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.method import Criterion
+from clbench.method import Criterion, Search
 from clbench.method.importance import Scores, importance
 from clbench.method.penalty import Quadratic, QuadraticPenalty, Weights, add, snapshot
 from clbench.sequences import Split, Task
@@ -29,7 +29,7 @@ class EWC(QuadraticPenalty):
 
     name: ClassVar[str] = "ewc"
     first_task_is_finetuning: ClassVar[bool] = True
-    strength: Annotated[float, Ge(0)] = 1000.0  # λ: how strongly old weights pull
+    strength: Annotated[float, Ge(0), Search(0.1, 1e6, log=True)] = 1000.0  # λ: how strongly old weights pull
     half: bool = True  # whether λ is halved: λ/2, as in the paper; false: λ (Hsu et al. 2018)
     # y in the Fisher information. sampled: drawn from the network's own distribution; argmax: its likeliest (Hsu, van
     # de Ven); true: the data's (the 'empirical' Fisher, Avalanche); true-weighted: the same times p(y | x) (Mammoth);

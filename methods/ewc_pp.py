@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt, Le
 
-from clbench.method import GradientOf, Gradients, Run, Step
+from clbench.method import GradientOf, Gradients, Run, Search, Step
 from clbench.method.penalty import Quadratic, QuadraticPenalty, Weights, add, snapshot
 from clbench.sequences import Task
 
@@ -23,7 +23,7 @@ class EWCPlusPlus(QuadraticPenalty):
 
     name: ClassVar[str] = "ewc++"
     first_task_is_finetuning: ClassVar[bool] = False
-    strength: Annotated[float, Ge(0)] = 10.0  # λ
+    strength: Annotated[float, Ge(0), Search(0.01, 1e5, log=True)] = 10.0  # λ
     decay: Annotated[float, Gt(0), Le(1)] = 0.9  # α
     every: Annotated[int, Ge(1)] = 10  # k
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from annotated_types import Ge
 
-from clbench.method import Choice, GradientOf, Gradients, Rehearsal, Step
+from clbench.method import Choice, GradientOf, Gradients, Rehearsal, Search, Step
 from clbench.sequences import Task
 
 
@@ -27,7 +27,7 @@ class GEM(Rehearsal):
     first_task_is_finetuning: ClassVar[bool] = True
     keeps: ClassVar[Choice] = "random"
     groups: ClassVar[Literal["classes", "tasks"]] = "tasks"
-    margin: Annotated[float, Ge(0)] = 0.5  # γ: lower bound of v, a push towards old tasks
+    margin: Annotated[float, Ge(0), Search(0.0, 1.0)] = 0.5  # γ: lower bound of v, a push towards old tasks
     ridge: Annotated[float, Ge(0)] = 0.001  # added to the diagonal of G Gᵀ, as in the authors' code
 
     def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:

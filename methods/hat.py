@@ -19,7 +19,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from clbench.method import GradientOf, Gradients, Method, Phase, Run, Step
+from clbench.method import GradientOf, Gradients, Method, Phase, Run, Search, Step
 from clbench.models.layers import layers_in_a_row, scaled_units
 from clbench.sequences import Task
 
@@ -31,8 +31,8 @@ class HAT(Method):
     name: ClassVar[str] = "hat"
     family: ClassVar[str] = "masks"
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
-    scale: Annotated[float, Gt(0)] = 400.0  # s_max: the higher, the harder the gates
-    weight: Annotated[float, Ge(0)] = 0.75  # c: of the units that no earlier task has used
+    scale: Annotated[float, Gt(0), Search(25.0, 800.0, log=True)] = 400.0  # s_max: the higher, the harder the gates
+    weight: Annotated[float, Ge(0), Search(0.1, 2.5)] = 0.75  # c: of the units that no earlier task has used
 
     def begin(self, run: Run) -> None:
         super().begin(run)

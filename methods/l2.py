@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
+from clbench.method import Search
 from clbench.method.penalty import Quadratic, QuadraticPenalty, snapshot
 from clbench.sequences import Task
 
@@ -21,7 +22,7 @@ class L2(QuadraticPenalty):
 
     name: ClassVar[str] = "l2"
     first_task_is_finetuning: ClassVar[bool] = True
-    strength: Annotated[float, Ge(0)] = 0.01  # λ: how strongly old weights pull
+    strength: Annotated[float, Ge(0), Search(1e-4, 10.0, log=True)] = 0.01  # λ: how strongly old weights pull
 
     def finish_task(self, task: Task) -> None:
         self.quadratic = Quadratic(snapshot(self.network), None)

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench.method import Method, Phase, Run, Step, Teacher
+from clbench.method import Method, Phase, Run, Search, Step, Teacher
 from clbench.models import ExpandingHeadModel
 from clbench.sequences import Task
 
@@ -25,7 +25,9 @@ class LFL(Method):
     name: ClassVar[str] = "lfl"
     family: ClassVar[str] = "distillation"
     first_task_is_finetuning: ClassVar[bool] = True
-    weight: Annotated[float, Ge(0)] = 0.01  # λ_e: of the distance between old and new features
+    weight: Annotated[float, Ge(0), Search(1e-4, 1.0, log=True)] = (
+        0.01  # λ_e: of the distance between old and new features
+    )
     freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block
 
     def begin(self, run: Run) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from clbench.method import Choice, Run, Step
+from clbench.method import Choice, Run, Search, Step
 from clbench.method.exemplars import WithExemplars
 from clbench.models import ExpandingHeadModel
 
@@ -28,8 +28,8 @@ class LUCIR(WithExemplars):
     name: ClassVar[str] = "lucir"
     keeps: ClassVar[Choice] = "herding"
     scale: Annotated[float, Gt(0)] = 1.0  # what η, which is learnt, begins with
-    less_forget: Annotated[float, Ge(0)] = 5.0  # λ_base
-    margin: Annotated[float, Ge(0)] = 0.5  # m
+    less_forget: Annotated[float, Ge(0), Search(0.5, 50.0, log=True)] = 5.0  # λ_base
+    margin: Annotated[float, Ge(0), Search(0.0, 1.0)] = 0.5  # m
     rivals: Annotated[int, Ge(1)] = 2  # K
     ranking: Annotated[float, Ge(0)] = 1.0  # weight of the last term
 

@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from clbench.method import Method, Run, Step, Teacher
+from clbench.method import Method, Run, Search, Step, Teacher
 from clbench.models import ExpandingHeadModel
 from clbench.sequences import Task
 
@@ -29,8 +29,12 @@ class LwF(Method):
     family: ClassVar[str] = "distillation"
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
-    temperature: Annotated[float, Gt(0)] = 2.0  # T: what logits are divided by; the higher, the softer the responses
-    weight: Annotated[float, Ge(0)] = 1.0  # λ_o: of the distillation, beside the cross-entropy
+    temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = (
+        2.0  # T: what logits are divided by; the higher, the softer the responses
+    )
+    weight: Annotated[float, Ge(0), Search(0.01, 100.0, log=True)] = (
+        1.0  # λ_o: of the distillation, beside the cross-entropy
+    )
     # outputs that share a softmax. auto: those of an old task in `task`, all old ones elsewhere; padded: all old ones,
     # whose probabilities, padded with zeros, stand against old + new outputs (van de Ven 2018)
     scope: Literal["auto", "per-task", "joined", "padded"] = "auto"

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Ge
 
-from clbench.method import Criterion
+from clbench.method import Criterion, Search
 from clbench.method.importance import importance
 from clbench.method.penalty import QuadraticPenalty, snapshot
 from clbench.sequences import Task
@@ -25,7 +25,7 @@ class MAS(QuadraticPenalty):
 
     name: ClassVar[str] = "mas"
     first_task_is_finetuning: ClassVar[bool] = True
-    strength: Annotated[float, Ge(0)] = 0.03  # λ: how strongly old weights pull
+    strength: Annotated[float, Ge(0), Search(1e-4, 1e3, log=True)] = 0.03  # λ: how strongly old weights pull
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is taken before the absolute value (Hsu: 128)
 

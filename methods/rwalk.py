@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge, Gt
 
-from clbench.method import Gradients, Run, Step
+from clbench.method import Gradients, Run, Search, Step
 from clbench.method.penalty import Weights, add, snapshot
 from clbench.sequences import Task
 
@@ -24,7 +24,7 @@ class RWalk(EWCPlusPlus):
     """Riemannian walk: EWC++ and path scores, by how much a weight lowered the loss for the distance it went"""
 
     name: ClassVar[str] = "rwalk"
-    strength: Annotated[float, Ge(0)] = 1.0  # λ
+    strength: Annotated[float, Ge(0), Search(0.001, 1e4, log=True)] = 1.0  # λ
     damping: Annotated[float, Gt(0)] = 0.001  # ξ
     # the weight of earlier tasks' s beside ½ of the new one's; 1.5: the authors' code, which adds where the paper sets
     carried: Annotated[float, Ge(0)] = 0.5

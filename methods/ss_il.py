@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from clbench.method import Choice, Phase, Step
+from clbench.method import Choice, Phase, Search, Step
 from clbench.method.exemplars import WithExemplars
 from clbench.sequences import Task
 
@@ -28,7 +28,7 @@ class SSIL(WithExemplars):
     name: ClassVar[str] = "ss-il"
     keeps: ClassVar[Choice] = "random"
     memory_batch: Annotated[int, Ge(1)] | None = None  # stored images in a step; none: a quarter of the new ones
-    temperature: Annotated[float, Gt(0)] = 2.0  # T
+    temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = 2.0  # T
 
     def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
         (phase,) = super().phases(task, earlier)

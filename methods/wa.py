@@ -15,7 +15,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from clbench.method import Choice, Step
+from clbench.method import Choice, Search, Step
 from clbench.method.exemplars import WithExemplars
 from clbench.sequences import Task
 
@@ -26,7 +26,7 @@ class WA(WithExemplars):
 
     name: ClassVar[str] = "wa"
     keeps: ClassVar[Choice] = "herding"
-    temperature: Annotated[float, Gt(0)] = 2.0  # T
+    temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = 2.0  # T
     align: bool = True  # set the weights; false: distillation and exemplars alone
     positive: bool = True  # cut the head's weights at 0 after every step, so that longer ones mean larger outputs
 

@@ -11,7 +11,7 @@ import typer
 
 from clbench.cli.doctor import doctor
 from clbench.cli.reading import compare, merge, report
-from clbench.cli.running import run, verify
+from clbench.cli.running import run, tune, verify
 from clbench.cli.showing import list_, show
 from clbench.errors import ClbenchError, UsageError
 from clbench.results.wording import allow_any_encoding
@@ -30,7 +30,7 @@ EXAMPLES = {  # of the arguments that a command must be given
     "show": "training",
     "list": "methods",
 }
-for command in (run, verify, report, compare, merge, show, doctor):
+for command in (run, tune, verify, report, compare, merge, show, doctor):
     app.command()(command)
 app.command("list")(list_)
 

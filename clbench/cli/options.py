@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, cast
 
 import typer
@@ -16,8 +17,16 @@ from clbench.experiment.request import Request
 FLAGS = {"settings": "--set"}  # where the option is not the field's name
 
 
-def takes(names: Sequence[str], argument: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command, a function of a request, these options of it beside its own; `argument` has no dashes."""
+REPEATED = ("settings", "search")
+
+
+def takes(
+    names: Sequence[str], argument: str | None = None, defaults: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, a function of a request, these options of it beside its own; `argument` has no dashes.
+
+    `defaults` are those that are not the request's.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [
@@ -27,11 +36,12 @@ def takes(names: Sequence[str], argument: str | None = None) -> Callable[[Callab
 
         def call(context: typer.Context, **values: Any) -> None:
             options = {name: values.pop(name) for name in names}
-            request = Request(**{name: value for name, value in options.items() if _given(context, name)})
+            given = {name: value for name, value in options.items() if _given(context, name)}
+            request = Request(**{**defaults, **given})
             command(request, **values)
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
-        made = [_parameter(name, name == argument) for name in names]
+        made = [_parameter(name, name == argument, defaults.get(name)) for name in names]
         first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         call.__signature__ = inspect.Signature([first, *made, *own])  # type: ignore[attr-defined]
         return call
@@ -45,13 +55,13 @@ def _given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _parameter(name: str, argument: bool) -> inspect.Parameter:
+def _parameter(name: str, argument: bool, own_default: str | None) -> inspect.Parameter:
     field = Request.model_fields[name]
     flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
     form = cast(dict, field.json_schema_extra)["form"]
-    default: Any = field.default
+    default: Any = own_default or field.default
     # text, which the request parses; Typer knows flags and what may be given several times
-    kind: Any = bool if field.annotation is bool else list[str] | None if name == "settings" else str | None
+    kind: Any = bool if field.annotation is bool else list[str] | None if name in REPEATED else str | None
     if argument:
         info = typer.Argument(metavar=form, help=field.description, autocompletion=completing(name))
         kind, default = str, inspect.Parameter.empty

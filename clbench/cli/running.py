@@ -13,7 +13,7 @@ import typer
 
 from clbench.cli.options import Quiet, say, takes
 from clbench.experiment import config
-from clbench.experiment.request import RUN, VERIFY, Request, chosen_preset
+from clbench.experiment.request import RUN, TUNE, TUNE_DEFAULTS, VERIFY, Request, chosen_preset
 
 MOST_LINES = 40  # of a plan
 
@@ -85,6 +85,31 @@ def verify(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> N
         raise typer.Exit(1)
 
 
+@takes(TUNE, defaults=TUNE_DEFAULTS)
+def tune(request: Request, dry_run: DryRun = False, quiet: Quiet = False) -> None:
+    """Choose settings of methods on validation images, at equal budgets, and write a preset that has them."""
+    from clbench.tuning.telling import of_plan, print_findings
+    from clbench.tuning.tune import make_plan
+
+    plan = make_plan(request)
+    say(*plan.notes, *of_plan(plan))
+    if dry_run:
+        return
+    from clbench.tuning.carry_out import carry_out  # here, since it needs Optuna
+
+    try:
+        with _ending_on_signals():
+            findings = carry_out(plan, quiet, fork=True)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        say(f"stopped; what was done is in {plan.folder}. Run it again to go on.")
+        raise typer.Exit(130) from None
+    if findings.studies:
+        print_findings(findings)
+        say(*findings.warnings, f"all trials, and a figure for each method, are in {plan.folder}")
+    say(f"the preset is {plan.preset}: clbench run --preset {plan.preset} --seeds 10")
+
+
 def _go(sweep: Sweep, quiet: bool) -> Progress:
     """Run what is missing of a sweep and say how it goes; Ctrl-C ends the command with what there is."""
     from clbench.execution.progress import carry_out
@@ -123,7 +148,8 @@ def _print_plan(sweep: Sweep) -> None:
     for job in sweep.jobs:
         spec = job.spec
         state = "done" if spec.key in sweep.done else "to do"
-        run = [state, spec.sequence_label, spec.scenario, spec.model_label, sweep.told_apart[spec.key]]
+        where = spec.sequence_label + (f" [tasks={spec.tasks}]" if spec.tasks else "")
+        run = [state, where, spec.scenario, spec.model_label, sweep.told_apart[spec.key]]
         seeds.setdefault("  ".join(run), []).append(spec.seed)
     for line, numbers in list(seeds.items())[:MOST_LINES]:
         typer.echo(f"{line}  seed{'s' * (len(numbers) > 1)} {_ranges(numbers)}")

@@ -21,6 +21,7 @@ from clbench.cli.options import names_of, say
 from clbench.errors import UsageError, did_you_mean
 from clbench.experiment import catalogue, early, presets, registry
 from clbench.experiment.catalogue import Field, Kind, Known
+from clbench.experiment.fields import search_of
 from clbench.results.names import spelled, titles
 
 LISTS: dict[str, Kind] = {"methods": "method", "sequences": "sequence", "models": "model"}
@@ -210,7 +211,9 @@ def _fields(name: str, fields: Mapping[str, Field]) -> Iterator[str]:
     for field in fields.values():
         default = "must be given" if field.default is dataclasses.MISSING else f"default {spelled(field.default)}"
         yield ""
-        yield _wrapped(f"{in_words(field.hint)}; {default}", f"  {field.name}: ", "      ")
+        searched = search_of(field.hint)
+        tuned = "" if searched is None else f"; tuned over {searched}"
+        yield _wrapped(f"{in_words(field.hint)}; {default}{tuned}", f"  {field.name}: ", "      ")
         if field.meaning:
             yield _wrapped(field.meaning, "      ", "      ")
 

@@ -32,7 +32,8 @@ LIBRARIES = {"torchvision": "Torchvision", "timm": "Timm"}
 # sequences of data of one's own, by what stands before the colon: the class of each in clbench.sequences.own
 OWN_DATA = {"npz": "NpzFile", "folder": "ImageFolder", "torchvision": "TorchvisionSet"}
 NOT_PYTHON = (OSError, SyntaxError, ValueError, tokenize.TokenError)  # raised by files that cannot be read
-LIGHT = {"annotated_types", "collections.abc", "dataclasses", "math", "pathlib", "typing"}  # what fields may need
+# what fields may need
+LIGHT = {"annotated_types", "clbench.search", "collections.abc", "dataclasses", "math", "pathlib", "typing"}
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ class _Names(dict):
         if module in LIGHT:
             return getattr(importlib.import_module(module), original)
         file, node = self.file.find(name)  # KeyError: it may be Python's own
+        if file.module in LIGHT:  # one of them that clbench.method hands on
+            return getattr(importlib.import_module(file.module), name)
         if not isinstance(node, ast.expr):
             raise LookupError(name)
         return file.value(node)

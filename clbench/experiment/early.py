@@ -177,20 +177,28 @@ def check(request: Request) -> None:
         for field, value in ((field, value) for field, values in fields.items() for value in values):
             if known is not None:
                 parse_fields(name, known.fields, {field: value}, known.constants)
+    for name, spaces in request.search.items():
+        known = training if name == "training" else _setting_of(request, name, "--search")
+        for field, space in spaces.items():
+            if known is not None:
+                for value in space.choices or (space.low, space.high):
+                    parse_fields(name, known.fields, {field: value}, known.constants)
 
 
 def _check_rows(preset: Preset, rows: list[Row]) -> None:
+    seen: set[tuple[str, str]] = set()  # rows share most of their names
     for row in rows:
         named: list[tuple[Kind, Any]] = [("method", row.method)]
         named.append(("sequence", over(preset.sequence, row.sequence).get("name")))
         named.append(("model", over(preset.model, row.model).get("name")))
         for kind, name in named:
-            with in_row(preset.name, row.label):
-                if name:
+            if name and (kind, name) not in seen:
+                seen.add((kind, name))
+                with in_row(preset.name, row.label):
                     look_up(kind, registry.absolute(name, preset.folder))
 
 
-def _setting_of(request: Request, name: str) -> Known | None:
+def _setting_of(request: Request, name: str, option: str = "--set") -> Known | None:
     """Return what is known of something that --set names; raise UsageError if nothing is called so."""
     asked: Mapping[Kind, list[str] | None] = {
         "method": request.methods,
@@ -204,12 +212,13 @@ def _setting_of(request: Request, name: str) -> Known | None:
     made = "+" in name or name.startswith("avalanche:") or catalogue.own_data(name) is not None
     if request.preset is None and not made:
         given = [own_settings(item)[0] for items in asked.values() for item in items or ()]
-        raise unused(name, ["training", *given, *(other for kind in KINDS for other in registry.names(kind))])
+        known = ["training", *given, *(other for kind in KINDS for other in registry.names(kind))]
+        raise unused(name, known, option)
     return None
 
 
-def unused(name: str, known: list[str]) -> UsageError:
+def unused(name: str, known: list[str], option: str = "--set") -> UsageError:
     """Return what to say of a setting for a name that is not in the sweep; these are."""
     references = [other for other in known if other.rpartition(":")[2] == name]  # of which it is the class
     meant = f", did you mean {references[0]}?" if references else did_you_mean(name, known)
-    return UsageError(f"--set {name}.… names nothing in this sweep{meant}")
+    return UsageError(f"{option} {name}.… names nothing in this sweep{meant}")

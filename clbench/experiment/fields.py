@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from clbench.errors import UsageError, close_names, shown
 from clbench.experiment.catalogue import Field
+from clbench.search import Search
 
 
 def parse_fields(
@@ -56,6 +58,21 @@ def _parse(what: str, hint: Any, value: Any) -> Any:
         raise UsageError(f"{what} has a type that cannot be set by name: {hint}") from None
     except ValidationError as error:
         raise UsageError(f"{what}={shown(value)}: the value {reason(error)}") from None
+
+
+def search_of(hint: Any) -> Search | None:
+    """Return what a field of this type is searched over, choices written out; None if nothing is declared."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return next(filter(None, map(search_of, typing.get_args(hint))), None) if _is_union(hint) else None
+    kind, *rest = typing.get_args(hint)
+    declared = next((one for one in rest if isinstance(one, Search)), None)
+    if declared is None or declared.is_range or declared.choices:
+        return declared
+    return Search(choices=(False, True) if kind is bool else typing.get_args(kind))
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def reason(error: ValidationError) -> str:

@@ -87,14 +87,15 @@ def _jobs(runs: Sequence[Point], request: Request, device: str, notes: list[str]
                 remarks[deciding] = sequence.instance.remarks(request.data_root, run.seed)
                 notes += remarks[deciding]
             spec = _spec(run, request, device, *data[deciding])
-            what = [spec.sequence_label, spec.model_label, spec.scenario, spec.training, run.class_order]
+            what = [spec.sequence_label, spec.model_label, spec.scenario, spec.training, run.class_order, spec.tasks]
             kind = json.dumps(what, sort_keys=True)
             own = sequence.code is not None or spec.data.startswith("seed:")  # the seed may change more than the order
             tasks_of = spec.sequence_label, run.seed if own else None
             if not {kind, tasks_of} <= fitting:
                 fitting |= {kind, tasks_of}
                 classes = None if spec.class_order is None else tuple(spec.class_order)
-                _check_data(run, load_checked(sequence.instance, sequence.label, request.data_root, run.seed, classes))
+                tasks = load_checked(sequence.instance, sequence.label, request.data_root, run.seed, classes, run.tasks)
+                _check_data(run, tasks)
         twin = jobs.get(spec.key)
         if twin is not None and run.preset is not None and twin.spec.label != spec.label:
             raise UsageError(f"the rows {twin.spec.label} and {spec.label} ask for the same runs")
@@ -152,6 +153,7 @@ def _spec(run: Point, request: Request, device: str, data: str, classes: list[in
         eval_every=request.eval_every,
         probe=request.probe,
         preset=run.preset,
+        tasks=run.tasks,
     )
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clbench.errors import ClbenchError, UsageError
-from clbench.experiment import own_code, registry
+from clbench.experiment import own_code, registry, tuned
 from clbench.experiment.early import GROUPS, own_settings
 from clbench.experiment.preset import Precision, Preset, Row, at, in_row, over
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
-from clbench.experiment.seeds import parse_seeds
+from clbench.experiment.seeds import parse_seeds, parse_tasks
 from clbench.method import Scenario, Training
 from clbench.results.names import spelled
 from clbench.training.optimizer import OPTIMIZERS
@@ -125,7 +125,8 @@ class Point:
     method: Choice
     seed: int
     precision: Precision
-    preset: Mapping[str, Any] | None = None  # see RunSpec
+    tasks: str | None = None  # see RunSpec
+    preset: Mapping[str, Any] | None = None
 
     @property
     def chosen(self) -> dict[Kind, Choice]:
@@ -141,7 +142,7 @@ def points(request: Request, notes: list[str]) -> list[Point]:
 
     Each run says what is not as in its preset. Raises UsageError for what does not go together.
     """
-    preset = request.preset or _without_preset(request)
+    preset = request.preset or rows_asked(request)
     faults = {fault: name for name, fault in registry.broken("method").items()}
     notes += [f"{name} is left out: {fault}" for fault, name in faults.items()]
     if outside := [scenario for scenario in request.scenario or () if scenario not in preset.scenarios]:
@@ -199,12 +200,30 @@ def _of_row(
         models, other_model = _chosen("model", preset, row, request, scenario, sequence.instance.model)
         own_precision = row.precision or preset.precision
         precision = request.precision or own_precision or "fp32"
-        changed = _moved(class_order=(own_order, order), precision=(own_precision, precision))
+        tasks = request.tasks or preset.tasks or "0-"
+        changed = _moved(
+            class_order=(own_order, order), precision=(own_precision, precision), tasks=(preset.tasks, tasks)
+        )
         changed |= other_sequence | other_model
         seeds = request.seeds or _seeds(row, preset, 10 if request.preset else 5)
+        notes += _seen_before(preset, tasks, seeds) if row.tuning is not None else []
         for method, training, told in _methods(preset, row, request, sequence, scenario, changed, notes):
             for model, seed in itertools.product(models, seeds):
-                yield Point(sequence, scenario, order, training, model, method, seed, precision, told)
+                yield Point(
+                    sequence, scenario, order, training, model, method, seed, precision, parse_tasks(tasks), told
+                )
+
+
+def _seen_before(preset: Preset, tasks: str, seeds: Sequence[int]) -> list[str]:
+    """Say what runs have in common with those that their settings were chosen by."""
+    tuning, lines = preset.tuning, []
+    assert tuning is not None
+    if both := sorted({*seeds} & {*tuning.seeds}):
+        what = f"seed{'s' * (len(both) > 1)} {', '.join(map(str, both))}"
+        lines.append(f"the settings of preset {preset.name} were chosen by runs of {what} too: report others")
+    if preset.tasks and parse_tasks(tasks) != preset.tasks:
+        lines.append(f"the settings of preset {preset.name} were chosen on tasks {tuning.tasks}: they are not left out")
+    return lines
 
 
 def _moved(**settings: tuple[Any, Any]) -> dict[str, Any]:
@@ -212,7 +231,7 @@ def _moved(**settings: tuple[Any, Any]) -> dict[str, Any]:
     return {name: now for name, (own, now) in settings.items() if own not in (None, now)}
 
 
-def _without_preset(request: Request) -> Preset:
+def rows_asked(request: Request) -> Preset:
     """Return a preset that has a row for each method asked for; those of a group only where they are defined."""
     asked = request.methods or ["core"]
     builtin = registry.builtin("method")
@@ -281,6 +300,9 @@ def _methods(
             notes += [f"not as in preset {preset.name}: {name}={spelled(value)}" for name, value in here.items()]
             label = row.label + "".join(f"@{name}={spelled(value)}" for name, value in inside.items())
             told = {"name": preset.name, "row": row.label, "overridden": here}
+            searched = () if row.tuning is None else row.tuning.space
+            as_tuned = not any(name in searched or name.rpartition(".")[2] in searched for name in inside)
+            told |= tuned.told(preset.tuning, row.tuning if as_tuned else None)
             yield dataclasses.replace(method, label=label), training, told
 
 

@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from clbench.errors import DataError, UsageError, close_names
+from clbench.experiment.seeds import parse_tasks
+from clbench.experiment.tuned import Tuned, Tuning
 
 Scenario = Literal["task", "class", "domain"]
 SCENARIOS = get_args(Scenario)
@@ -105,11 +107,12 @@ class Row:
     view: Literal["task-aware", "task-agnostic"] | None = None  # that is compared; none: the scenario's own
     published: dict[Scenario, Annotated[Number, BeforeValidator(_number)]] = field(default_factory=dict)
     note: str = ""
+    tuning: Tuned | None = None
 
     @property
     def asks_for(self) -> Row:
         """The row without what changes no run: rows with the same answer share their runs."""
-        return replace(self, label="", view=None, scenarios=None, published={}, note="", control_of="")
+        return replace(self, label="", view=None, scenarios=None, published={}, note="", control_of="", tuning=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +142,11 @@ class Preset:
     seeds: Seeds | None = None
     precision: Precision | None = None
     evaluate: Evaluate | None = None  # which tasks are evaluated, and when
+    tasks: Annotated[str | None, BeforeValidator(parse_tasks)] = None  # those that are learnt, as --tasks has them
     rows: list[Row]
     published: Published | None = None
     claims: list[Claim] = field(default_factory=list)
+    tuning: Tuning | None = None  # how the settings of the rows were chosen
 
     def choose(self, labels: Sequence[str] | None, controls: bool = False) -> list[Row]:
         """Return the rows of these labels, or all, with or without the controls; a grid's label names all its points.

@@ -14,7 +14,9 @@ from clbench.errors import UsageError, did_you_mean, quoted, shown
 from clbench.experiment import config, early, presets, registry
 from clbench.experiment.fields import reason
 from clbench.experiment.preset import ORDER_RULES, Evaluate, Precision, Preset, Scenario
-from clbench.experiment.seeds import parse_seeds
+from clbench.experiment.seeds import parse_seeds, parse_tasks
+from clbench.experiment.tuned import Protocol, SearchBy, parse_protocol, parse_searches
+from clbench.search import Search
 
 
 def parse_names(value: str | type | Sequence[str | type]) -> list[str]:
@@ -52,6 +54,11 @@ def parse_class_order(value: str | Sequence[int]) -> str | tuple[int, ...]:
     return tuple(int(item) for item in items)
 
 
+def _known(name: str) -> str:
+    """Return the name that clbench knows something by, whatever it is."""
+    return next((found for kind in early.KINDS if (found := early.known_name(kind, name)) != name), name)
+
+
 def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     """Read NAME.FIELD=VALUE settings into {name: {field: values}}; a comma list is a grid."""
     if isinstance(settings, str) or not isinstance(settings, (Mapping, Sequence)):
@@ -64,7 +71,7 @@ def parse_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, dic
     parsed: dict[str, dict[str, list[Any]]] = {}
     for key, values in pairs:
         name, _, field = key.rpartition(".")
-        name = next((found for kind in early.KINDS if (found := early.known_name(kind, name)) != name), name)
+        name = _known(name)
         if not values:
             raise UsageError(f"settings {key}: the list of values is empty")
         if not (name and field) or any(isinstance(value, str) and not value for value in values):
@@ -103,6 +110,16 @@ def parse_device(value: str) -> str:
 
 def _items_of(kind: registry.Kind) -> BeforeValidator:
     return BeforeValidator(lambda value: [early.item_of(kind, item) for item in parse_names(value)])
+
+
+def _tasks(value: int | str) -> str:
+    """Read a range of tasks; all of them is one too, as it stands above a preset's."""
+    return parse_tasks(value) or "0-"
+
+
+def _searches(value: Any) -> dict[str, dict[str, Search]]:
+    """Read what is searched, methods by the names that clbench knows."""
+    return {_known(name): fields for name, fields in parse_searches(value).items()}
 
 
 Labels = Annotated[list[str] | None, BeforeValidator(parse_names)]
@@ -148,6 +165,9 @@ class Request(BaseModel):
     )
     class_order: Annotated[str | tuple[int, ...] | None, BeforeValidator(parse_class_order)] = option(
         None, "seed|fixed|seed:N|numpy:N|3,1,4,…", "Order in which classes come. Default: seed."
+    )
+    tasks: Annotated[str | None, BeforeValidator(_tasks)] = option(
+        None, "N-N|N-", "Only these tasks of a sequence, from 0: 0-2, or 3- to the last. Default: all."
     )
     model: Models = option(None, "NAME,…", "Backbones. Default: the preset's, or the sequence's own.")
     epochs: int | None = option(None, "N", "Passes over each task. Default: the sequence's own.")
@@ -200,6 +220,17 @@ class Request(BaseModel):
         None, "ADDRESS", "Address of the cluster. Default for ray: one started on this machine."
     )
 
+    trials: int = option(30, "N", "Settings that are tried of each method.", ge=1, le=100_000)
+    protocol: Annotated[Protocol, BeforeValidator(parse_protocol)] = option(
+        Protocol(),
+        "first-tasks[@tasks=K]|stream-validation|none",
+        "What settings are chosen on: validation images of the first tasks, or of all.",
+    )
+    search: Annotated[dict[str, dict[str, Search]], BeforeValidator(_searches)] = option(
+        {}, "NAME.FIELD=SPACE", "Over what: 0.1..1e6, 0.1..1e6:log or 1,2,4; repeatable; also of 'training'."
+    )
+    search_by: SearchBy = option("tpe", "tpe|random|grid", "How settings are searched, by Optuna.")
+
     def __init__(self, **options: Any) -> None:
         given = {name: value for name, value in options.items() if value is not None}
         if "config" in given:
@@ -250,7 +281,14 @@ class Request(BaseModel):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-RUN = [name for name in Request.model_fields if name != "controls"]
+OF_TUNING = ["trials", "protocol", "search", "search_by"]
+RUN = [name for name in Request.model_fields if name not in ("controls", *OF_TUNING)]
+TUNE = [
+    *("methods", "sequence", "scenario", *OF_TUNING, "seeds", "class_order", "model", "epochs", "iterations"),
+    *("batch_size", "optimizer", "lr", "momentum", "weight_decay", "later_lr_factor", "validation", "settings", "jobs"),
+    *("device", "precision", "kernels", "threads", "data_root", "out", "checkpoint", "timeout", "backend", "scheduler"),
+]
+TUNE_DEFAULTS = {"seeds": "1000-1002", "out": "results/tuned"}  # where they are others than those of a run
 VERIFY = [
     *("preset", "rows", "controls", "seeds", "sequence", "scenario", "model", "settings", "jobs", "device"),
     *("data_root", "out", "checkpoint", "timeout", "backend", "scheduler"),

@@ -1,4 +1,4 @@
-"""Seeds as people write them."""
+"""Seeds, and ranges of tasks, as people write them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from clbench.errors import UsageError, quoted
 
 MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
 MOST_SEEDS = 100_000
+
+
+def parse_tasks(value: int | str) -> str | None:
+    """Read a range of tasks, counted from 0: `0-2`, `3-` to the last, `2`; None for `0-`, which is all of them.
+
+    The answer has both ends, or the first one alone. Raises UsageError for what is no such range.
+    """
+    match = re.fullmatch(r"\s*(\d{1,6})\s*(-?)\s*(\d{1,6})?\s*", str(value))
+    if match is None or isinstance(value, bool) or (match[3] and not match[2]):
+        raise UsageError(f"tasks={quoted(value)}: write 0-2, 3- or 2, counted from 0")
+    first = int(match[1])
+    last = int(match[3]) if match[3] else None if match[2] else first
+    if last is None:
+        return f"{first}-" if first else None
+    if last < first:
+        raise UsageError(f"tasks={quoted(value)}: the range runs backwards")
+    return f"{first}-{last}"
 
 
 def parse_seeds(value: int | str | Sequence[int]) -> list[int]:

@@ -53,13 +53,14 @@ class RunSpec:
     evaluate: Evaluate = "all"  # after each task: all tasks, or those seen so far; or all of them at the end alone
     eval_every: int | None = None  # updates between two points of the curves within tasks
     probe: bool = False  # whether the features of the final network are probed
-    preset: Mapping[str, Any] | None = None  # name, row, and what was overridden
+    preset: Mapping[str, Any] | None = None  # name, row, what was overridden, and how it was tuned
+    tasks: str | None = None  # those of the sequence that are learnt, from 0: "0-2", or "3-" to the last; None: all
 
     @cached_property
     def key(self) -> str:
         """The record's name: a hash of everything here but the labels and the preset."""
         content = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_KEY}
-        for name, default in (("evaluate", "all"), ("probe", False)):
+        for name, default in (("evaluate", "all"), ("probe", False), ("tasks", None)):
             if content[name] == default:  # younger than the first records, which stand for the same runs
                 del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
@@ -72,7 +73,8 @@ class RunSpec:
 
     def as_json(self) -> dict[str, Any]:
         """Return the spec as the plain values that JSON gives back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        content = json.loads(json.dumps(dataclasses.asdict(self)))
+        return content if self.tasks is not None else {name: content[name] for name in content if name != "tasks"}
 
 
 @dataclass(frozen=True)
@@ -111,4 +113,6 @@ class Job:
         from clbench.sequences.checking import load_checked  # here, since it needs torch
 
         order = None if self.spec.class_order is None else tuple(self.spec.class_order)
-        return load_checked(self.instance("sequence"), self.spec.sequence_label, self.data_root, self.spec.seed, order)
+        spec = self.spec
+        sequence, label = self.instance("sequence"), spec.sequence_label
+        return load_checked(sequence, label, self.data_root, spec.seed, order, spec.tasks)

@@ -10,6 +10,7 @@ from clbench.method.rehearsal import Rehearsal
 from clbench.method.settings import Training
 from clbench.method.step import Batch, Criterion, Step
 from clbench.method.teacher import Teacher, in_chunks
+from clbench.search import Search
 
 __all__ = [
     "SCENARIOS",
@@ -27,6 +28,7 @@ __all__ = [
     "Rehearsal",
     "Run",
     "Scenario",
+    "Search",
     "Step",
     "Teacher",
     "Training",

@@ -20,6 +20,7 @@ from clbench.method.learner import Run
 from clbench.method.method import Method
 from clbench.method.step import Step
 from clbench.models.head import ExpandingHeadModel
+from clbench.search import Search
 
 Weights = dict[str, Tensor]  # by parameter name
 
@@ -52,7 +53,7 @@ class QuadraticPenalty(Method):
     """Base of the methods that pull weights towards earlier ones: CE + strength · [½] · Σ_i Ω_i (θ_i − θ*_i)²."""
 
     family: ClassVar[str] = "penalties"
-    strength: Annotated[float, Ge(0)] = 1.0  # λ: how strongly old weights pull
+    strength: Annotated[float, Ge(0), Search(0.001, 1e4, log=True)] = 1.0  # λ: how strongly old weights pull
     half: bool = False  # the factor ½ before the sum
     # under sgd, cut importances that its steps could not follow, so that no strength diverges; false: as in the papers
     stable: bool = field(default=True, metadata={"added": True})

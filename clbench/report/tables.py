@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError, did_you_mean
+from clbench.results import tuning
 from clbench.results.analysis import (
     COMPARED,
     GAP,
@@ -61,6 +62,11 @@ class Table:
         return [list(self.headings), *([cell.text for cell in row] for row in self.rows)]
 
     @property
+    def text_headings(self) -> list[str]:
+        """The headings of columns that hold words, the first one's aside."""
+        return [name for name, is_text in zip(self.headings, self.is_text, strict=True) if is_text][1:]
+
+    @property
     def is_text(self) -> list[bool]:
         """Whether a column holds words, which stand at the left, and not numbers: one value per column."""
         return [
@@ -100,6 +106,7 @@ class Tables:
         runs = results.runs
         self._runs = runs if runs.empty else runs.set_index("key")
         self.notes = [*self._untested(), *(doubtful_baselines(results) if baseline is None else ())]
+        self._tells_tuning = any(tuning.tuning_of(group) is not None for _, group in results.groups)
         self._best: dict[tuple[tuple[str, str, str], str], Best] = {}
 
     def _untested(self) -> list[str]:
@@ -159,7 +166,8 @@ class Tables:
         )
         if lower := [heading(name) for name in names if name in LOWER_IS_BETTER]:
             marks += f" Lower is better for {' and '.join(lower)}."
-        return self._table(comparison, names, [group.title for group in comparison.groups], (marks,))
+        notes = (marks, *tuning.notes(comparison))
+        return self._table(comparison, names, [group.title for group in comparison.groups], notes)
 
     def terminal_table(self, comparison: Comparison) -> Table:
         """Tabulate the columns chosen, or average accuracy and forgetting, of methods by the labels that one types."""
@@ -172,6 +180,9 @@ class Tables:
         columns = [[Cell(method) for method in methods], *(self._column(comparison, name) for name in names)]
         columns.append([number(len(group.runs)) for group in comparison.groups])
         headings = ["method", *map(heading, names), "seeds"]
+        if self._tells_tuning:
+            columns.insert(1, [Cell(tuning.in_words(group)) for group in comparison.groups])
+            headings.insert(1, "settings")
         if any(group.failed for group in comparison.groups):
             columns.append([number(len(group.failed)) for group in comparison.groups])
             headings.append("failed")

@@ -23,7 +23,9 @@ def print_tables(results: Results, tables: Tables | None = None) -> None:
     tables, output = tables or Tables(results), console()
     for comparison in results.comparisons:
         table = tables.terminal_table(comparison)
-        output.print(rich_table(comparison.title, table.texts, caption=" ".join([table.caption, *table.notes])))
+        output.print(
+            rich_table(comparison.title, table.texts, table.text_headings, " ".join([table.caption, *table.notes]))
+        )
 
 
 def html_tables(results: Results) -> str:

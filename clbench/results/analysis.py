@@ -15,6 +15,7 @@ from clbench.results.groups import PLACE, Comparison, Group
 from clbench.results.references import BASELINE, UPPER_BOUND
 from clbench.results.statistics import IntervalKind, Paired, Ratio, Test, average_ranks, ratio_of_means
 from clbench.results.verdicts import LOWER_IS_BETTER, judge, to_baseline, to_best
+from clbench.results.wording import count_of
 
 GAP = "gap_recovered"  # of a method, not of a run
 COMPARED = ("average_accuracy", "forgetting")  # metrics that a report compares with the baseline
@@ -212,6 +213,9 @@ def tasks_in_words(comparison: Comparison) -> str:
     Guessing is among the classes of the image's task, or of all tasks in the class scenario; it is a mean over tasks.
     """
     record = next((record for group in comparison.finished for record in group.runs), None)
+    if record is not None and "tasks" in record.spec:
+        count = count_of(len(record.updates or ()), "task")
+        return f"{count} of the sequence: {record.spec['tasks']}, counted from 0."
     if record is None or record.spec["code"].get("sequence") or not record.spec["class_order"]:
         return ""
     classes, tasks = len(record.spec["class_order"]), len(record.updates or ())

@@ -202,6 +202,8 @@ def _terms(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _terms_in_words(every: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say of each of the terms what sets them apart: '' where there is one, or no preset beside presets."""
+    if any("tasks" in terms for terms in every):  # said wherever they are not all of the sequence
+        every = [{"tasks": "all", **terms} for terms in every]
     kinds: dict[str | None, list[Mapping[str, Any]]] = {}
     for terms in every:
         kinds.setdefault(terms.get("preset"), []).append(terms)
@@ -209,6 +211,7 @@ def _terms_in_words(every: Sequence[Mapping[str, Any]]) -> list[str]:
     for terms in every:
         fields = _differing(kinds[terms.get("preset")])
         fields = ["preset"] * ("preset" in terms and len(kinds) > 1) + fields
+        fields += ["tasks"] * ("tasks" not in fields)
         shown.append(", ".join(_show(field, terms[field]) for field in fields if field in terms))
     return shown
 

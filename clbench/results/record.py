@@ -56,6 +56,7 @@ class _Spec(TypedDict):
     eval_every: NotRequired[Annotated[int, Field(ge=1)] | None]
     probe: NotRequired[bool]
     preset: NotRequired[dict[str, Any] | None]
+    tasks: NotRequired[str]
 
 
 @with_config(STRICT)

@@ -24,9 +24,17 @@ CHUNK = 1024  # images that are looked at together
 
 
 def load_checked(
-    sequence: TaskSequence, label: str, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None
+    sequence: TaskSequence,
+    label: str,
+    data_root: Path | None,
+    seed: int,
+    class_order: tuple[int, ...] | None,
+    chosen: str | None = None,
 ) -> list[Task]:
-    """Load a sequence's tasks and check them; raise UsageError that names the sequence, the task and the fault."""
+    """Load a sequence's tasks and check them; raise UsageError that names the sequence, the task and the fault.
+
+    `chosen` are the tasks to return, as `parse_tasks` gives them: as if the sequence had no others.
+    """
     cls = type(sequence)
     try:
         found = sequence.load(data_root, seed, class_order)
@@ -38,9 +46,21 @@ def load_checked(
         what = f"the sequence {label} raises {type(error).__name__}: {error}"
         raise UsageError(f"{what}{line_of(cls, error)}") from error
     try:
-        return checked(found, cls.every_class_shows)
+        tasks = checked(found, cls.every_class_shows)
     except UsageError as error:
         raise UsageError(f"{label}: {error}{line_of(cls.load)}") from None
+    return tasks if chosen is None else _some(tasks, chosen, label)
+
+
+def _some(tasks: list[Task], chosen: str, label: str) -> list[Task]:
+    """Return some tasks, numbered anew."""
+    first, _, last = chosen.partition("-")
+    if max(int(first), int(last or 0)) >= len(tasks):
+        there = f"{label} has {len(tasks)} tasks, 0 to {len(tasks) - 1}" if len(tasks) > 1 else f"{label} has one task"
+        raise UsageError(f"tasks={chosen}: {there}")
+    return [
+        replace(task, index=place) for place, task in enumerate(tasks[int(first) : int(last) + 1 if last else None])
+    ]
 
 
 def checked(tasks: Any, every_class_shows: bool = True) -> list[Task]:

@@ -41,7 +41,8 @@ def do(command: str) -> int | str | None:
         return clbench([*shlex.split(command.replace("~/data", data_root)), "--dry-run"])
     program, *words = shlex.split(command.removeprefix(".venv/bin/"))
     if program == "clbench":
-        small = SMALL if words[0] == "run" and "--dry-run" not in words else ()
+        small = SMALL if words[0] in ("run", "tune") and "--dry-run" not in words else ()
+        small += ("--trials", "2") if words[0] == "tune" else ()
         if words[0] == "report" and "--formats" not in words:
             small = ("--formats", "svg")
         return clbench([program, *words, *small])

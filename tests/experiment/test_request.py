@@ -9,7 +9,7 @@ import pytest
 
 import clbench
 from clbench.errors import UsageError
-from clbench.experiment.request import RUN, VERIFY, Request
+from clbench.experiment.request import RUN, TUNE, TUNE_DEFAULTS, VERIFY, Request
 
 
 def test_options_are_typed_once() -> None:
@@ -47,15 +47,19 @@ def test_one_clear_line(options: dict[str, Any], message: str) -> None:
 
 def test_every_option_has_a_meaning() -> None:
     assert all(field.description for field in Request.model_fields.values())
-    assert set(RUN) | set(VERIFY) == set(Request.model_fields)
+    assert set(RUN) | set(VERIFY) | set(TUNE) == set(Request.model_fields)
 
 
 def test_the_python_functions_have_them_as_keyword_arguments() -> None:
-    for function, names in ((clbench.run, RUN), (clbench.verify, VERIFY)):
+    for function, names, own in (
+        (clbench.run, RUN, {}),
+        (clbench.verify, VERIFY, {}),
+        (clbench.tune, TUNE, TUNE_DEFAULTS),
+    ):
         parameters = inspect.signature(function).parameters
         assert list(parameters) == [*names, "quiet"]
         for name in names:
-            assert parameters[name].default == Request.model_fields[name].default
+            assert parameters[name].default == own.get(name, Request.model_fields[name].default)
             assert f"\n{name}: " in str(function.__doc__)
     with pytest.raises(UsageError, match="run has no option 'method', did you mean methods"):
         clbench.run(method="lwf")
@@ -73,7 +77,7 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*RUN, "controls"])
+@pytest.mark.parametrize("name", sorted({*RUN, *TUNE, "controls"}))
 def test_whatever_an_option_is_there_is_a_request_or_a_short_line(name: str) -> None:
     said = []
     for value in ODD:

@@ -91,7 +91,7 @@ def lay_out(kind: str, subject: Subject, width: Width = "column") -> ShownFigure
         figure.set_figwidth(WIDTHS[width])
         handles = LAYOUTS[kind](figure, subject)
         figure.suptitle(FIGURES[kind].title)
-        _write_below(figure, handles, f"{plain(subject.title)}; {subject.note}")
+        write_below(figure, handles, f"{plain(subject.title)}; {subject.note}")
     return figure
 
 
@@ -119,7 +119,7 @@ def _lay_out_matrices(figure: Figure, subject: Subject) -> list[Line2D]:
     figure.set_figheight(0.95 + rows * (height + 0.32) + 0.13 * more_lines)
     lowest = min((np.nanmin(R) for R in means.values() if not np.isnan(R).all()), default=0.0)
     low = min(np.floor(10 * lowest) / 10, 0.9)
-    panels = _panels(figure, len(means), columns)
+    panels = panels_in(figure, len(means), columns)
     for axes, label in zip(panels, means, strict=True):
         plots.draw_matrix(means[label], axes, low, numbers).set_title(titles[label], size=SMALL)
     alike = len({bool(np.isnan(R[0]).all()) for R in means.values()}) == 1  # all with a row before task 1, or none
@@ -133,7 +133,7 @@ def _lay_out_tasks(figure: Figure, subject: Subject) -> list[Line2D]:
     followed = tasks_followed(subject.data)
     columns, rows = _grid(len(followed), min(5, figure.get_figwidth() / 1.1))
     figure.set_figheight((1.35 if columns > 2 else 1.6) * rows + 0.2)
-    panels = _panels(figure, len(followed), columns, sharex=True, sharey=True)
+    panels = panels_in(figure, len(followed), columns, sharex=True, sharey=True)
     for axes, task in zip(panels, followed, strict=True):
         curves = {label: R[:, :, task] for label, R in subject.data.items()}
         plots.draw_curves(curves, axes, subject.styles).set_title(f"task {task + 1}")
@@ -160,7 +160,7 @@ def _lay_out_forgetting(figure: Figure, subject: Subject) -> list[Line2D]:
     rows = -(-tasks // fitting)
     in_row = -(-tasks // rows)
     figure.set_figheight(2.3 if rows == 1 else rows * max(0.9, min(1.5, (TALLEST - 2) / rows)) + 0.3)
-    panels = _panels(figure, rows, 1, sharey=True)
+    panels = panels_in(figure, rows, 1, sharey=True)
     for row, axes in enumerate(panels):
         plots.draw_forgetting(subject.data, axes, subject.styles)
         if rows > 1:
@@ -187,7 +187,7 @@ def _lay_out_stability(figure: Figure, subject: Subject) -> list[Line2D]:
 
 def _lay_out_cost(figure: Figure, subject: Subject) -> list[Line2D]:
     figure.set_figheight(2.0 * len(subject.data))
-    panels = _panels(figure, len(subject.data), 1, sharey=True)
+    panels = panels_in(figure, len(subject.data), 1, sharey=True)
     for axes, (name, points) in zip(panels, subject.data.items(), strict=True):
         heading = "training time of a run (s)"
         if name == "bytes":
@@ -211,7 +211,7 @@ def _lay_out_differences(figure: Figure, subject: Subject) -> list[Line2D]:
     styles = wrapped(subject.styles, 34 if figure.get_figwidth() > 5 else 22)
     lines = max(str(styles[label]["label"]).count("\n") + 1 for frame in subject.data for label in frame["label"])
     height = 0.0
-    for axes, frame in zip(_panels(figure, len(subject.data), 1), subject.data, strict=True):
+    for axes, frame in zip(panels_in(figure, len(subject.data), 1), subject.data, strict=True):
         metric, baseline = frame["metric"].iloc[0], frame["baseline"].iloc[0]
         better = "← better" if metric in LOWER_IS_BETTER else "better →"
         under = wrap(f"difference to {subject.titles.get(baseline, baseline).strip()} ({POINTS})", 26)
@@ -260,7 +260,7 @@ def _lay_out_confusion(figure: Figure, subject: Subject) -> list[Line2D]:
     more_lines = sum(max(more[at : at + columns]) for at in range(0, len(more), columns))
     ragged = len(titles) % columns > 0  # then panels of the row before the last have numbers below them
     figure.set_figheight(1.1 + rows * (size + 0.25) + 0.13 * more_lines + 0.3 * ragged)
-    panels = _panels(figure, len(titles), columns)
+    panels = panels_in(figure, len(titles), columns)
     for axes, label in zip(panels, titles, strict=True):
         at_end.draw_confusion(subject.data[label], axes, numbers=size > 2).set_title(titles[label], size=SMALL)
         if size < 0.85:  # no room for more
@@ -287,7 +287,7 @@ def _lay_out_within_tasks(figure: Figure, subject: Subject) -> list[Line2D]:
     figure.set_figheight(0.25 + 1.45 * rows)
     alike = len({round(curves.updates[-1]) for curves in every.values()}) == 1  # joint training takes more
     width = characters(figure.get_figwidth() / columns - 0.3)
-    panels = _panels(figure, len(every), columns, sharex=alike, sharey=True)
+    panels = panels_in(figure, len(every), columns, sharex=alike, sharey=True)
     for axes, (label, curves) in zip(panels, every.items(), strict=True):
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=plots.STEPS))
         plots.draw_within_tasks(curves, axes).set_title(wrap(subject.titles[label], width))
@@ -322,7 +322,7 @@ def _grid(count: int, fitting: float) -> tuple[int, int]:
     return -(-count // rows), rows
 
 
-def _panels(figure: Figure, count: int, columns: int, **shared: Any) -> list[Axes]:
+def panels_in(figure: Figure, count: int, columns: int, **shared: Any) -> list[Axes]:
     """Return so many panels, row by row."""
     panels = list(figure.subplots(-(-count // columns), columns, squeeze=False, **shared).flat)
     for axes in panels[count:]:
@@ -366,7 +366,7 @@ def _legend(figure: Figure, subject: Subject, labels: Iterable[str], lines: bool
     return [*drawn, *[others] * bool(grey)]
 
 
-def _write_below(figure: Figure, handles: list[Line2D], caption: str) -> None:
+def write_below(figure: Figure, handles: list[Line2D], caption: str) -> None:
     """Write a caption below the figure, and above it a legend in as many columns as fit; make room for both."""
     text = wrap(caption, characters(figure.get_figwidth() - 0.1, SMALL))
     room = 0.06 + 0.135 * (text.count("\n") + 1)  # inches, as all here
