@@ -7,7 +7,7 @@
 No label is needed. `outputs` are those that the scenario's loss uses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -28,6 +28,8 @@ class MAS(QuadraticPenalty):
     strength: Annotated[float, Ge(0)] = 0.03  # λ: how strongly old weights pull
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is taken before the absolute value (Hsu: 128)
+    # the weight of earlier tasks' Ω beside the new one's; 0: as in A-GEM's code, where it starts anew after each task
+    carried: Annotated[float, Ge(0)] = field(default=1.0, metadata={"added": True})
 
     def finish_task(self, task: Task) -> None:
         outputs = Criterion(self.run.scenario).columns(self.network, task.index)
@@ -36,4 +38,4 @@ class MAS(QuadraticPenalty):
         new = importance(
             self.network, task.train, outputs, lambda z, rows: z.square().sum(1) / divisor, torch.abs, self.batch, order
         )
-        self.accumulate(snapshot(self.network), new)
+        self.accumulate(snapshot(self.network), new, self.carried)
