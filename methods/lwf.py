@@ -29,6 +29,7 @@ class LwF(Method):
     family: ClassVar[str] = "distillation"
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
+    mixed_labels: ClassVar[bool] = True
     temperature: Annotated[float, Gt(0)] = 2.0  # T: what logits are divided by; the higher, the softer the responses
     weight: Annotated[float, Ge(0)] = 1.0  # λ_o: of the distillation, beside the cross-entropy
     # outputs that share a softmax. auto: those of an old task in `task`, all old ones elsewhere; padded: all old ones,

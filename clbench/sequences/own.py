@@ -39,7 +39,8 @@ class OwnData(TaskSequence):
     # 0.49/0.48/0.45; none: those of the training images
     mean: str | None = None
     std: str | None = None  # what the difference is divided by, written like mean; none: that of the training images
-    augment: Augment = False  # of training images: crop, flip, jitter, randaugment, joined by +; true is crop+flip
+    # of training images: crop, flip, jitter, randaugment, mixup, cutmix, joined by +; true is crop+flip
+    augment: Augment = False
     padding: Annotated[int, Ge(0)] = 0  # rows and columns of black around each image
     # the first so many tasks are left out, whose classes are the data set's first ones: the order is one of the others
     skip: Annotated[int, Ge(0)] = field(default=0, metadata=ADDED)

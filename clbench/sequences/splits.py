@@ -193,8 +193,8 @@ class SplitCIFAR(SplitDataSet):
     model = "cnn"
     budget = CIFAR_BUDGET
     # what is done to training images at random. crop: of the image in a black border of 4 pixels; flip: half of them,
-    # left to right; jitter: of the colours; randaugment: torchvision's RandAugment. true is crop+flip, as Avalanche
-    # does by default
+    # left to right; jitter: of the colours; randaugment: torchvision's RandAugment; mixup and cutmix: images of a batch
+    # in pairs, and their labels. true is crop+flip, as Avalanche does by default
     augment: Augment = False
 
 
