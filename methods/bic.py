@@ -5,6 +5,8 @@
 
 q = softmax(z_old / T), of the old network with its own corrections. A share of the exemplars, and as many images of
 each new class, are held back for step 2. Each task keeps its α and β. The memory draws exemplars at random.
+They are not the images of `--validation`: what α and β were fitted on could no longer judge settings, and those of old
+tasks would be a memory beside the memory.
 """
 
 from collections.abc import Mapping, Sequence

@@ -20,6 +20,7 @@ class ER(Rehearsal):
     """Experience replay: each step trains on images of a memory too, which is filled as training goes on"""
 
     name: ClassVar[str] = "er"
+    mixed_labels: ClassVar[bool] = True
     memory_batch: Annotated[int, Ge(1)] | None = None  # |B_M|; none: as many as new images
     # which images M keeps. reservoir: each one so far is as likely; class-balanced: a reservoir that favours rare
     # classes (Chrysakis & Moens 2020); greedy: as many of each class (GDumb); random, herding: chosen after each task

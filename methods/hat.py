@@ -29,6 +29,7 @@ class HAT(Method):
     """HAT: each task learns which units it uses, and what earlier tasks use does not move"""
 
     name: ClassVar[str] = "hat"
+    mixed_labels: ClassVar[bool] = True
     family: ClassVar[str] = "masks"
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
     scale: Annotated[float, Gt(0), Search(25.0, 800.0, log=True)] = 400.0  # s_max: the higher, the harder the gates
@@ -66,8 +67,7 @@ class HAT(Method):
         """Return 1 − min(a_i, a_j) for the parameters of the backbone, by name; a bias has a_i alone."""
         shares, before = {}, torch.ones(1, device=self.run.device)  # what goes in is always used
         for (name, layer), a in zip(self.layers.items(), self.used, strict=True):
-            j = before.repeat_interleave(layer.weight.shape[1] // len(before))  # units that have been flattened
-            both = torch.minimum(a[:, None], j)
+            both = torch.minimum(a[:, None], before.repeat_interleave(layer.weight.shape[1] // len(before)))
             shares[f"{name}.weight"] = 1 - both.view(*both.shape, *[1] * (layer.weight.ndim - 2))
             if layer.bias is not None:
                 shares[f"{name}.bias"] = 1 - a

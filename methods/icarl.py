@@ -8,11 +8,12 @@ of k classes so far, and fewer of them are kept, the first ones, as classes come
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from clbench.method import Choice, Rehearsal, Run
@@ -30,6 +31,8 @@ class ICaRL(LwFMC, Rehearsal):
     keeps: ClassVar[Choice] = "herding"
     unit_length: bool = True  # scale features and means to length 1; false: as they are (Buzzega et al. 2020)
     rehearse: bool = True  # train on exemplars; false: they serve the means alone
+    # images of each class that are kept at most; none: each class has an equal share of the memory
+    per_class: Annotated[int, Ge(1)] | None = field(default=None, metadata={"added": True})
 
     def begin(self, run: Run) -> None:
         super().begin(run)
@@ -40,7 +43,7 @@ class ICaRL(LwFMC, Rehearsal):
 
     def finish_task(self, task: Task) -> None:
         super().finish_task(task)
-        self.keep(task)
+        self.keep(task, most=self.per_class)
         self.means = self.class_means()
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ class LFL(Method):
     """Less-forgetting learning: keep the features of new images where the old network had them"""
 
     name: ClassVar[str] = "lfl"
+    mixed_labels: ClassVar[bool] = True
     family: ClassVar[str] = "distillation"
     first_task_is_finetuning: ClassVar[bool] = True
     weight: Annotated[float, Ge(0), Search(1e-4, 1.0, log=True)] = (

@@ -29,12 +29,11 @@ class LwF(Method):
     family: ClassVar[str] = "distillation"
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
-    temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = (
-        2.0  # T: what logits are divided by; the higher, the softer the responses
-    )
-    weight: Annotated[float, Ge(0), Search(0.01, 100.0, log=True)] = (
-        1.0  # λ_o: of the distillation, beside the cross-entropy
-    )
+    mixed_labels: ClassVar[bool] = True
+    # T: what logits are divided by; the higher, the softer the responses
+    temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = 2.0
+    # λ_o: of the distillation, beside the cross-entropy
+    weight: Annotated[float, Ge(0), Search(0.01, 100.0, log=True)] = 1.0
     # outputs that share a softmax. auto: those of an old task in `task`, all old ones elsewhere; padded: all old ones,
     # whose probabilities, padded with zeros, stand against old + new outputs (van de Ven 2018)
     scope: Literal["auto", "per-task", "joined", "padded"] = "auto"

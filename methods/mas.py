@@ -28,6 +28,8 @@ class MAS(QuadraticPenalty):
     strength: Annotated[float, Ge(0), Search(1e-4, 1e3, log=True)] = 0.03  # λ: how strongly old weights pull
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)
     batch: Annotated[int, Ge(1)] = 1  # images whose mean gradient is taken before the absolute value (Hsu: 128)
+    # the weight of earlier tasks' Ω beside the new one's; 0: as in A-GEM's code, where it starts anew after each task
+    carried: Annotated[float, Ge(0)] = field(default=1.0, metadata={"added": True})
 
     # the weight of the Ω so far beside the last task's; 0: as in the code of A-GEM, which empties Ω after each task
     carried: Annotated[float, Ge(0)] = field(default=1.0, metadata={"added": True})

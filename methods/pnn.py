@@ -49,6 +49,7 @@ class PNN(Method):
     family: ClassVar[str] = "masks"
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
     first_task_is_finetuning: ClassVar[bool] = True
+    mixed_labels: ClassVar[bool] = True
 
     def begin(self, run: Run) -> None:
         super().begin(run)

@@ -25,6 +25,7 @@ class WA(WithExemplars):
     """Weight alignment: new classes' weights are made as long as old ones' after each task"""
 
     name: ClassVar[str] = "wa"
+    mixed_labels: ClassVar[bool] = True
     keeps: ClassVar[Choice] = "herding"
     temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = 2.0  # T
     align: bool = True  # set the weights; false: distillation and exemplars alone

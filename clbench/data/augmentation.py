@@ -23,9 +23,14 @@ Augment = (
         "flip+jitter",
         "crop+flip+jitter",
         "crop+flip+randaugment",
+        "mixup",
+        "cutmix",
+        "crop+flip+mixup",
+        "crop+flip+cutmix",
     ]
 )
-STEPS = ("crop", "flip", "jitter", "randaugment")
+MIXES = ("mixup", "cutmix")  # those that are done to a batch, and to its labels: see clbench.training.mixing
+STEPS = ("crop", "flip", "jitter", "randaugment", *MIXES)
 OF_BYTES = ("jitter", "randaugment")  # those that have to know what is black and what is white
 JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast and saturation change by at most this share; hue by this of a turn
 GREY = (0.2989, 0.587, 0.114)  # what red, green and blue count in the brightness of a pixel (ITU-R 601)
@@ -40,9 +45,15 @@ def steps_of(augment: bool | str) -> tuple[str, ...]:
     return names
 
 
-def augmented(x: Tensor, augment: bool | str, divisor: float, generator: torch.Generator) -> Tensor:
-    """Return images [n, channels, height, width] changed as `augment` says; bytes, where jitter makes floats of them.
+def mixing_of(augment: bool | str) -> str | None:
+    """Return the step of a setting that mixes images in pairs, None if it has none."""
+    return next((step for step in steps_of(augment) if step in MIXES), None)
 
+
+def augmented(x: Tensor, augment: bool | str, divisor: float, generator: torch.Generator) -> Tensor:
+    """Return images [n, channels, height, width] changed as `augment` says, each by itself.
+
+    They are bytes, of which jitter makes floats.
     `divisor` is the byte of white. The same state of the (CPU) generator gives the same images on every device.
     """
     steps = steps_of(augment)

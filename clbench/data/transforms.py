@@ -19,8 +19,14 @@ SCALED_LIMIT = 2**30  # bytes
 
 
 def scale(pixels: Tensor, mean: Sequence[float], std: Sequence[float], divisor: float) -> Tensor:
-    """Return bytes [n, channels, …] as (pixels / divisor − mean) / std, float32; constants for all channels or each."""
+    """Return bytes [n, channels, …] as (pixels / divisor − mean) / std, float32; constants for all channels or each.
+
+    `mean` may also be an image: one number for each pixel, channel after channel and row after row.
+    """
     x = pixels.float()
+    if len(mean) > x.shape[1]:
+        image, deviation = (torch.tensor(values, device=x.device) for values in (mean, std))
+        return x.mul_(1 / divisor).sub_(image.view(x.shape[1:])).div_(deviation.view(-1, 1, 1))
     planes = (x,) if len(mean) == 1 else x.unbind(1)
     for plane, m, s in zip(planes, mean, std, strict=True):
         plane.mul_(1 / (divisor * s))

@@ -23,7 +23,7 @@ from clbench.experiment.preset import Precision, Preset, Row, at, in_row, over
 from clbench.experiment.registry import Kind
 from clbench.experiment.request import Request
 from clbench.experiment.seeds import parse_seeds, parse_tasks
-from clbench.method import Scenario, Training
+from clbench.method import Scenario, Training, check_mixing
 from clbench.results.names import spelled
 from clbench.training.optimizer import OPTIMIZERS
 
@@ -291,6 +291,7 @@ def _methods(
             raise UsageError("training.warmup_epochs trains only the new block: in the domain scenario no block is new")
         for method in choose("method", [row.method], request.settings, fields, folder):
             _check(method, scenario, scenario, training)
+            check_mixing(type(method.instance), getattr(sequence.instance, "augment", False))
             if not request.preset:
                 yield method, training, None
                 continue

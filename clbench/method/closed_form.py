@@ -30,6 +30,7 @@ class ClosedForm(Method):
     """
 
     family: ClassVar[str] = "closed-form"
+    mixed_labels: ClassVar[bool] = True  # of the first task; what is added up is neither augmented nor mixed
     kept: ClassVar[tuple[str, ...]] = ()  # names of the tensors that a class keeps beside those of this base
     # whether the first task trains the backbone, as fine-tuning does; false: it keeps the weights that it has
     first_task: bool = True

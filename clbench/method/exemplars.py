@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from clbench.method.learner import Run
@@ -22,6 +23,8 @@ class WithExemplars(Rehearsal):
     """Base of methods with exemplars and an old network, which is there from the second task on"""
 
     scenarios: ClassVar[frozenset[str]] = frozenset({"class"})
+    # images of each class that are kept at most; none: each class has an equal share of the memory
+    per_class: Annotated[int, Ge(1)] | None = field(default=None, metadata={"added": True})
 
     def begin(self, run: Run) -> None:
         super().begin(run)
@@ -57,4 +60,4 @@ class WithExemplars(Rehearsal):
 
     def finish_task(self, task: Task) -> None:
         self.old_network = None
-        self.keep(task)
+        self.keep(task, most=self.per_class)

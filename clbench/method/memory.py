@@ -65,19 +65,25 @@ class Memory:
         self._store(batch.split, batch, list(taken), list(taken.values()), extras)
 
     def add_task(
-        self, task: Task, y: Tensor, ranked: Mapping[int, Tensor], groups: int | None = None, remainder: bool = True
+        self,
+        task: Task,
+        y: Tensor,
+        ranked: Mapping[int, Tensor],
+        groups: int | None = None,
+        remainder: bool = True,
+        most: int | None = None,
     ) -> None:
         """Keep samples of a task that has been learnt, and fewer of those before.
 
         y: the samples' columns of the head [n]. `ranked` has the rows of each group that is to be kept, the most
         wanted first. Each group gets an equal share of the memory: of the groups so far, or of as many as `groups`.
-        Places left over go to the first groups, unless `remainder` is false.
+        Places left over go to the first groups, unless `remainder` is false. No group gets more than `most`.
         """
         contents = self.contents
         known = [*contents.members, *ranked]
         count = max(groups or 0, len(known))
         shared = self.size if remainder else self.size // count * count
-        quotas = dict(zip(known, shares(shared, count), strict=False))
+        quotas = dict(zip(known, (min(share, most or share) for share in shares(shared, count)), strict=False))
         for group, places in list(contents.members.items()):
             for place in places[quotas[group] :]:
                 contents.leave(place)

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from clbench.errors import ClbenchError
+from clbench.data.augmentation import mixing_of
+from clbench.errors import ClbenchError, UsageError
 from clbench.method.learner import Costs, Learner, Run
 from clbench.method.phase import Phase
 from clbench.method.step import Step
@@ -34,6 +35,9 @@ class Method(Learner):
     # whether its first task is trained exactly as fine-tuning trains it, so that a sweep trains it once for all such
     # methods. A class says so for itself, never for those derived from it. `check_method` makes sure.
     first_task_is_finetuning: ClassVar[bool] = False
+    # whether its loss takes labels only by `step.cross_entropy()`, so that images and labels may be mixed in pairs. A
+    # class with a loss of its own says so itself, else it is taken not to
+    mixed_labels: ClassVar[bool] = True
     network: ExpandingHeadModel = field(init=False, repr=False, compare=False)
 
     def begin(self, run: Run) -> None:
@@ -104,6 +108,15 @@ def _kind(value: object) -> str:
     if not isinstance(value, Tensor):
         return f"{type(value).__name__}, no tensor" if value is not None else "nothing"
     return f"{list(value.shape)} numbers" if value.numel() != 1 else "a number without a gradient"
+
+
+def check_mixing(cls: type[Learner], augment: bool | str) -> None:
+    """Raise UsageError if a sequence's augmentation mixes labels, and a method does not take mixed ones."""
+    how = mixing_of(augment)
+    said = next((base for base in cls.__mro__ if {"mixed_labels", "loss", "learn"} & vars(base).keys()), cls)
+    if how is not None and not vars(said).get("mixed_labels", False):
+        what = f"{cls.name} takes no mixed labels, which augment={augment} makes"
+        raise UsageError(f"{what}: leave {how} out; docs/data.md, 'Augmentation', says which methods take them")
 
 
 def shares_first_task(cls: type[Learner]) -> bool:

@@ -53,6 +53,7 @@ class QuadraticPenalty(Method):
     """Base of the methods that pull weights towards earlier ones: CE + strength · [½] · Σ_i Ω_i (θ_i − θ*_i)²."""
 
     family: ClassVar[str] = "penalties"
+    mixed_labels: ClassVar[bool] = True
     strength: Annotated[float, Ge(0), Search(0.001, 1e4, log=True)] = 1.0  # λ: how strongly old weights pull
     half: bool = False  # the factor ½ before the sum
     # under sgd, cut importances that its steps could not follow, so that no strength diverges; false: as in the papers

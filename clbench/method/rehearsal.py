@@ -53,8 +53,11 @@ class Rehearsal(Method):
         """Keep the same number of samples of each task of the sequence, drawn at random: M/T of T tasks."""
         self.keep(task, self.run.tasks)
 
-    def keep(self, task: Task, groups: int | None = None, remainder: bool = True) -> None:
-        """Fill the memory with samples of a task that has been learnt: drawn at random, or by herding."""
+    def keep(self, task: Task, groups: int | None = None, remainder: bool = True, most: int | None = None) -> None:
+        """Fill the memory with samples of a task that has been learnt: drawn at random, or by herding.
+
+        The last three are those of Memory.add_task.
+        """
         y, by_task = self.columns(task), self.groups == "tasks" or self.buffer.by_task
         if self.buffer.choice == "herding":
             features = in_chunks(self.embed, task.train, self.network.chunk).cpu()
@@ -68,7 +71,7 @@ class Rehearsal(Method):
                 rows = rows.sort().values
                 rows = rows[herding(features[rows], share)]
             ranked[group] = rows
-        self.buffer.add_task(task, y, ranked, groups, remainder)
+        self.buffer.add_task(task, y, ranked, groups, remainder, most)
 
     def columns(self, task: Task) -> Tensor:
         """Return the column of the head of each of a task's training images: int64 [n]."""

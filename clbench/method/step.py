@@ -28,18 +28,27 @@ class Batch:
     index: Tensor  # int64 [n]: rows of the phase's training data
     split: Split | None = None  # the phase's training data
     extras: dict[str, Tensor] = field(default_factory=dict)  # what a memory stored with the samples
+    # where images are mixed in pairs: the column of the image that was mixed in [n], and the share of the first one [n]
+    other_y: Tensor | None = None
+    share: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def joined(self, other: Batch) -> Batch:
         """Return the samples of both, which are no longer rows of one split."""
+        other_y = share = None
+        if self.other_y is not None and self.share is not None:  # those of a memory are as they are
+            other_y = torch.cat([self.other_y, other.y])
+            share = torch.cat([self.share, self.share.new_ones(len(other))])
         return Batch(
             torch.cat([self.x, other.x]),
             torch.cat([self.y, other.y]),
             torch.cat([self.task_ids, other.task_ids]),
             sorted({*self.tasks, *other.tasks}),
             self.index.new_full((len(self) + len(other),), -1),
+            other_y=other_y,
+            share=share,
         )
 
 
@@ -76,16 +85,25 @@ class Criterion:
     def __call__(self, step: Step, weights: Tensor | None = None) -> Tensor:
         """Return the loss; `weights` [n] multiply the samples' losses before the mean is taken."""
         if weights is None:
-            return self.mean_of(*self._answer(step))
+            return self.mean_of(*self._answer(step), step.batch)
         return (weights * self.of_samples(step)).mean()
 
     def of_samples(self, step: Step) -> Tensor:
         """Return each sample's loss [n]."""
-        return self.of_outputs(*self._answer(step))
+        return self.of_batch(*self._answer(step), step.batch)
 
-    def mean_of(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Return the mean of `of_outputs`; without smoothing in one operation."""
-        return self.of_outputs(outputs, y).mean() if self.smoothing else F.cross_entropy(outputs, y)
+    def mean_of(self, outputs: Tensor, y: Tensor, batch: Batch | None = None) -> Tensor:
+        """Return the mean of `of_batch`; without smoothing and mixing in one operation."""
+        mixed = batch is not None and batch.other_y is not None
+        return self.of_batch(outputs, y, batch).mean() if self.smoothing or mixed else F.cross_entropy(outputs, y)
+
+    def of_batch(self, outputs: Tensor, y: Tensor, batch: Batch | None) -> Tensor:
+        """Return each sample's loss [n]: of mixed images that of both labels, each with its image's share."""
+        loss = self.of_outputs(outputs, y)
+        if batch is None or batch.other_y is None or batch.share is None:
+            return loss
+        other = self.of_outputs(outputs, batch.other_y + (y - batch.y))  # y may count from the first that competes
+        return batch.share * loss + (1 - batch.share) * other
 
     def of_outputs(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return each sample's loss [n] for outputs [n, k], −∞ where one does not compete, the right ones being y."""
@@ -140,7 +158,7 @@ class Step:
     def cross_entropy_of(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss for other outputs of the batch [n, k], −∞ where one does not compete; y: the right ones."""
         self.answers.append((outputs.detach(), y))
-        return self.criterion.mean_of(outputs, y)
+        return self.criterion.mean_of(outputs, y, self.batch)
 
     def on(self, batch: Batch) -> Step:
         """Return the same step on another batch, for instance one that a memory has given."""

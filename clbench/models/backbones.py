@@ -16,7 +16,7 @@ from clbench.errors import ClbenchError, UsageError
 from clbench.models.dropout import Dropout
 from clbench.models.weights import check_file, load_file
 
-Initialisation = Literal["pytorch", "kaiming", "xavier", "truncated"]
+Initialisation = Literal["pytorch", "kaiming", "xavier", "truncated", "side"]
 Biases = Literal["pytorch", "0", "0.1"]
 ADDED = {"added": True}  # marks fields that are younger than the first records: see `registry.settings`
 FILE = {"file": True}  # marks fields that name a file, whose content is part of a run's key: see `own_code.code_hash`
@@ -36,7 +36,8 @@ def initialise(module: nn.Module, scheme: Initialisation, biases: Biases = "pyto
     """Draw the weights of every linear and convolutional layer anew; `pytorch` leaves U(±1/√fan_in) as built.
 
     `kaiming` is N(0, 1/fan_in) (gain 1; He et al. 2015), `xavier` is Glorot & Bengio's (2010) uniform law, `truncated`
-    N(0, 0.1²) within two deviations. Biases stay as built, or become 0 or 0.1.
+    N(0, 0.1²) within two deviations, `side` U(±1/√(k · inputs)) of k×k kernels. Biases stay as built, or become 0 or
+    0.1.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
@@ -46,6 +47,9 @@ def initialise(module: nn.Module, scheme: Initialisation, biases: Biases = "pyto
                 nn.init.xavier_uniform_(layer.weight)
             elif scheme == "truncated":
                 nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2)
+            elif scheme == "side":
+                bound = (layer.weight.shape[1] * layer.weight.shape[-1] ** (layer.weight.ndim == 4)) ** -0.5
+                nn.init.uniform_(layer.weight, -bound, bound)
             if biases != "pytorch" and layer.bias is not None:
                 nn.init.constant_(layer.bias, float(biases))
 
@@ -57,7 +61,7 @@ class Backbone:
     name: ClassVar[str]
     chunk: ClassVar[int] = 256  # images in a forward pass without training; a CNN's memory for more is mapped anew
     # how weights are drawn. pytorch: U(±1/√fan_in); kaiming: N(0, 1/fan_in); xavier: Glorot & Bengio's uniform law;
-    # truncated: N(0, 0.1²) within two deviations
+    # truncated: N(0, 0.1²) within two deviations; side: U(±1/√(k · inputs)) of k×k kernels, as in A-GEM's code
     initialisation: Initialisation = "pytorch"
     head_initialisation: Initialisation = "pytorch"  # the same, of the outputs
     biases: Biases = field(default="pytorch", metadata=ADDED)  # what they all start from, the head's too

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clbench.data.augmentation import OF_BYTES, steps_of
-from clbench.errors import ClbenchError, UsageError, line_of
+from clbench.errors import ClbenchError, UsageError, line_of, shown
 from clbench.sequences.tasks import Split, Task, TaskSequence
 
 PARTS = {"train": "training set", "test": "test set"}
@@ -262,7 +262,7 @@ def _check_scaling(where: str, split: Split) -> None:
     if split.images.dtype != torch.uint8:
         return
     extremes = torch.tensor([0, 255], dtype=torch.uint8).view(2, *[1] * (split.images.ndim - 1))
-    constants = f"mean {split.mean}, std {split.std}, divisor {split.divisor}"
+    constants = f"mean {shown(split.mean)}, std {split.std}, divisor {split.divisor}"
     try:
         values = split.prepare(extremes.expand(2, *split.images.shape[1:]).contiguous())
     except Exception as error:

@@ -66,6 +66,14 @@ def task_sizes(name: str, count: int, tasks: int, sizes: str | None = None) -> l
     return _equal_sizes(name, count, tasks, _example(count, tasks))
 
 
+def skipped_classes(name: str, count: int, tasks: int, sizes: str | None, skip: int) -> int:
+    """Return how many of `count` classes the first `skip` tasks have; raise UsageError if they leave no task."""
+    found = task_sizes(name, count, tasks, sizes) if skip else []
+    if skip and skip >= len(found):
+        raise UsageError(f"{name}.skip={skip} leaves no task: there are {len(found)}")
+    return sum(found[:skip])
+
+
 def _equal_sizes(name: str, count: int, tasks: int, instead: str = "") -> list[int]:
     if count and count % tasks == 0:
         return [count // tasks] * tasks
@@ -97,8 +105,12 @@ def read_sizes(name: str, sizes: str) -> list[int]:
     return found
 
 
-def check_sizes(name: str, sizes: str | None, tasks: int, default: int) -> None:
-    """Raise UsageError for sizes that cannot be read, or that come beside a number of tasks."""
+def check_sizes(
+    name: str, sizes: str | None, tasks: int, default: int, skip: int = 0, order: ClassOrder = "seed"
+) -> None:
+    """Raise UsageError for sizes that cannot be read or come beside a number of tasks, and for skipping in a list."""
+    if skip and not isinstance(order, str):
+        raise UsageError(f"{name}.skip={skip} beside a list of classes: leave these classes out of the list instead")
     if sizes is not None:
         read_sizes(name, sizes)
         if tasks != default:

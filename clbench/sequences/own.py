@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -17,8 +17,8 @@ from clbench.data.npz import load_npz
 from clbench.data.streaming import Form, described
 from clbench.data.torchvision_sets import load_torchvision
 from clbench.errors import UsageError, did_you_mean
-from clbench.sequences.orders import check_sizes, order_of, task_sizes
-from clbench.sequences.splits import CIFAR_BUDGET, split_by_class, train_and_test
+from clbench.sequences.orders import check_sizes, order_of, skipped_classes, task_sizes
+from clbench.sequences.splits import ADDED, CIFAR_BUDGET, check_mean, mean_of, split_by_class, train_and_test
 from clbench.sequences.tasks import ClassOrder, Task, TaskSequence
 
 
@@ -39,8 +39,15 @@ class OwnData(TaskSequence):
     # 0.49/0.48/0.45; none: those of the training images
     mean: str | None = None
     std: str | None = None  # what the difference is divided by, written like mean; none: that of the training images
-    augment: Augment = False  # of training images: crop, flip, jitter, randaugment, joined by +; true is crop+flip
+    # of training images: crop, flip, jitter, randaugment, mixup, cutmix, joined by +; true is crop+flip
+    augment: Augment = False
     padding: Annotated[int, Ge(0)] = 0  # rows and columns of black around each image
+    # the first so many tasks are left out, whose classes are the data set's first ones: the order is one of the others
+    skip: Annotated[int, Ge(0)] = field(default=0, metadata=ADDED)
+    # to train on, the first so many of the data set; none: all
+    images: Annotated[int, Ge(1)] | None = field(default=None, metadata=ADDED)
+    # subtract the mean of all training images, pixel by pixel, in place of `mean`; of images that are bytes
+    mean_image: bool = field(default=False, metadata=ADDED)
 
     @property
     def form(self) -> Form:
@@ -51,11 +58,12 @@ class OwnData(TaskSequence):
         raise NotImplementedError(f"{type(self).__name__} does not define data")
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
-        check_sizes(self.name, self.classes, self.tasks, type(self).tasks)
+        check_sizes(self.name, self.classes, self.tasks, type(self).tasks, self.skip, class_order)
+        check_mean(self.name, self.mean, self.mean_image)
         if self.channels not in (None, 1, 3):
             raise UsageError(f"{self.name}.channels={self.channels}: choose 3 (colour), 1 (grey) or none (as they are)")
-        for field in ("mean", "std"):
-            self.constants(field)
+        for which in ("mean", "std"):
+            self.constants(which)
 
     def constants(self, field: str) -> tuple[float, ...] | None:
         """Return `mean` or `std` as numbers, None where none was given; raise UsageError for what is no number."""
@@ -83,25 +91,29 @@ class OwnData(TaskSequence):
 
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
         count = len(self.data(data_root).notes["classes"])
-        order = order_of(self.name, rule, seed, range(count))
-        task_sizes(self.name, len(order), self.tasks, self.classes)
+        first = skipped_classes(self.name, count, self.tasks, self.classes, self.skip)
+        order = order_of(self.name, rule, seed, range(first, count))
+        task_sizes(self.name, first + len(order), self.tasks, self.classes)
         return order
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = self.data(data_root)
-        rule: ClassOrder = "seed" if class_order is None else class_order
-        order = order_of(self.name, rule, seed, range(len(found.notes["classes"])))
+        order = self.class_order("seed" if class_order is None else class_order, seed, data_root)
         channels = found.train_images.shape[1]
         constants = []
-        for field in ("mean", "std"):
-            values = self.constants(field) or tuple(found.notes[field])
+        for which in ("mean", "std"):
+            values = self.constants(which) or tuple(found.notes[which])
             if len(values) not in (1, channels):
-                what = f"{self.name}.{field} has {len(values)} numbers, the images have {channels} channel"
+                what = f"{self.name}.{which} has {len(values)} numbers, the images have {channels} channel"
                 raise UsageError(f"{what}{'s' * (channels > 1)}")
             constants.append(values * (channels // len(values)))
         mean, std = constants
-        train, test = train_and_test(found, mean, std, padding=self.padding, augment=self.augment)
-        return split_by_class(order, task_sizes(self.name, len(order), self.tasks, self.classes), train, test)
+        if self.mean_image:
+            mean = mean_of(self.name, found, padding=self.padding)
+        first = skipped_classes(self.name, len(found.notes["classes"]), self.tasks, self.classes, self.skip)
+        sizes = task_sizes(self.name, first + len(order), self.tasks, self.classes)[self.skip :]
+        both = train_and_test(found, mean, std, padding=self.padding, augment=self.augment, images=self.images)
+        return split_by_class(order, sizes, *both)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from clbench.data import load_dataset, remarks
 from clbench.errors import UsageError
-from clbench.sequences.splits import MNIST_BUDGET, MNIST_CONSTANTS, own_constants, train_and_test
+from clbench.sequences.splits import ADDED, MNIST_BUDGET, MNIST_CONSTANTS, own_constants, train_and_test
 from clbench.sequences.tasks import ClassOrder, Task, TaskSequence
-
-ADDED = {"added": True}  # since the first records: see registry.settings
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ class MovedMNIST(TaskSequence):
             train_images, test_images = F.pad(found.train_images, border), F.pad(found.test_images, border)
             found = replace(found, train_images=train_images, test_images=test_images)
         constants = own_constants(MNIST_CONSTANTS, self.mean, self.std)
-        train, test = train_and_test(found, *constants, beforehand=False)  # moved pixels are scaled when used
-        train = train.subset(torch.arange(min(len(train), self.images or len(train))))
+        # moved pixels are scaled when used
+        train, test = train_and_test(found, *constants, beforehand=False, images=self.images)
         return [
             Task(index, tuple(range(10)), replace(train, pixel_map=own[None]), replace(test, pixel_map=own[None]))
             for index, own in enumerate(self.pixel_maps(seed))

@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge, Gt
 
 from clbench.data import DataSet, load_dataset, remarks
@@ -17,11 +19,12 @@ from clbench.data.augmentation import Augment
 from clbench.data.transforms import alike, scaled
 from clbench.errors import UsageError, did_you_mean
 from clbench.seeding import stream
-from clbench.sequences.orders import check_sizes, order_of, task_sizes
+from clbench.sequences.orders import check_sizes, order_of, skipped_classes, task_sizes
 from clbench.sequences.tasks import ClassOrder, Split, Task, TaskSequence
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one for all channels or for each
 
+ADDED = {"added": True}  # marks fields that are younger than the first records: see registry.settings
 MNIST_BUDGET = {"epochs": 1, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 DIGITS_BUDGET = {**MNIST_BUDGET, "epochs": 10, "batch_size": 16, "lr": 0.1, "weight_decay": 0.0}
 CIFAR_BUDGET = {**MNIST_BUDGET, "epochs": 5, "batch_size": 64}
@@ -37,6 +40,23 @@ def own_constants(constants: Constants, mean: float | None, std: float | None) -
     )
 
 
+def check_mean(name: str, mean: object, mean_image: bool) -> None:
+    """Raise UsageError if a mean is given, and the mean image too."""
+    if mean_image and mean is not None:
+        raise UsageError(f"{name}: mean={mean} and mean_image are both subtracted: choose one")
+
+
+def mean_of(name: str, found: DataSet, divisor: float = 255.0, padding: int = 0) -> tuple[float, ...]:
+    """Return the mean of all training images of a data set, whatever part is used: a number for each pixel.
+
+    Raises UsageError where they are floats, which are handed out as they are.
+    """
+    if found.train_images.dtype != torch.uint8:
+        raise UsageError(f"{name}: mean_image is subtracted from bytes, these images are floats: leave it out")
+    image = torch.from_numpy(found.train_images.numpy().mean(axis=0, dtype=np.float64)) / divisor
+    return tuple(F.pad(image, (padding,) * 4).flatten().tolist())
+
+
 def train_and_test(
     found: DataSet,
     mean: tuple[float, ...],
@@ -45,20 +65,23 @@ def train_and_test(
     padding: int = 0,
     augment: bool | str = False,
     beforehand: bool = True,
+    images: int | None = None,
 ) -> tuple[Split, Split]:
     """Return all training and all test images of a data set, with its own labels; see Split for the arguments.
 
-    They are scaled `beforehand` if that is not too much. Only training images are augmented.
+    They are scaled `beforehand` if that is not too much. Only training images are augmented, and of these only the
+    first `images` are returned, where that is given.
     """
     ready = scaled(found, mean, std, divisor, padding) if beforehand else None
 
     def whole(part: str, augment: bool | str) -> Split:
-        images, labels = getattr(found, f"{part}_images"), getattr(found, f"{part}_labels")
+        pixels, labels = getattr(found, f"{part}_images"), getattr(found, f"{part}_labels")
         floats = None if ready is None else getattr(ready, f"{part}_images")
         rows = torch.arange(len(labels))
-        return Split(images, rows, labels, mean, std, divisor, augment=augment, padding=padding, scaled=floats)
+        return Split(pixels, rows, labels, mean, std, divisor, augment=augment, padding=padding, scaled=floats)
 
-    return whole("train", augment), whole("test", False)
+    train = whole("train", augment)
+    return train.subset(torch.arange(min(len(train), images or len(train)))), whole("test", False)
 
 
 def of_classes(split: Split, classes: Sequence[int]) -> Split:
@@ -97,10 +120,17 @@ class SplitDataSet(TaskSequence):
     mean: float | None = None  # subtracted from pixels in [0, 1], in all channels; none: the data set's own constants
     std: Annotated[float, Gt(0)] | None = None  # what the difference is divided by
     # classes of each task in place of `tasks`, as in 50+10x5: a task of 50, then 5 of 10
-    classes: str | None = field(default=None, metadata={"added": True})
+    classes: str | None = field(default=None, metadata=ADDED)
+    # the first so many tasks are left out, whose classes are the data set's first ones: the order is one of the others
+    skip: Annotated[int, Ge(0)] = field(default=0, metadata=ADDED)
+    # to train on, the first so many of the data set; none: all
+    images: Annotated[int, Ge(1)] | None = field(default=None, metadata=ADDED)
+    # subtract the mean of all training images, pixel by pixel, in place of `mean`
+    mean_image: bool = field(default=False, metadata=ADDED)
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
-        check_sizes(self.name, self.classes, self.tasks, type(self).tasks)
+        check_sizes(self.name, self.classes, self.tasks, type(self).tasks, self.skip, class_order)
+        check_mean(self.name, self.mean, self.mean_image)
         self.class_order(class_order, 0)
 
     def prepare(self, data_root: Path | None, seed: int) -> str:
@@ -110,17 +140,22 @@ class SplitDataSet(TaskSequence):
         return remarks(self.source, data_root)
 
     def class_order(self, rule: ClassOrder, seed: int, data_root: Path | None = None) -> tuple[int, ...]:
-        order = order_of(self.name, rule, seed, range(self.n_classes))
-        task_sizes(self.name, len(order), self.tasks, self.classes)
+        first = skipped_classes(self.name, self.n_classes, self.tasks, self.classes, self.skip)
+        order = order_of(self.name, rule, seed, range(first, self.n_classes))
+        task_sizes(self.name, first + len(order), self.tasks, self.classes)
         return order
 
     def load(self, data_root: Path | None, seed: int, class_order: tuple[int, ...] | None) -> list[Task]:
         found = load_dataset(self.source, data_root)
         order = self.class_order("seed" if class_order is None else class_order, seed)
         mean, std = own_constants(self.constants, self.mean, self.std)
+        if self.mean_image:
+            mean = mean_of(self.name, found, self.divisor, self.padding)
         augment = getattr(self, "augment", False)  # a field of those that offer it
-        sizes = task_sizes(self.name, len(order), self.tasks, self.classes)
-        return split_by_class(order, sizes, *train_and_test(found, mean, std, self.divisor, self.padding, augment))
+        first = skipped_classes(self.name, self.n_classes, self.tasks, self.classes, self.skip)
+        sizes = task_sizes(self.name, first + len(order), self.tasks, self.classes)[self.skip :]
+        both = train_and_test(found, mean, std, self.divisor, self.padding, augment, images=self.images)
+        return split_by_class(order, sizes, *both)
 
 
 @dataclass(frozen=True)
@@ -158,8 +193,8 @@ class SplitCIFAR(SplitDataSet):
     model = "cnn"
     budget = CIFAR_BUDGET
     # what is done to training images at random. crop: of the image in a black border of 4 pixels; flip: half of them,
-    # left to right; jitter: of the colours; randaugment: torchvision's RandAugment. true is crop+flip, as Avalanche
-    # does by default
+    # left to right; jitter: of the colours; randaugment: torchvision's RandAugment; mixup and cutmix: images of a batch
+    # in pairs, and their labels. true is crop+flip, as Avalanche does by default
     augment: Augment = False
 
 
@@ -198,7 +233,7 @@ class Chain(TaskSequence):
     parts: ClassVar[tuple[type[SplitDataSet], ...]]  # what is known of each data set
     images: Annotated[int, Ge(1)] | None = None  # at most, of each data set, to train on; none: all
     # 3: grey images are repeated in three channels, and smaller ones get a black border; none: all stay as they are
-    channels: int | None = field(default=None, metadata={"added": True})
+    channels: int | None = field(default=None, metadata=ADDED)
 
     def check(self, class_order: ClassOrder, scenario: str) -> None:
         if self.channels not in (None, 3):

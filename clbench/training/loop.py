@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from clbench.data.augmentation import mixing_of
 from clbench.errors import ClbenchError, DivergedError
 from clbench.method import Batch, Costs, Criterion, Gradients, Method, Phase, Step, hook_name, in_chunks
 from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.training.batches import Batches, Plateau
+from clbench.training.mixing import mixed
 from clbench.training.optimizer import Optimizer
 from clbench.training.schedules import rate_factor
 
@@ -122,7 +124,8 @@ class TaskTraining:
     ) -> None:
         """Train on the rows of each step."""
         augmentation = stream(self.setting.seed, "augmentation", self.task.index, self.epoch)
-        history, criterion = EpochHistory(), self.trainer.criterion
+        mixing = stream(self.setting.seed, "mixing", self.task.index, self.epoch)
+        history, criterion, how = EpochHistory(), self.trainer.criterion, mixing_of(split.augment)
         if phase.loss_over is not None:
             criterion = Criterion(self.setting.scenario, phase.loss_over, self.setting.training.label_smoothing)
         lengths, rows = [len(step) for step in steps], torch.cat(list(steps))
@@ -136,6 +139,8 @@ class TaskTraining:
         parts = zip(*(each.split(lengths) for each in (rows, columns[rows], task_ids)), present, strict=True)
         for number, (index, y, ids, there) in enumerate(parts, done_of[0]):
             batch = Batch(split.batch(index, augmentation), y, ids, there, index, split)
+            if how is not None:
+                batch = mixed(batch, how, mixing, criterion.own_block)
             features = None if recorded is None else recorded.index_select(0, index)
             lr = self.optimizer.lr = highest * rate_factor(self.setting.training, number, done_of[1])
             progress = number / done_of[1]

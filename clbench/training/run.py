@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clbench.errors import DivergedError
-from clbench.method import Costs, Learner, Method, Run, Scenario, Training
+from clbench.method import Costs, Learner, Method, Run, Scenario, Training, check_mixing
 from clbench.models.backbones import Backbone
 from clbench.seeding import seed_default
 from clbench.sequences.tasks import Task
@@ -195,6 +195,7 @@ class _Run:
         seed_default(setting.seed, "begin", device=setting.device)
         if isinstance(self.learner, Method):
             self.trainer.method = self.learner
+        check_mixing(type(self.learner), setting.tasks[0].train.augment)
         self.learner.begin(
             Run(
                 setting.scenario,

@@ -19,12 +19,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from clbench.experiment.preset import Preset, Row, Scenario
-from clbench.results.metrics import View
+from clbench.results.metrics import View, measure_images
 from clbench.results.record import RunRecord
 from clbench.results.statistics import LEVEL, POWER, holm, paired
 
 Key = tuple[str, str]  # row, scenario
 VIEW: dict[str, View] = {"task-aware": "task_aware", "task-agnostic": "task_agnostic"}  # by a row's
+# what is shown of a row, and the name of its standard deviation
+PARTS = {"mean": "sd", "old": "old_sd", "new": "new_sd", "images": "images_sd", "incremental": "incremental_sd"}
 BY_OUR_DEVIATION = {True: "a single run", False: "no ±"}  # by whether n' is 1
 
 
@@ -188,18 +190,25 @@ def _claim_verdict(line: pd.Series) -> str:
 
 
 def _parts(record: RunRecord, row: Row) -> dict[str, float]:
-    """Return the final accuracy in per cent: the mean over all tasks, over all but the last, and of the last."""
-    final = 100 * record.matrix(VIEW[row.view] if row.view else None)[-1]
-    return {"mean": final.mean(), "old": final[:-1].mean() if len(final) > 1 else np.nan, "new": final[-1]}
+    """Return accuracies in per cent: at the end the mean over all tasks, over all but the last, and of the last.
+
+    And those in which each image weighs the same, NaN where a record has no numbers of images: at the end, and on the
+    way.
+    """
+    matrix = 100 * record.matrix(VIEW[row.view] if row.view else None)
+    final, by_image = matrix[-1], measure_images(matrix, record.test_images)
+    old = final[:-1].mean() if len(final) > 1 else np.nan
+    images = {"images": by_image["all_images_accuracy"], "incremental": by_image["incremental_accuracy"]}
+    return {"mean": final.mean(), "old": old, "new": final[-1], **images}
 
 
 def _line(preset: Preset, row: Row, scenario: Scenario, runs: Sequence[RunRecord]) -> dict[str, object]:
     """Return a row's line of the frame, without what depends on the other rows."""
-    values = pd.DataFrame([_parts(record, row) for record in runs if record.ok], columns=["mean", "old", "new"])
+    values = pd.DataFrame([_parts(record, row) for record in runs if record.ok], columns=list(PARTS))
     n = len(values)
     line: dict[str, object] = {"row": row.label, "control_of": row.control_of, "scenario": scenario}
     line |= {"n": n, "failed": len(runs) - n}
-    for name, sd in (("mean", "sd"), ("old", "old_sd"), ("new", "new_sd")):
+    for name, sd in PARTS.items():
         line[name], line[sd] = values[name].mean(skipna=False), values[name].std(skipna=False)
     line |= {"published": np.nan, "published_error": np.nan, "limits": "", "verdict": "no published number"}
     published = preset.published

@@ -13,13 +13,20 @@ from rich.text import Text
 from clbench.experiment.preset import Published
 from clbench.results.statistics import LEVEL
 from clbench.results.wording import escape_markdown, markdown_table, rich_table
-from clbench.verification.comparison import Verification
+from clbench.verification.comparison import PARTS, Verification
 
 CLAIMS = (
     "Claims: the mean difference over seeds, better minus worse, in per cent, with its 95 % interval (paired by seed, "
     "Student's t) and p after Holm's correction over the claims. A claim holds if p < 0.05 in its direction, does not "
     "if p < 0.05 against it; in between, ≥ is not contradicted and > is undecided."
 )
+UNPUBLISHED = {
+    "mean": "average",
+    "old": "old tasks",
+    "new": "new task",
+    "images": "all images",
+    "incremental": "incremental",
+}
 HEADINGS = ["row", "scenario", "ours", "theirs", "difference", "could see", "verdict"]
 TEXTS = ("row", "scenario", "verdict", "claim", "task")  # columns that are not of numbers
 LIMITS = {
@@ -38,9 +45,11 @@ ERRORS = {
 def results_table(found: Verification) -> list[list[str]]:
     """Return the table of the rows, headings first: beside published numbers, else by old and new tasks."""
     if found.preset.published is None:
-        rows = [["row", "scenario", "average", "old tasks", "new task", "seeds"]]
+        there = found.frame.dropna(axis=1, how="all")  # records without numbers of images have no last two
+        shown = {name: heading for name, heading in UNPUBLISHED.items() if name in there}
+        rows = [["row", "scenario", *shown.values(), "seeds"]]
         for _, line in found.frame.iterrows():
-            pairs = [_pair(line[name], line[sd]) for name, sd in (("mean", "sd"), ("old", "old_sd"), ("new", "new_sd"))]
+            pairs = [_pair(line[name], line[PARTS[name]]) for name in shown]
             rows.append([line["row"], line["scenario"], *pairs, str(line["n"])])
         return rows
     first, *others = found.preset.published.kinds
@@ -86,7 +95,12 @@ def legend(found: Verification) -> list[str]:
     if viewed := [f"{row.label} ({row.view})" for row in found.preset.rows if row.view and row.label in shown]:
         lines.append(f"By a view of their own: {', '.join(viewed)}.")
     if published is None:
-        lines.append("Old tasks: all but the last. No numbers were published for these rows.")
+        lines.append("Old tasks: all but the last. No numbers were published for these rows, so nothing is compared.")
+        if len(found.frame) and found.frame["images"].notna().any():
+            lines.append(
+                "All images: each image weighs the same, not each task. Incremental: the same after every task, of the "
+                "tasks so far, and the mean of that; the class-incremental papers' average incremental accuracy."
+            )
     else:
         lines.append(_how_they_are_compared(found, published))
         limits = set(found.frame["limits"]) if len(found.frame) else set()

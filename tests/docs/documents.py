@@ -25,6 +25,8 @@ NOT_RUN = {
     "clbench run --model timm:vit_tiny_patch16_224@pretrained=true": "downloads weights",
     "clbench run --sequence torchvision:": "downloads a data set",
     "clbench run --sequence split-cifar100@": "downloads a data set",
+    "clbench verify agem2019-split-cifar100": "needs a file of CIFAR-100; tests/sequences/test_own.py reads it",
+    "clbench verify erace2022-online-cifar100": "needs a file of CIFAR-100; tests/sequences/test_own.py reads it",
     "clbench run --methods core --sequence folder:~/photos": "needs a folder of photographs; docs/data.md makes one",
     "python results/reference.py": "takes hours; tests/results has its parts",
     "# sweep.py": "needs SLURM",

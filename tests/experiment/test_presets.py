@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from asking import prepared as plan
 from commands import Command, command, one_clear_line
@@ -15,6 +16,8 @@ from clbench.experiment import presets
 from clbench.experiment.points import resolve_training
 from clbench.experiment.presets import Preset, at
 from clbench.results.store import RunRecord, Store
+from clbench.verification.comparison import compare
+from clbench.verification.tables import results_table
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -69,6 +72,31 @@ def overridden(sweep: Sweep) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The built-in ones
+
+
+@pytest.mark.parametrize(("name", "tasks", "stored"), [("b0", "tasks=10", 200), ("b50", "classes=50+10x5", 100)])
+def test_class_incremental_cifar100_without_published_numbers(
+    name: str, tasks: str, stored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows on 100 made-up classes of two images; B50 keeps one of each class here."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
+    y = np.arange(300) % 100
+    np.savez("small.npz", x_train=x[:200], y_train=y[:200], x_test=x[200:], y_test=y[200:])
+    tiny = ["resnet32.channels=2", "resnet32.blocks=1", "training.epochs=1", "bic.bias_epochs=1"]
+    if name == "b50":
+        tiny += [f"{method}.per_class=1" for method in ("icarl", "bic", "wa", "lucir")]
+    sweep = planned(f"cifar100-{name}-inc10", tmp_path, sequence=[f"npz:small.npz@{tasks}"], settings=tiny)
+    records = {record.spec["label"].split("@")[0]: record for record in run_all(sweep)}
+    assert [record.error for record in records.values()] == [None] * 8
+    orders = {tuple(record.spec["class_order"]) for record in records.values()}
+    assert orders == {tuple(np.random.RandomState(1993).permutation(100).tolist())}
+    assert [records[label].stored_images for label in ("iCaRL", "BiC", "WA", "LUCIR")] == [stored] * 4
+    found = compare(presets.load(f"cifar100-{name}-inc10"), list(records.values()))
+    headings, *lines = results_table(found)
+    assert headings == ["row", "scenario", "average", "old tasks", "new task", "all images", "incremental", "seeds"]
+    assert [line[0] for line in lines] == ["finetune", "LwF", "replay", "iCaRL", "BiC", "WA", "LUCIR", "joint"]
+    assert [line[6] for line in lines].count("–") == 1  # joint training is evaluated once, in the end
 
 
 @pytest.mark.parametrize("name", presets.names())

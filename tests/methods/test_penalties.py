@@ -725,10 +725,11 @@ def test_mas_of_batches(double: None, backbone: Backbone) -> None:
     assert_same(found, expected)
 
 
-def test_mas_adds_importances_up_around_the_last_weights(double: None) -> None:
+@pytest.mark.parametrize("carried", [1.0, 0.5, 0.0])
+def test_mas_adds_importances_up_around_the_last_weights(double: None, carried: float) -> None:
     model, task = setting("class", TWO_LAYERS)
     single = mas_importance(model, task, "class")
-    method = begun(MAS(), model, "class")
+    method = begun(MAS(carried=carried), model, "class")
     method.finish_task(task)
     with torch.no_grad():
         model.head[0].bias.add_(1)
@@ -736,7 +737,8 @@ def test_mas_adds_importances_up_around_the_last_weights(double: None) -> None:
     method.finish_task(task)
     assert method.quadratic is not None
     assert method.quadratic.importance is not None
-    assert_same(method.quadratic.importance, {name: value + second[name] for name, value in single.items()})
+    both = {name: carried * value + second[name] for name, value in single.items()}
+    assert_same(method.quadratic.importance, both)
     assert torch.equal(method.quadratic.anchor["head.0.bias"], model.head[0].bias)
 
 

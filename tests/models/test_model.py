@@ -82,6 +82,19 @@ def test_initialisation_has_the_standard_deviation_of_its_law(scheme: str, std: 
     assert model.backbone[1].weight.std().item() == pytest.approx(std, rel=0.01)
 
 
+def test_weights_by_the_side_of_a_kernel() -> None:
+    """U(±1/√(3 · inputs)) of 3×3 kernels and U(±1/√inputs) of 1×1 ones, as A-GEM's code draws them."""
+    network = ExpandingHeadModel(ResNet18(initialisation="side"), (3, 32, 32), 0)
+    network.expand(5)
+    convolutions = [layer.weight for layer in network.backbone.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert len(convolutions) == 20
+    for weight in convolutions:
+        bound = (weight.shape[1] * weight.shape[3]) ** -0.5
+        assert 0.97 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert network.head[0].weight.abs().max() <= 160**-0.5
+
+
 def test_head_initialisation_of_the_note() -> None:
     model = ExpandingHeadModel(MLP(width=256, head_initialisation="kaiming"), (1, 28, 28), 0)
     model.expand(1000)

@@ -1,5 +1,6 @@
 """Data of one's own as task sequences: their tasks, how their images are scaled, and what is said of mistakes."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up_data import everything
+from made_up_data import everything, make_cifar
 from PIL import Image
 
 import clbench
 from clbench.cli.app import main
 from clbench.data import transforms
 from clbench.errors import UsageError
-from clbench.experiment import registry
+from clbench.experiment import presets, registry
+from clbench.experiment.early import own_settings
 from clbench.results.record import RunRecord
 from clbench.sequences.checking import check_sequence
 from clbench.sequences.splits import SplitCIFAR100
@@ -58,6 +60,21 @@ def test_constants_of_ones_own(mean: str, std: str) -> None:
     x = np.concatenate([X[label::6] for label in range(6)]).transpose(0, 3, 1, 2) / 255
     m, s = (np.resize([float(v) for v in text.split("/")], 3).reshape(3, 1, 1) for text in (mean, std))
     torch.testing.assert_close(everything(task.train).numpy(), ((x - m) / s).astype(np.float32), rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_of_the_classes_and_images_and_their_mean_image() -> None:
+    sequence = made("npz:mine.npz", tasks=3, skip=1, images=40, mean_image=True, std="0.5")
+    tasks = sequence.load(None, 0, sequence.class_order("fixed", 0))
+    assert [task.classes for task in tasks] == [(2, 3), (4, 5)]
+    chosen = [row for label in (2, 3) for row in range(40) if row % 6 == label]
+    expected = (X[chosen] / 255 - (X / 255).mean(axis=0)) / 0.5
+    np.testing.assert_allclose(everything(tasks[0].train).numpy(), expected.transpose(0, 3, 1, 2), rtol=0, atol=1e-6)
+
+
+def test_a_mean_image_is_of_bytes() -> None:
+    np.savez("floats.npz", x_train=X / 255, y_train=Y, x_test=X[:24] / 255, y_test=Y[:24])
+    with pytest.raises(UsageError, match=r"npz:floats\.npz: mean_image is subtracted from bytes"):
+        made("npz:floats.npz", tasks=3, mean_image=True).load(None, 0, tuple(range(6)))
 
 
 def test_classes_are_numbered_in_the_order_of_their_names() -> None:
@@ -189,6 +206,27 @@ def test_tasks_share_the_images_of_the_map(monkeypatch: pytest.MonkeyPatch) -> N
         lines = [line.split() for line in mapped.read_text().splitlines() if "train_images.npy" in line]
         ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines]
         assert any(start <= place < stop for start, stop in ranges)
+
+
+@pytest.mark.parametrize("preset", ["agem2019-split-cifar100", "erace2022-online-cifar100"])
+def test_a_file_of_cifar100_makes_the_tasks_of_the_presets(preset: str, here: Path) -> None:
+    """By the name that the guide gives for it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arrays = make_cifar(here, monkeypatch, 100)
+        axes = {part: arrays[f"{part}_images"].transpose(0, 2, 3, 1) for part in ("train", "test")}
+        labels = {f"y_{part}": arrays[f"{part}_labels"] for part in axes}
+        np.savez("cifar100.npz", **{f"x_{part}": images for part, images in axes.items()}, **labels)
+        settings = dict(presets.load(preset).sequence)
+        own = made(settings.pop("name"), **settings)
+        guide = (Path(__file__).parents[2] / "docs/published-experiments.md").read_text(encoding="utf-8")
+        name = re.search(rf"clbench verify {preset} --sequence (\S+)", guide)[1]  # type: ignore[index]
+        reference, fields = own_settings(name)
+        pair = [one.load(here, 4, one.class_order("seed", 4, here)) for one in (own, made(reference, **fields))]
+    assert [task.classes for task in pair[0]] == [task.classes for task in pair[1]]
+    for theirs, ours in zip(*pair, strict=True):
+        assert torch.equal(theirs.train.y, ours.train.y)
+        assert torch.equal(everything(theirs.train), everything(ours.train))
+        assert torch.equal(everything(theirs.test), everything(ours.test))
 
 
 @pytest.mark.data

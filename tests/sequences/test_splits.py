@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compared import assert_same_tasks, benchmark_of, load
@@ -185,3 +186,62 @@ def test_tasks_share_their_images(root: Path) -> None:
         tasks = load(sequence, root, 0)
         assert len({task.train.images.data_ptr() for task in tasks}) == 1
         assert len({task.test.images.data_ptr() for task in tasks}) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A part of the data: tasks left out, the first images; and the mean image
+
+
+def test_tasks_that_are_skipped_leave_their_classes_out_of_every_order(root: Path) -> None:
+    """As in A-GEM's code: three tasks of five classes are for choosing settings, the other 85 are shuffled."""
+    sequence = SplitCIFAR100(tasks=20, skip=3)
+    for seed, rule in ((0, "seed"), (1, "seed"), (0, "numpy:1993")):
+        tasks = load(sequence, root, seed, rule)
+        assert [len(task.classes) for task in tasks] == [5] * 17
+        assert sorted(c for task in tasks for c in task.classes) == list(range(15, 100))
+    assert [task.classes for task in load(sequence, root, 0, "fixed")[:2]] == [
+        (15, 16, 17, 18, 19),
+        (20, 21, 22, 23, 24),
+    ]
+    assert sequence.class_order("seed", 0) != sequence.class_order("seed", 1)
+    expected = [15 + c for c in np.random.RandomState(1993).permutation(85)]
+    assert list(sequence.class_order("numpy:1993", 0)) == expected
+    unequal = load(SplitMNIST(classes="4+3x2", skip=1), root, 0, "fixed")
+    assert [task.classes for task in unequal] == [(4, 5, 6), (7, 8, 9)]
+
+
+def test_the_first_images_of_the_data_set(root: Path) -> None:
+    found = load_dataset("cifar10", root)
+    tasks = load(SplitCIFAR10(images=30), root, 0, "fixed")
+    assert sorted(torch.cat([task.train.rows for task in tasks]).tolist()) == list(range(30))
+    assert sum(len(task.test) for task in tasks) == len(found.test_labels)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_mean_image_is_that_of_all_training_images(padding: int, root: Path) -> None:
+    found = load_dataset("cifar100", root)
+    border = ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2)
+    train, test = (np.pad(x.double().numpy() / 255, border) for x in (found.train_images, found.test_images))
+    sequence = SplitCIFAR100(tasks=20, skip=3, images=100, mean_image=True, std=0.5, padding=padding)
+    for task in load(sequence, root, 0):
+        for split, pixels in ((task.train, train), (task.test, test)):
+            expected = (pixels[split.rows] - train.mean(axis=0)) / 0.5
+            np.testing.assert_allclose(everything(split).numpy(), expected, rtol=0, atol=1e-6)
+            assert torch.allclose(everything(replace(split, scaled=None)), everything(split), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "order", "message"),
+    [
+        (SplitCIFAR100(tasks=20, skip=20), "seed", "split-cifar100.skip=20 leaves no task: there are 20"),
+        (SplitCIFAR100(tasks=20, skip=3), tuple(range(85)), "skip=3 beside a list of classes: leave these classes out"),
+        (SplitMNIST(mean=0.5, mean_image=True), "seed", "mean=0.5 and mean_image are both subtracted: choose one"),
+    ],
+)
+def test_parts_that_make_no_sense(sequence: TaskSequence, order: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sequence.check(order, sequence.scenario)
+
+
+def test_new_fields_keep_the_keys_of_older_records() -> None:
+    assert registry.settings(SplitCIFAR100()).keys() == {"tasks", "padding", "mean", "std", "augment"}

@@ -1,5 +1,6 @@
 """Validation: a share of each task's training images that is evaluated like the test images and never trained on."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import tiny
 import torch
 
 from clbench.experiment import registry
-from clbench.method import Learner, Scenario, Training
+from clbench.method import Learner, Phase, Scenario, Training
+from clbench.methods.bic import BiC
 from clbench.methods.er import ER
 from clbench.methods.finetune import Finetune
 from clbench.models.backbones import MLP
@@ -80,6 +82,25 @@ def test_what_is_trained_is_as_if_these_images_were_not_there(method: Any) -> No
     assert outcome.weights_hash != go(tasks, method=method, training=replace(TRAINING, validation=0.0)).weights_hash
     tiny.same_as(outcome, other, "updates", "images", "task_aware", "history", "stored_images")
     assert other.validation == {}
+
+
+def test_bic_fits_its_correction_on_images_of_its_own() -> None:
+    """What it holds back is of the images that are left, and of its memory, which has no others."""
+    tasks, held_back = tiny_tasks(3), list[Task]()
+
+    class Watched(BiC):
+        def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:
+            phases = super().phases(task, earlier)
+            held_back.extend(self.held)
+            return phases
+
+    go(tasks, method=Watched(images=12, bias_epochs=1))
+    assert [task.index for task in held_back] == [0, 1, 0, 1, 2]
+    for one in held_back:
+        kept_away = tasks[one.index].train.images[held(tasks[one.index])].flatten(1)
+        used = one.train.images[one.train.rows].flatten(1)
+        assert len(used)
+        assert not (used[:, None] == kept_away).all(2).any()
 
 
 def test_older_records_stand_for_the_same_runs() -> None:

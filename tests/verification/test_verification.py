@@ -1,5 +1,6 @@
 """Our numbers beside published ones: the statistics against SciPy and by simulation, and what verify says of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,21 @@ def test_what_cannot_be_compared_is_said() -> None:
     ]
     assert found.failed == 1
     assert found.disagreeing == []
+
+
+def test_rows_without_published_numbers_weigh_images_too() -> None:
+    """Tasks of 30 and 10 test images: at the end (0.5 · 30 + 0.9 · 10) / 40 = 0.6, and 0.8 after the first task."""
+    mine = Preset(name="mine", title="Mine", scenarios=["task"], rows=[Row(label="row", method="finetune")])
+    old, new = record("row", 0, 0.5), record("row", 1, 0.5)
+    assert results_table(compare(mine, [old]))[0] == ["row", "scenario", "average", "old tasks", "new task", "seeds"]
+    rows: list[list[float | None]] = [[None, None], [0.8, None], [0.5, 0.9]]
+    both = {"task_aware": rows, "task_agnostic": rows}
+    old, new = (replace(one, accuracy=both, test_images=[30, 10]) for one in (old, new))
+    headings, line = results_table(compare(mine, [old, new]))
+    assert headings == ["row", "scenario", "average", "old tasks", "new task", "all images", "incremental", "seeds"]
+    numbers = [f"{value:.2f} ± 0.00" for value in (70, 50, 90, 60, 70)]
+    assert line == ["row", "task", *numbers, "2"]
+    assert "so nothing is compared" in markdown(compare(mine, [old, new]))
 
 
 def test_records_of_other_presets_are_left_aside_and_overrides_are_told() -> None:
