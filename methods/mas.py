@@ -31,9 +31,6 @@ class MAS(QuadraticPenalty):
     # the weight of earlier tasks' Ω beside the new one's; 0: as in A-GEM's code, where it starts anew after each task
     carried: Annotated[float, Ge(0)] = field(default=1.0, metadata={"added": True})
 
-    # the weight of the Ω so far beside the last task's; 0: as in the code of A-GEM, which empties Ω after each task
-    carried: Annotated[float, Ge(0)] = field(default=1.0, metadata={"added": True})
-
     def finish_task(self, task: Task) -> None:
         outputs = Criterion(self.run.scenario).columns(self.network, task.index)
         divisor = outputs.stop - outputs.start if self.reduction == "mean" else 1
