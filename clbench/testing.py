@@ -96,8 +96,9 @@ def check_method(
     A method must declare its scenarios and be configurable by name; have no mistyped hook; leave the training to the
     loop; give the same run twice, also from a used instance; leave the network alone before a task and when it is
     asked; answer about an image without regard to the questions before, and to the images beside it; train its first
-    task as fine-tuning does if it says so; go on from a checkpoint as if nothing had happened; and, unless it declares
-    `memory`, not change when the images of earlier tasks are filled with NaN (copies that it keeps are not found).
+    task as fine-tuning does if it says so; take steps that can be captured if it says so; go on from a checkpoint as if
+    nothing had happened; and, unless it declares `memory`, not change when the images of earlier tasks are filled with
+    NaN (copies that it keeps are not found).
 
     The slow `resnet18` meets the first of its scenarios alone, unless `scenarios` names them. Lines on standard error
     say how far it is, and in the end whether every run equalled fine-tuning's; none are written if `quiet`.
@@ -190,6 +191,8 @@ class _Check:
         if isinstance(watched, Method):
             message = "a run with curves differs: `scores` must leave the method as it found it"
             _same(first, self.go(self.new(), eval_every=2), message)
+            message = "steps in buffers of their own differ: it must not declare `captured = True`"
+            _same(first, self.go(self.new(), capture=True), message)
         if shares_first_task(self.cls):
             self.check_first_task()
         return first

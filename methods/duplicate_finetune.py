@@ -22,6 +22,7 @@ class DuplicateFinetune(Method):
     """A fine-tuned copy of the network for each task, the old ones kept"""
 
     name: ClassVar[str] = "duplicate-finetune"
+    captured: ClassVar[bool] = True
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
     first_task_is_finetuning: ClassVar[bool] = True
 

@@ -18,6 +18,7 @@ class FeatureExtraction(Method):
     """Freeze the backbone after the first task and train only the newest block of the head"""
 
     name: ClassVar[str] = "feature-extraction"
+    captured: ClassVar[bool] = True
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
 

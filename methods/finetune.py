@@ -16,5 +16,6 @@ class Finetune(Method):
     """Fine-tuning on each task in turn: the network forgets freely"""
 
     name: ClassVar[str] = "finetune"
+    captured: ClassVar[bool] = True
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True

@@ -21,6 +21,7 @@ class FinetuneFC(Method):
     """Fine-tuning of the fully connected layers only, after the first task"""
 
     name: ClassVar[str] = "finetune-fc"
+    captured: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
 
     def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:

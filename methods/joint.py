@@ -19,6 +19,7 @@ class Joint(Method):
     """Training on all tasks seen so far together, from the initial weights each time"""
 
     name: ClassVar[str] = "joint"
+    captured: ClassVar[bool] = True
     core: ClassVar[bool] = True
     memory: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True

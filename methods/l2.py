@@ -21,6 +21,7 @@ class L2(QuadraticPenalty):
     """L2 pull towards the weights after the task before, all alike"""
 
     name: ClassVar[str] = "l2"
+    captured: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0), Search(1e-4, 10.0, log=True)] = 0.01  # λ: how strongly old weights pull
 

@@ -23,12 +23,12 @@ class LFL(Method):
     """Less-forgetting learning: keep the features of new images where the old network had them"""
 
     name: ClassVar[str] = "lfl"
+    captured: ClassVar[bool] = True
     mixed_labels: ClassVar[bool] = True
     family: ClassVar[str] = "distillation"
     first_task_is_finetuning: ClassVar[bool] = True
-    weight: Annotated[float, Ge(0), Search(1e-4, 1.0, log=True)] = (
-        0.01  # λ_e: of the distance between old and new features
-    )
+    # λ_e: of the distance between old and new features
+    weight: Annotated[float, Ge(0), Search(1e-4, 1.0, log=True)] = 0.01
     freeze_old_blocks: bool = True  # old decision boundaries do not train; in `domain` that is the one block
 
     def begin(self, run: Run) -> None:

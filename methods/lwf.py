@@ -47,6 +47,10 @@ class LwF(Method):
     # train-mode: the old network looks at each batch, in training mode (Avalanche)
     teacher: Literal["recorded", "train-mode"] = "recorded"
 
+    @property
+    def captured(self) -> bool:  # type: ignore[override]
+        return self.teacher == "recorded"  # the other one draws dropout masks apart from the network's
+
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.old_widths: list[int] = []  # classes of each old task

@@ -24,6 +24,7 @@ class MAS(QuadraticPenalty):
     """Memory aware synapses: a pull by how much each weight moves the outputs"""
 
     name: ClassVar[str] = "mas"
+    captured: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0), Search(1e-4, 1e3, log=True)] = 0.03  # λ: how strongly old weights pull
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)

@@ -32,9 +32,8 @@ class PackNet(Method):
     name: ClassVar[str] = "packnet"
     family: ClassVar[str] = "masks"
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
-    pruned: Annotated[float, Ge(0), Lt(1), Search(0.5, 0.9)] = (
-        0.75  # p: share of a task's weights that is freed, in each layer
-    )
+    # p: share of a task's weights that is freed, in each layer
+    pruned: Annotated[float, Ge(0), Lt(1), Search(0.5, 0.9)] = 0.75
     # passes of the second phase, beside the budget; none: half of the budget's, as in the paper (10 after 20), one at
     # least
     retrain_epochs: Annotated[int, Ge(0)] | None = None

@@ -27,9 +27,8 @@ class SLDA(ClosedForm):
     name: ClassVar[str] = "slda"
     first_task_is_finetuning: ClassVar[bool] = True
     kept: ClassVar[tuple[str, ...]] = ("scatter",)
-    shrinkage: Annotated[float, Gt(0), Le(1), Search(1e-6, 0.1, log=True)] = (
-        1e-4  # ε: share of the identity in what is inverted
-    )
+    # ε: share of the identity in what is inverted
+    shrinkage: Annotated[float, Gt(0), Le(1), Search(1e-6, 0.1, log=True)] = 1e-4
     # f, by which a sample's deviation counts. welford: n/(n + 1) after n samples of its class; paper: t/(t + 1) after t
     # samples of any class
     covariance: Literal["welford", "paper"] = "welford"

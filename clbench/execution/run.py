@@ -108,8 +108,11 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers
         evaluate=spec.evaluate,
         tell=trackers.after_task,
         probe=spec.probe,
+        capture=job.capture,
     )
     measured = dict(vars(outcome))
+    if replayed := measured.pop("replayed_steps"):
+        environment["replayed_steps"] = replayed
     return RunRecord(
         spec.key,
         spec.as_json(),

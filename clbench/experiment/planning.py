@@ -172,6 +172,7 @@ def _job(run: Point, request: Request, device: str, spec: RunSpec) -> Job:
         timeout=request.timeout,
         trackers=[registry.absolute(name) for name in request.track or ()],
         tracked=out / "tracked",
+        capture=request.capture,
         checkpoint=out / ".checkpoints" / f"{spec.key}.pt" if request.checkpoint else None,
     )
 
@@ -185,6 +186,8 @@ def check_machine(request: Request) -> tuple[list[str], int]:
         devices = ["cuda:0" if device == "cuda" else "cpu"]  # cuda:0: the first that the worker of a cluster sees
     else:
         raise UsageError(f"device {device!r}: each worker of a cluster has its own, choose from cpu (as auto), cuda")
+    if request.capture and devices[0] == "cpu":
+        raise UsageError("--capture takes steps from CUDA graphs, and these runs are on the CPU: leave it out")
     if request.kernels == "onednn" and devices[0] != "cpu":
         raise UsageError(f"kernels onednn are the CPU's, and these runs are on {devices[0]}: leave it out")
     if request.kernels == "onednn" and not torch.backends.mkldnn.is_available():

@@ -193,6 +193,7 @@ class Request(BaseModel):
     )
     kernels: Literal["pytorch", "onednn"] = option("pytorch", "pytorch|onednn", "Of matrix products on the CPU.")
     threads: int = option(1, "N", "Threads of each run on the CPU; another number rounds otherwise.", ge=1)
+    capture: bool = option(False, "", "Take steps from CUDA graphs where a method allows it; changes no number.")
     eval_every: int | None = option(
         None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
     )

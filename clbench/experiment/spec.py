@@ -93,6 +93,7 @@ class Job:
     first_task: Path | None = None  # the file in which runs of the sweep share their first task
     timeout: float | None = None  # seconds after which the run has failed
     checkpoint: Path | None = None  # the file from which the run goes on
+    capture: bool = False  # whether steps are captured in CUDA graphs, which changes no number
     trackers: Sequence[str] = ()  # who is told of the run as it goes on: names, or absolute paths of files
     tracked: Path = Path()  # the folder for what they write
     remarks: Sequence[str] = ()  # what the user should hear about the data

@@ -4,7 +4,15 @@ from clbench.method.choices import Choice
 from clbench.method.closed_form import ClosedForm
 from clbench.method.learner import SCENARIOS, Costs, Learner, Run, Scenario
 from clbench.method.memory import Memory
-from clbench.method.method import GradientOf, Gradients, Method, check_mixing, hook_name, shares_first_task
+from clbench.method.method import (
+    GradientOf,
+    Gradients,
+    Method,
+    can_be_captured,
+    check_mixing,
+    hook_name,
+    shares_first_task,
+)
 from clbench.method.phase import Phase
 from clbench.method.rehearsal import Rehearsal
 from clbench.method.settings import Training
@@ -32,6 +40,7 @@ __all__ = [
     "Step",
     "Teacher",
     "Training",
+    "can_be_captured",
     "check_mixing",
     "hook_name",
     "in_chunks",

@@ -38,6 +38,10 @@ class Method(Learner):
     # whether its loss takes labels only by `step.cross_entropy()`, so that images and labels may be mixed in pairs. A
     # class with a loss of its own says so itself, else it is taken not to
     mixed_labels: ClassVar[bool] = True
+    # whether a step of it may be captured in a CUDA graph: `loss` is tensor work on the network, the batch and tensors
+    # that stay where they are, and nothing is decided, counted or kept in Python between two steps. A class says so for
+    # itself, never for those derived from it; it may be a property. `check_method` makes sure.
+    captured: ClassVar[bool] = False
     network: ExpandingHeadModel = field(init=False, repr=False, compare=False)
 
     def begin(self, run: Run) -> None:
@@ -117,6 +121,11 @@ def check_mixing(cls: type[Learner], augment: bool | str) -> None:
     if how is not None and not vars(said).get("mixed_labels", False):
         what = f"{cls.name} takes no mixed labels, which augment={augment} makes"
         raise UsageError(f"{what}: leave {how} out; docs/data.md, 'Augmentation', says which methods take them")
+
+
+def can_be_captured(method: Method) -> bool:
+    """Whether a method's own class says that its steps may be captured."""
+    return "captured" in vars(type(method)) and method.captured
 
 
 def shares_first_task(cls: type[Learner]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,13 +13,25 @@ from torch import Tensor, nn
 
 from clbench.data.augmentation import mixing_of
 from clbench.errors import ClbenchError, DivergedError
-from clbench.method import Batch, Costs, Criterion, Gradients, Method, Phase, Step, hook_name, in_chunks
+from clbench.method import (
+    Batch,
+    Costs,
+    Criterion,
+    Gradients,
+    Method,
+    Phase,
+    Step,
+    can_be_captured,
+    hook_name,
+    in_chunks,
+)
 from clbench.seeding import seed_default, stream
 from clbench.sequences.tasks import Split, Task, concat
 from clbench.training.batches import Batches, Plateau
 from clbench.training.mixing import mixed
 from clbench.training.optimizer import Optimizer
 from clbench.training.schedules import rate_factor
+from clbench.training.static import StaticSteps, Taken
 
 if TYPE_CHECKING:
     from clbench.training.trainer import Trainer
@@ -33,15 +47,14 @@ class EpochHistory:
         self.hits: list[Tensor] = []
         self.answered = 0  # images whose outputs were seen
 
-    def add(self, loss: Tensor, size: int, answer: tuple[Tensor, Tensor] | None) -> None:
-        """Take a step's loss, its number of images, and its outputs [n, k] with the right ones of them [n]."""
-        self.losses.append(loss.detach())
-        self.sizes.append(size)
-        self.images += size
-        if answer is not None:
-            outputs, y = answer
-            self.hits.append((outputs.argmax(1) == y).sum())
-            self.answered += len(y)
+    def add(self, taken: Taken) -> None:
+        """Take what a step came to."""
+        self.losses.append(taken.loss)
+        self.sizes.append(taken.images)
+        self.images += taken.images
+        if taken.hits is not None:
+            self.hits.append(taken.hits)
+            self.answered += taken.answered
 
     def means(self) -> tuple[float, float | None]:
         """Return the mean loss of an image, and the share answered right; None if not all steps had answers."""
@@ -50,6 +63,27 @@ class EpochHistory:
         if len(self.hits) < len(self.sizes):
             return loss, None
         return loss, torch.stack(self.hits).sum().item() / self.answered
+
+
+@dataclass
+class Work:
+    """What the steps of a phase share."""
+
+    phase: Phase
+    split: Split
+    criterion: Criterion
+    static: StaticSteps | None  # where they are taken, if not one by one
+    recorded: Tensor | None = None  # features of all images, where the backbone is frozen
+
+    def draw_from(self, seed: int, task: int, epoch: int) -> None:
+        """Begin an epoch's own draws."""
+        self.augmentation = stream(seed, "augmentation", task, epoch)
+        self.mixing = stream(seed, "mixing", task, epoch)
+
+    @cached_property
+    def mixes(self) -> str | None:
+        """How images are mixed in pairs, if they are."""
+        return mixing_of(self.split.augment)
 
 
 class TaskTraining:
@@ -69,24 +103,37 @@ class TaskTraining:
     def train(self, phase: Phase) -> None:
         """Train in a phase, for its own epochs or what is left of the task's budget."""
         split, columns, owners = self._data(phase)
+        work = Work(phase, split, self._criterion(phase), self._static(split))
         frozen = set_trainable(self.method, phase.trainable)
         batches = Batches([len(task.train) for task in phase.tasks], self.setting.training, phase)
         steps_left = total = self._steps(phase, batches)
-        recorded = None
         if frozen and total and not split.augment:
-            recorded = in_chunks(self.method.network.features, split, self.method.network.chunk)
+            work.recorded = in_chunks(self.method.network.features, split, self.method.network.chunk)
         while steps_left > 0:
             order = stream(self.setting.seed, "batches", self.task.index, self.epoch)
             rows = batches.draw(order, steps_left)
             seed_default(self.setting.seed, "dropout", self.task.index, self.epoch, device=self.setting.device)
-            self._run_epoch(phase, split, columns, owners, rows, recorded, (total - steps_left, total))
+            self._run_epoch(work, columns, owners, rows, (total - steps_left, total))
             steps_left -= len(rows)
             self.epoch += 1
             if not phase.extra:
                 self.epochs_in_budget += 1
                 self.updates_in_budget += len(rows)
             if self.setting.training.patience and not phase.extra and self._is_flat(phase):
-                return
+                break
+        if work.static is not None:
+            self.trainer.replayed_steps += work.static.replayed
+
+    def _criterion(self, phase: Phase) -> Criterion:
+        if phase.loss_over is None:
+            return self.trainer.criterion
+        return Criterion(self.setting.scenario, phase.loss_over, self.setting.training.label_smoothing)
+
+    def _static(self, split: Split) -> StaticSteps | None:
+        """Return where a phase's steps are taken, if they are to be captured and can be."""
+        if not self.trainer.capture or split.augment or not can_be_captured(self.method):
+            return None
+        return StaticSteps(self.method, self.setting.device.type == "cuda")
 
     def _steps(self, phase: Phase, batches: Batches) -> int:
         """Return how many steps a phase takes."""
@@ -113,23 +160,13 @@ class TaskTraining:
         return split, columns, owners
 
     def _run_epoch(
-        self,
-        phase: Phase,
-        split: Split,
-        columns: Tensor,
-        owners: Tensor,
-        steps: Sequence[Tensor],
-        recorded: Tensor | None,
-        done_of: tuple[int, int],
+        self, work: Work, columns: Tensor, owners: Tensor, steps: Sequence[Tensor], done_of: tuple[int, int]
     ) -> None:
         """Train on the rows of each step."""
-        augmentation = stream(self.setting.seed, "augmentation", self.task.index, self.epoch)
-        mixing = stream(self.setting.seed, "mixing", self.task.index, self.epoch)
-        history, criterion, how = EpochHistory(), self.trainer.criterion, mixing_of(split.augment)
-        if phase.loss_over is not None:
-            criterion = Criterion(self.setting.scenario, phase.loss_over, self.setting.training.label_smoothing)
+        work.draw_from(self.setting.seed, self.task.index, self.epoch)
+        history, phase, training = EpochHistory(), work.phase, self.setting.training
         lengths, rows = [len(step) for step in steps], torch.cat(list(steps))
-        if len(phase.tasks) > 1 and criterion.own_block:
+        if len(phase.tasks) > 1 and work.criterion.own_block:
             present = [sorted(set(owned.tolist())) for owned in owners[rows].split(lengths)]
         else:
             present = [[self.task.index]] * len(steps)
@@ -138,20 +175,33 @@ class TaskTraining:
         highest = self.lr * phase.lr_factor / self.rate_divisor
         parts = zip(*(each.split(lengths) for each in (rows, columns[rows], task_ids)), present, strict=True)
         for number, (index, y, ids, there) in enumerate(parts, done_of[0]):
-            batch = Batch(split.batch(index, augmentation), y, ids, there, index, split)
-            if how is not None:
-                batch = mixed(batch, how, mixing, criterion.own_block)
-            features = None if recorded is None else recorded.index_select(0, index)
-            lr = self.optimizer.lr = highest * rate_factor(self.setting.training, number, done_of[1])
-            progress = number / done_of[1]
-            step = Step(self.method.network, batch, criterion, phase, lr, progress, features)
-            loss, images = self._take(step)
-            history.add(loss, images, step.answers[0] if step.answers else None)
+            lr = self.optimizer.lr = highest * rate_factor(training, number, done_of[1])
+            take = partial(self._take_batch, work, there, number / done_of[1])
+            if work.static is None:
+                taken = take(index, y, ids)
+            else:
+                taken = work.static.take((len(index), lr, tuple(there)), take, index, y, ids)
+            history.add(taken)
             self.costs.updates += 1
-            self.costs.images += images
+            self.costs.images += taken.images
             if self.trainer.curves is not None:
                 self.trainer.curves.after_update(self.method, self.task.index, self.costs.updates)
         self.histories.append(history)
+
+    def _take_batch(
+        self, work: Work, there: Sequence[int], progress: float, index: Tensor, y: Tensor, ids: Tensor
+    ) -> Taken:
+        """Take one step on rows of the phase's images [n], their columns of the head [n] and tasks [n]."""
+        batch = Batch(work.split.batch(index, work.augmentation), y, ids, there, index, work.split)
+        if work.mixes is not None:
+            batch = mixed(batch, work.mixes, work.mixing, work.criterion.own_block)
+        features = None if work.recorded is None else work.recorded.index_select(0, index)
+        step = Step(self.method.network, batch, work.criterion, work.phase, self.optimizer.lr, progress, features)
+        loss, images = self._take(step)
+        if not step.answers:
+            return Taken(loss.detach(), images)
+        outputs, right = step.answers[0]
+        return Taken(loss.detach(), images, (outputs.argmax(1) == right).sum(), len(right))
 
     def _take(self, step: Step) -> tuple[Tensor, int]:
         """Take one step: gradients as the method wants them, then the optimiser. Return the loss, and its images."""

@@ -48,6 +48,7 @@ class Outcome:
     stored_bytes: int = 0
     stored_images: int = 0
     weights_hash: str = ""
+    replayed_steps: int = 0  # how many came from captured graphs
     shared_first_task: bool = False  # whether another run trained it; its cost is in the lists above all the same
 
     def add(self, costs: Costs) -> None:
@@ -79,6 +80,7 @@ def run_sequence(
     evaluate: Evaluate = "all",
     tell: Callable[[Outcome], None] | None = None,
     probe: bool = False,
+    capture: bool = False,
 ) -> Outcome:
     """Let a learner learn one task after another, and evaluate all tasks before the first and after each.
 
@@ -88,9 +90,10 @@ def run_sequence(
     for others; `checkpoint` is where the run is kept after each task, and goes on from. With `eval_every`, the tasks
     seen so far are evaluated after every so many updates too: the network as it is at that moment, before
     `finish_task`; the last point of a task is its row of the accuracy matrix. `tell` is told what has been measured
-    after each task. With `probe`, the features of the final network are probed, if the learner is a Method and so has
-    one. None of them changes a number. Raises DivergedError when a loss, weight or score is not finite, or a loss ends
-    above HIGHEST_LOSS. The global random state is left as found.
+    after each task. With `capture`, steps are taken from CUDA graphs where the method allows it. With `probe`, the
+    features of the final network are probed, if the learner is a Method and so has one. None of them changes a number.
+    Raises DivergedError when a loss, weight or score is not finite, or a loss ends above HIGHEST_LOSS. The global
+    random state is left as found.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -98,7 +101,7 @@ def run_sequence(
         evaluator = Evaluator(tasks, scenario, training, backbone.chunk)
         curves = None if eval_every is None else CurveRecorder(eval_every, evaluator, tasks, device)
         setting = Setting(train_tasks, held_out, backbone, training, scenario, seed, device)
-        trainer = Trainer(setting, evaluator, curves, first_task)
+        trainer = Trainer(setting, evaluator, curves, first_task, capture)
         run = _Run(learner, trainer, evaluator, tasks, evaluate, tell or (lambda outcome: None))
         try:
             outcome = run.go(before_task, after_task, checkpoint)
@@ -175,6 +178,7 @@ class _Run:
             self.tell(outcome)
         outcome.test_images = [len(task.test) for task in self.tasks]
         outcome.shared_first_task = self.trainer.shared_first_task
+        outcome.replayed_steps = self.trainer.replayed_steps
         weights = self.learner.weights()
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise DivergedError("a weight is not finite at the end of the run: it diverged; try a smaller lr")

@@ -45,7 +45,9 @@ class Trainer:
         evaluator: Evaluator,
         curves: CurveRecorder | None = None,
         first_task: SnapshotFile | None = None,
+        capture: bool = False,
     ):
+        self.capture, self.replayed_steps = capture, 0  # whether steps are captured, and how many came from a graph
         self.setting, self.evaluator, self.curves = setting, evaluator, curves
         self.first_task = first_task  # where the first task is taken from, or left for other runs
         self.shared_first_task = False

@@ -30,6 +30,7 @@ from clbench.method import (
     Scenario,
     Step,
     Training,
+    can_be_captured,
     in_chunks,
 )
 from clbench.method import importance as importance_module
@@ -108,6 +109,17 @@ def test_in_float64_a_run_on_cuda_is_that_of_the_cpu(
     same_as(one, other, "updates", "images", "forward_passes", "backward_passes", "stored_bytes", "task_aware")
     for a, b in zip(one.history, other.history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-8, abs=1e-8)
+
+
+@on_cuda
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize(("name", "scenario"), [pair for pair in ALL if can_be_captured(new(pair[0]))])
+def test_captured_steps_are_those_one_by_one(deterministic: None, name: str, scenario: Scenario, model: str) -> None:
+    training = Training(epochs=4, batch_size=8, lr=0.05, momentum=0.9)
+    one, other = (go(new(name), scenario, model, "cuda:0", training=training, capture=c) for c in (False, True))
+    assert one.weights_hash == other.weights_hash
+    assert other.replayed_steps > 10
+    same_as(one, other, "updates", "images", "forward_passes", "backward_passes", "history", "task_aware")
 
 
 @on_cuda
