@@ -81,7 +81,8 @@ def draw_probe(points: Mapping[str, Array], axes: Axes, styles: Styles | None = 
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     left, right = axes.get_xlim()
-    axes.set_xlim(max(left, -2), min(max(right, left + 5), 102))
+    room = max((5 - (right - left)) / 2, 0)  # small differences must not fill it
+    axes.set_xlim(max(left - room, -2), min(right + room, 102))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.set_xlabel("accuracy after the last task (%)")
     return axes
