@@ -102,30 +102,30 @@ class Plots:
         """Draw the paired differences to the baseline, in average accuracy and in forgetting."""
         return self._panels("differences", place)
 
-    def class_accuracy(self, **place: Unpack[Place]) -> Axes:
+    def class_accuracy(self, ax: Axes | None = None, **place: Unpack[Place]) -> Axes:
         """Draw the mean accuracy on each class after the last task, a row per method."""
-        return self._one("class-accuracy", None, place)
+        return self._one("class-accuracy", ax, place)
 
     def confusion(self, **place: Unpack[Place]) -> Panels:
         """Draw what images of each class were taken for after the last task, a panel per method."""
         return self._panels("confusion", place)
 
-    def probe(self, **place: Unpack[Place]) -> Axes:
+    def probe(self, ax: Axes | None = None, **place: Unpack[Place]) -> Axes:
         """Draw average accuracy beside that of the linear probe, of runs with `probe`."""
-        return self._one("probe", None, place)
+        return self._one("probe", ax, place)
 
     def ranks(self, ax: Axes | None = None, *, scenario: str | None = None) -> Axes:
         """Draw the critical-difference diagram over a scenario's task sequences."""
         return self._one("ranks", ax, {"scenario": scenario})
 
     def _one(self, kind: str, ax: Axes | None, place: Place) -> Axes:
-        from clbench.report.figures.plots import ONE_PANEL
+        from clbench.report.figures import at_end, plots
 
         if ax is None:
             return self._results.figure(kind, **place).axes[0]
         subject = find(kind, self._results, **place)
-        ONE_PANEL[kind](subject.data, ax, subject.styles)
-        if kind != "ranks":  # whose names stand beside it
+        {**plots.ONE_PANEL, **at_end.ONE_PANEL}[kind](subject.data, ax, subject.styles)
+        if kind not in ("ranks", "class-accuracy"):  # whose names stand beside them
             ax.legend(fontsize="small")
         return ax
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from made_up import T2, N, record
 from matplotlib import image
+from matplotlib.figure import Figure
 
 from clbench.errors import UsageError
 from clbench.report.contents import commands
@@ -114,6 +115,17 @@ def test_a_report_has_them_and_the_command_asks_for_the_probe(tmp_path: Any) -> 
     results = PlottedResults([counted("lwf", 0, probe=[0.5, 1.0]), counted("finetune", 0, probe=[0.5, 1.0])])
     assert {"class-accuracy", "confusion", "probe"} <= {picture.kind for picture in planned(results, tmp_path)}
     assert all("--probe" in line for line in commands(results.comparisons[0]))
+
+
+def test_axes_of_ones_own_are_drawn_into() -> None:
+    results = PlottedResults([counted("lwf", 0, probe=[0.5, 1.0]), counted("finetune", 0, probe=[0.5, 1.0])])
+    for draw in (results.plot.class_accuracy, results.plot.probe):
+        mine = Figure().subplots()
+        assert draw(ax=mine) is mine
+        assert names(mine.yaxis) == ["Fine-tuning", "LwF"]
+    legend = mine.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["the method's own answers", "linear probe"]
 
 
 def test_figures_of_records_without_are_refused() -> None:

@@ -5,7 +5,7 @@ As in `plots`: accuracies and shares come as fractions and are shown in per cent
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,16 @@ from clbench.results.statistics import mean_interval
 NAMED_CLASSES = 12  # of more, tasks are named alone
 LINED_TASKS = 25  # between more, lines would hide what they part
 COUNTED_CLASSES = 10  # of more, shares are too small to be written into their cells
+OWN, PROBE = "the method's own answers", "linear probe"
 SHARES = PowerNorm(0.5, 0, 100)  # colours of shares in per cent: small ones are told apart too
 
 
 def draw_class_accuracy(
-    confusions: Mapping[str, Confusion], axes: Axes, low: float = 0.0, numbers: bool = True
+    confusions: Mapping[str, Confusion],
+    axes: Axes,
+    styles: Styles | None = None,
+    low: float = 0.0,
+    numbers: bool = False,
 ) -> Axes:
     """Draw the mean accuracy on each class after the last task, a row per label, colours from `low` to 1.
 
@@ -41,6 +46,8 @@ def draw_class_accuracy(
         _write(mesh, 100 * means, axes, 0.5)
     axes.set(xlim=(0, means.shape[1]), ylim=(len(means), 0), xlabel="class")
     _part(list(confusions.values()), axes.xaxis, 0)
+    styles = styles or styles_of(list(confusions))
+    axes.set_yticks(np.arange(len(means)) + 0.5, [str(styles[label]["label"]) for label in confusions])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return axes
@@ -70,21 +77,26 @@ def draw_probe(points: Mapping[str, Array], axes: Axes, styles: Styles | None = 
     styles = styles or styles_of(list(points))
     for row, (label, values) in enumerate(points.items()):
         n, mean, _, low, high = mean_interval(100 * values)
-        look = {**styles[label], "linestyle": "none", "label": "_"}
+        look = {**styles[label], "linestyle": "none", "markersize": 4.5, "elinewidth": 1.1}
         axes.plot(mean, [row, row], color=look["color"], linewidth=0.8, alpha=0.6, zorder=1)
-        for which, fill in enumerate((look["color"], "white")):
+        for which, (name, fill) in enumerate(((OWN, look["color"]), (PROBE, "white"))):
             half = None if n == 1 else [[mean[which] - low[which]], [high[which] - mean[which]]]
-            axes.errorbar(mean[which], row, xerr=half, markersize=4.5, elinewidth=1.1, markerfacecolor=fill, **look)
+            own = {"markerfacecolor": fill, "label": name if row == 0 else "_"}
+            axes.errorbar(mean[which], row, xerr=half, **{**look, **own})
     axes.set_yticks(range(len(points)), [str(styles[label]["label"]) for label in points])
     axes.set_ylim(len(points) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     left, right = axes.get_xlim()
-    axes.set_xlim(max(left, -2), min(max(right, left + 5), 102))
+    room = max((5 - (right - left)) / 2, 0)  # small differences must not fill it
+    axes.set_xlim(max(left - room, -2), min(right + room, 102))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.set_xlabel("accuracy after the last task (%)")
     return axes
+
+
+ONE_PANEL: Mapping[str, Callable[..., Axes]] = {"class-accuracy": draw_class_accuracy, "probe": draw_probe}
 
 
 def share_classes(confusions: Sequence[Confusion]) -> bool:

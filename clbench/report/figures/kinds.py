@@ -50,7 +50,7 @@ class Kind:
     needs: str
     read: Callable[[Results, Any, pd.DataFrame | None], Any]
     of_scenario: bool = False
-    always: str = ""  # what to know of one seed too
+    always: Callable[[str], str] = lambda scenario: ""  # what to know of one seed too
     legend: bool = False  # its methods are told apart by their looks alone, so that there must not be too many
 
 
@@ -173,6 +173,13 @@ def _confusions(results: Results, comparison: Comparison, _: Any) -> dict[str, C
     return {label: one for label, one in there.items() if first is not None and one.tasks == first.tasks} or None
 
 
+def _places(scenario: str) -> str:
+    """Say what stands at the places of classes."""
+    if scenario == "domain":
+        return "labels within a task, the images of all tasks together"
+    return "classes in the order of each run's tasks, lines between tasks"
+
+
 def _probed(results: Results, comparison: Comparison, _: Any) -> dict[str, Array] | None:
     """Return each label's average accuracy and that of the linear probe: [seeds, 2]."""
     view = metrics.primary_view(comparison.scenario)
@@ -189,7 +196,6 @@ def _probed(results: Results, comparison: Comparison, _: Any) -> dict[str, Array
 MOST_IN_COLOUR = 12  # methods, where there is a legend; of more, only the best few and the two references
 BEST = 6
 BAND, BAR = "band: 95 % interval", "bar: 95 % interval"
-IN_ORDER = "classes in the order of each run's tasks, lines between tasks"
 COUNTED = "a finished run that says what classes were taken for"
 A_RUN, TWICE = "a finished run", "runs that were evaluated more than once"
 FORGETTING = "runs for which forgetting is defined"
@@ -241,14 +247,16 @@ FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
         "a method with several sizes of memory",
         _memories,
     ),
-    "class-accuracy": Kind("Accuracy on each class at the end", "means", COUNTED, _confusions, always=IN_ORDER),
-    "confusion": Kind("What each class is taken for at the end", "means", COUNTED, _confusions, always=IN_ORDER),
+    "class-accuracy": Kind("Accuracy on each class at the end", "means", COUNTED, _confusions, always=_places),
+    "confusion": Kind("What each class is taken for at the end", "means", COUNTED, _confusions, always=_places),
     "probe": Kind(
         "What a linear probe finds in the features",
         BAR,
         "runs with --probe",
         _probed,
-        always="the probe is a linear classifier of the final features, fitted to the training images of all tasks",
+        always=lambda scenario: (
+            "the probe is a linear classifier of the final features, fitted to all tasks' training images"
+        ),
     ),
     "ranks": Kind(
         "Average rank over task sequences",
@@ -286,7 +294,7 @@ def read(kind: str, results: Results, place: Any, differences: pd.DataFrame | No
     few, many = min(seeds.values()), max(seeds.values())
     count = f"{few}–{many} seeds" if few < many else count_of(many, "seed")
     note = f"{count}; {what.note}" if many > 1 else "one seed, so no intervals"
-    note += f"; {what.always}" * bool(what.always)
+    note += f"; {always}" if (always := what.always(place.scenario)) else ""
     styles = _styles_in(results, place.finished)
     if what.legend and len(seeds) > MOST_IN_COLOUR:
         references = _references(place)

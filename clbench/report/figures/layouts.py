@@ -241,8 +241,7 @@ def _lay_out_class_accuracy(figure: Figure, subject: Subject) -> list[Line2D]:
     room = figure.get_figwidth() - 0.6 - 0.06 * max(len(line) for title in titles for line in title.split("\n"))
     classes = sum(next(iter(subject.data.values())).tasks)
     axes = figure.subplots()
-    at_end.draw_class_accuracy(subject.data, axes, low, numbers=room / classes > 0.25)
-    axes.set_yticks(np.arange(len(titles)) + 0.5, titles)
+    at_end.draw_class_accuracy(subject.data, axes, styles, low, numbers=room / classes > 0.25)
     figure.set_figheight(1.0 + sum(0.2 + 0.12 * title.count("\n") for title in titles))
     _colour_bar(figure, Normalize(100 * low, 100), "accuracy (%)")
     return []
@@ -277,8 +276,7 @@ def _lay_out_probe(figure: Figure, subject: Subject) -> list[Line2D]:
     figure.set_figheight(0.5 + max(0.2, 0.13 * lines) * (len(subject.data) + 0.5))
     at_end.draw_probe(subject.data, figure.subplots(), styles)
     look: Any = {"color": "0.3", "marker": "o", "markersize": 4.5, "linestyle": "none"}
-    own = Line2D([], [], label="the method's own answers", **look)
-    return [own, Line2D([], [], label="linear probe", markerfacecolor="white", **look)]
+    return [Line2D([], [], label=at_end.OWN, **look), Line2D([], [], label=at_end.PROBE, mfc="white", **look)]
 
 
 def _lay_out_within_tasks(figure: Figure, subject: Subject) -> list[Line2D]:
