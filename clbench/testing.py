@@ -209,9 +209,7 @@ class _Check:
     def go(self, learner: Learner, data: Sequence[Task] | None = None, **options: Any) -> Outcome:
         torch.rand(1)  # whatever was drawn before must not matter
         terms = options.pop("training", self.training)
-        data = data or tiny_tasks(
-            self.tasks, as_bytes=self.cls.memory
-        )  # so that a memory must know how they are scaled
+        data = data or tiny_tasks(self.tasks, as_bytes=self.cls.memory)  # a memory has to know how they are scaled
         return run_sequence(data, learner, self.backbone, terms, self.scenario, seed=1, **options)
 
     def check_questions(self) -> None:
