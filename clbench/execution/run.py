@@ -51,10 +51,25 @@ def run_one(job: Job, tell: Tell | None = None) -> RunRecord:
             _warm_up(job.device)
             environment = describe_environment(job)
             record = _train(job, environment, tell or (lambda where: None), trackers)
+        except torch.OutOfMemoryError as error:
+            record = failed(job, f"{_memory_of(job.device)}\n\n{error}\n\n{traceback.format_exc()}", environment)
         except (Exception, SystemExit) as error:
             record = failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
         trackers.finish(record)
         return record
+
+
+OUT_OF_MEMORY = "out of memory on "  # the record of a run begins so that had too little of its device's
+
+
+def _memory_of(device: str) -> str:
+    """Say how much of a device's memory this run had when it got no more, and what to do."""
+    had = ""
+    if torch.device(device).type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        own, size = torch.cuda.max_memory_allocated(device), f"of {total / 2**30:.1f} GiB"
+        had = f" ({own / 2**30:.2f} GiB {size} were this run's, {free / 2**30:.2f} GiB were free)"
+    return f"{OUT_OF_MEMORY}{device}{had}: fewer --jobs on it, or smaller batches"
 
 
 def what_happened(error: BaseException, job: Job | None = None) -> str:

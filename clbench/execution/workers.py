@@ -26,7 +26,7 @@ from typing import Any
 
 from clbench.errors import ClbenchError
 from clbench.execution.memory import keep_freed_memory
-from clbench.execution.run import failed, run_one
+from clbench.execution.run import OUT_OF_MEMORY, failed, run_one
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord
 
@@ -42,10 +42,11 @@ def run_jobs(
 
     `fork` starts workers as copies of this process, which is fast, but safe only if it has computed nothing in several
     threads. A run whose worker dies is run again alone when all others are done; if its worker dies again it has
-    failed. With several `devices`, workers are spread over them, and a job runs on the device of its worker. A single
-    job without a time limit is run in this process, and so are all of one worker that need not be forked, and all where
-    this process may have no workers. Closing the generator stops the workers. Raises ClbenchError if workers die before
-    they have begun a run.
+    failed. So is one that got too little of its device's memory, and from then on one run fewer goes side by side. With
+    several `devices`, workers are spread over them, and a job runs on the device of its worker. A single job without a
+    time limit is run in this process, and so are all of one worker that need not be forked, and all where this process
+    may have no workers. Closing the generator stops the workers. Raises ClbenchError if workers die before they have
+    begun a run.
     """
     workers = min(workers, len(jobs))
     limited = any(job.timeout is not None for job in jobs)  # only another process can be stopped at its limit
@@ -63,6 +64,7 @@ def run_jobs(
                 lost.append(job)
             else:
                 yield record
+        team.size, team.others = 1, False
         for job in lost:
             for _, record in team.run([job]):
                 yield record or failed(job, DIED)
@@ -100,6 +102,7 @@ class _Team:
         if POSIX and not fork:  # else it starts with the first worker, and unblocks the signals that wait then
             resource_tracker.ensure_running()
         self.workers: list[_Worker] = []
+        self.others = size > 1  # whether runs may go side by side
         self.failed_starts = 0  # since the last message of any worker
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunRecord | None]]:
@@ -139,6 +142,9 @@ class _Team:
                     if isinstance(record, str):
                         worker.where = record
                         continue
+                    if self.others and record is not None and (record.error or "").startswith(OUT_OF_MEMORY):
+                        record, self.size = None, max(1, self.size - 1)  # it is run again, and fewer go side by side
+                        self.stop(worker)
                 except (EOFError, OSError):  # it has died
                     self.stop(worker)
                     self.failed_starts += not worker.ready

@@ -98,6 +98,25 @@ def test_saved_models_have_the_weights_of_the_record(tmp_path: Path) -> None:
     assert len(plan("lwf", seeds=1, training={"epochs": 1}, out=tmp_path / "second", save_models=True).missing) == 1
 
 
+FULL = """
+import torch
+from clbench.method import Method
+
+class Full(Method):
+    '''Asks for more memory than there is'''
+    name = "full"
+    def loss(self, step):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+"""
+
+
+def test_too_little_memory_is_a_record_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "full.py").write_text(FULL)
+    lines = (run(tmp_path / "out", f"{tmp_path}/full.py:Full").error or "").splitlines()
+    assert lines[0] == "out of memory on cpu: fewer --jobs on it, or smaller batches"
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB." in lines
+
+
 RAISES = """
 from clbench.method import Method
 

@@ -20,6 +20,7 @@ from processes import all_end, children, command, until
 
 from clbench.errors import ClbenchError
 from clbench.execution import workers
+from clbench.execution.run import OUT_OF_MEMORY
 from clbench.execution.workers import DIED, run_jobs
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord, Store
@@ -116,6 +117,25 @@ def hangs_at_one(seed: int, folder: Path) -> str:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         time.sleep(10_000)
     return "fine"
+
+
+def test_a_run_that_gets_too_little_memory_is_run_again_alone(do: Do, tmp_path: Path) -> None:
+    def work(seed: int, folder: Path) -> str:
+        if seed == 0 and not (folder / "again").exists():
+            (folder / "again").touch()
+            return OUT_OF_MEMORY
+        return OUT_OF_MEMORY if seed == 2 else "fine"
+
+    records = do(work, 5)
+    assert {seed: (one.error or "").startswith("fine") for seed, one in records.items()} == {
+        **dict.fromkeys((0, 1, 3, 4), True),
+        2: False,
+    }
+    assert (records[2].error or "").startswith(OUT_OF_MEMORY)  # alone, too
+    begun = (tmp_path / "begun").read_text()
+    assert begun.count("0") == begun.count("2") == 2
+    assert all(begun.count(seed) == 1 for seed in "134")
+    assert begun[-2:] in ("02", "20")  # when all others are done
 
 
 @pytest.mark.parametrize("size", [1, 2])
