@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +17,7 @@ from clbench.errors import DataError
 from clbench.version import NUMBERS
 
 SCALED_LIMIT = 2**30  # bytes
+SCALED_AT_ONCE = 512  # images
 
 
 def scale(pixels: Tensor, mean: Sequence[float], std: Sequence[float], divisor: float) -> Tensor:
@@ -47,10 +49,14 @@ def scaled(
         return None
 
     def write(folder: Path) -> Mapping[str, Any]:
-        arrays = {"train_labels": found.train_labels.numpy(), "test_labels": found.test_labels.numpy()}
+        save_arrays(folder, train_labels=found.train_labels.numpy(), test_labels=found.test_labels.numpy())
         for part, images in (("train", found.train_images), ("test", found.test_images)):
-            arrays[f"{part}_images"] = scale(F.pad(images, (padding,) * 4), mean, std, divisor).numpy()
-        save_arrays(folder, **arrays)
+            to, place = (len(images), *shape), folder / f"{part}_images.npy"
+            floats = np.lib.format.open_memmap(place, "w+", np.dtype(np.float32), to)
+            for rows in torch.arange(len(images)).split(SCALED_AT_ONCE):
+                some = images[rows[0] : rows[-1] + 1]
+                floats[rows[0] : rows[-1] + 1] = scale(F.pad(some, (padding,) * 4), mean, std, divisor).numpy()
+            floats.flush()
         return {}
 
     source = [NUMBERS, found.fingerprint, list(mean), list(std), divisor, padding]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clbench.method import Batch, Phase, Step, Training
 from clbench.methods.bic import BiC
+from clbench.methods.icarl import ICaRL
 from clbench.methods.lucir import LUCIR
 from clbench.methods.ss_il import SSIL
 from clbench.methods.wa import WA
@@ -59,6 +60,21 @@ def prepared(method: Any) -> tuple[Any, ExpandingHeadModel, Batch, Tensor]:
 
 def old_outputs(features: Tensor) -> Tensor:
     return network_of().logits(features, [0]).detach()
+
+
+@pytest.mark.parametrize(("most", "kept"), [(None, [6, 3, 2]), (1, [1, 1, 1]), (5, [5, 3, 2])])
+def test_exemplars_of_each_class_at_most(most: int | None, kept: list[int]) -> None:
+    """Three tasks of two classes share 12 places."""
+    stored: list[list[int]] = []
+
+    def look(learner: Any, task: Task) -> None:
+        places = learner.buffer.places()
+        stored.append(learner.buffer.y[places].bincount().tolist())
+
+    for method in (WA(images=12, per_class=most), ICaRL(images=12, per_class=most)):
+        stored.clear()
+        go(method, "class", training=SLOW, after_task=look)
+        assert stored == [[count] * 2 * (number + 1) for number, count in enumerate(kept)]
 
 
 # ------------------------------------------------------------------------------------------------------------------ WA

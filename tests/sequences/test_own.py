@@ -1,6 +1,8 @@
 """Data of one's own as task sequences: their tasks, how their images are scaled, and what is said of mistakes."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -206,6 +208,54 @@ def test_tasks_share_the_images_of_the_map(monkeypatch: pytest.MonkeyPatch) -> N
         lines = [line.split() for line in mapped.read_text().splitlines() if "train_images.npy" in line]
         ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines]
         assert any(start <= place < stop for start, stop in ranges)
+
+
+UNDER_A_LIMIT = """
+import resource, sys
+import numpy as np
+import torch
+from clbench.experiment import registry
+
+torch.set_num_threads(1)
+status = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("VmData"))
+limit = (int(status["VmData"].split()[0]) + 64 * 1024) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+sequence = registry.configure("npz:large.npz", registry.find("sequence", "npz:large.npz"), {"tasks": "2"})
+images = 0
+for task in sequence.load(None, 0, (2, 0, 3, 1)):
+    for split in (task.train, task.test):
+        for rows in torch.arange(len(split)).split(256):
+            images += len(split.batch(rows))
+try:
+    np.ones(2**27, np.uint8)
+    print("no limit")
+except MemoryError:
+    print(images, bool(task.train.scaled is None))
+"""
+
+
+@pytest.mark.parametrize(("count", "beforehand"), [(8192, False), (2048, True)])
+def test_images_larger_than_memory_load_and_make_batches_under_a_limit(
+    count: int, beforehand: bool, here: Path
+) -> None:
+    """96 MiB of bytes, and as many of images scaled beforehand, where a process may allocate 64 MiB.
+
+    In a process of its own: a limit cannot be taken back, and a process with threads should not be forked.
+    """
+    y, x = np.arange(count) % 4, np.zeros((count, 3, 64, 64), np.uint8)
+    np.savez_compressed("large.npz", x_train=x, y_train=y, x_test=x[:256], y_test=y[:256])
+    script = UNDER_A_LIMIT if beforehand else UNDER_A_LIMIT.replace("images = 0", NOT_BEFOREHAND)
+    words, environment = [sys.executable, "-P", "-c", script], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    if done.stdout.startswith("no limit"):
+        pytest.skip("this machine does not hold RLIMIT_DATA")
+    assert done.stdout.split() == [str(count + 256), str(not beforehand)], done.stderr
+
+
+NOT_BEFOREHAND = """
+from clbench.data import transforms
+transforms.SCALED_LIMIT = images = 0
+"""
 
 
 @pytest.mark.parametrize("preset", ["agem2019-split-cifar100", "erace2022-online-cifar100"])
