@@ -20,7 +20,7 @@ from clbench.errors import UsageError
 from clbench.execution.progress import carry_out
 from clbench.execution.run import as_in_a_new_process, using_threads
 from clbench.execution.sweep import prepare
-from clbench.experiment import catalogue
+from clbench.experiment import catalogue, early
 from clbench.experiment.early import own_settings
 from clbench.experiment.fields import parse_fields
 from clbench.experiment.planning import plan
@@ -82,14 +82,7 @@ def make_plan(request: Request) -> Plan:
         raise UsageError("clbench tune needs optuna: pip install 'clbench[tune]'")
     base = _base(request)
     asked = [row for row in rows_asked(request).rows if base.scenarios[0] in (row.scenarios or base.scenarios)]
-    searched = {own_settings(row.method)[0] for row in asked} | {"training"}
-    if unused := sorted(set(request.search) - searched):
-        raise UsageError(f"--search {unused[0]}.… names nothing that is tuned here: {', '.join(sorted(searched))}")
-    for name in request.search.get("training", {}):
-        if name in base.training:
-            raise UsageError(f"training.{name} has a value, and is to be searched too: leave one out")
-        if name == "validation":
-            raise UsageError("training.validation is the share that settings are scored on: give it as --validation")
+    _check_names(request, base, {own_settings(row.method)[0] for row in asked})
     (sequence,) = choose("sequence", [base.sequence["name"]], {}, _without_name(base.sequence))
     training = resolve_training(sequence.instance.budget, base.training, [])
     found = candidates(asked, request, training)
@@ -104,14 +97,36 @@ def make_plan(request: Request) -> Plan:
         if request.search_by == "grid":
             points(one.space, request.trials)  # raises if there are too few trials
     name = re.sub(r"[^\w.+-]+", "-", f"{short}-{base.scenarios[0]}").strip("-.")
+    base = dataclasses.replace(base, name=name)
+    return Plan(request, name, base, _tuning(request, chosen_on), found, kept, planned.jobs, planned.notes)
+
+
+def _tuning(request: Request, tasks: str | None) -> Tuning:
+    """Return how settings are chosen; raise UsageError if no images are held out for it."""
+    if request.protocol.name == "none":
+        return Tuning(protocol="none")
     share = SHARE if request.validation is None else request.validation
     if not share:
         raise UsageError("--validation 0 leaves nothing to choose settings by: test images are never used for that")
-    how = {"validation": share, "seeds": request.seeds or SEEDS, "search_by": request.search_by}
-    protocol = request.protocol.name
-    tuning = Tuning(protocol=protocol, tasks=chosen_on, **({} if protocol == "none" else how))  # type: ignore[arg-type]
-    base = dataclasses.replace(base, name=name)
-    return Plan(request, name, base, tuning, found, kept, planned.jobs, planned.notes)
+    seeds, name = request.seeds or SEEDS, request.protocol.name
+    return Tuning(protocol=name, tasks=tasks, validation=share, seeds=seeds, search_by=request.search_by)
+
+
+def _check_names(request: Request, base: Preset, methods: set[str]) -> None:
+    """Raise UsageError for settings and spaces of what is not tuned here, and for what has a value and a space."""
+    searched = sorted(methods | {"training"})
+    if unused := sorted(set(request.search) - {*searched}):
+        raise UsageError(f"--search {unused[0]}.… names nothing that is tuned here: {', '.join(searched)}")
+    (sequence,) = choose("sequence", [base.sequence["name"]], {}, _without_name(base.sequence))
+    model = base.model.get("name") or own_settings(sequence.instance.model)[0]
+    known = [*searched, sequence.reference, model]
+    if unused := sorted(set(request.settings) - {*known}):
+        raise early.unused(unused[0], known)
+    for name in request.search.get("training", {}):
+        if name in base.training:
+            raise UsageError(f"training.{name} has a value, and is to be searched too: leave one out")
+        if name == "validation":
+            raise UsageError("training.validation is the share that settings are scored on: give it as --validation")
 
 
 def _base(request: Request) -> Preset:
