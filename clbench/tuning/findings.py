@@ -159,8 +159,8 @@ def preset_text(findings: Findings) -> str:
     tuning, here = plan.tuning, plan.request.out
     where = "all tasks" if tuning.tasks is None else f"tasks {tuning.tasks}"
     how = [
-        f"# Written by clbench tune. Settings were chosen by {tuning.protocol}: on {tuning.validation:g} of the",
-        f"# training images of {where}, which were not trained on. No test image was used.",
+        f"# Written by clbench tune. Settings were chosen by {tuning.protocol}: on {100 * tuning.validation:g} %",
+        f"# of the training images of {where}, which were not trained on. No test image was used.",
     ]
     if not findings.studies:
         how = ["# Written by clbench tune with the protocol none: these are the defaults, nothing was chosen."]

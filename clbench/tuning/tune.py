@@ -46,13 +46,17 @@ class Plan:
     """What is tuned, and on what."""
 
     request: Request
-    name: str  # of the preset and of the folder beside it
     base: Preset  # what all runs share, those that are reported too; it has no rows
     tuning: Tuning
     candidates: Sequence[Candidate]
     kept: str | None  # tasks that are left to report on; None: all
     jobs: Sequence[Job]  # one for each method and seed, with its defaults
     notes: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The name of the preset and of the folder beside it."""
+        return self.base.name
 
     @property
     def folder(self) -> Path:
@@ -86,19 +90,20 @@ def make_plan(request: Request) -> Plan:
     (sequence,) = choose("sequence", [base.sequence["name"]], {}, _without_name(base.sequence))
     training = resolve_training(sequence.instance.budget, base.training, [])
     found = candidates(asked, request, training)
+    for one in found:
+        if base.scenarios[0] not in (allowed := sorted(one.choice.instance.scenarios)):
+            what = f"the method {one.label} is not defined for the scenario {base.scenarios[0]}"
+            raise UsageError(f"{what}: choose from {', '.join(allowed)}")
     everywhere = dataclasses.replace(base, rows=[one.row({}, label=one.label) for one in found])
     with as_in_a_new_process(), using_threads(1):  # one thread, so that workers may be forked
         planned = plan(_request(request, everywhere, request.out))
         chosen_on, kept = _tasks(request, planned.jobs[0])
     there = {job.spec.label for job in planned.jobs}
     found = [one for one in found if one.label in there]
-    short = re.split(r"[:/]", base.sequence["name"])[-1].removesuffix(".npz")
     for one in found:
         if request.search_by == "grid":
             points(one.space, request.trials)  # raises if there are too few trials
-    name = re.sub(r"[^\w.+-]+", "-", f"{short}-{base.scenarios[0]}").strip("-.")
-    base = dataclasses.replace(base, name=name)
-    return Plan(request, name, base, _tuning(request, chosen_on), found, kept, planned.jobs, planned.notes)
+    return Plan(request, base, _tuning(request, chosen_on), found, kept, planned.jobs, planned.notes)
 
 
 def _tuning(request: Request, tasks: str | None) -> Tuning:
@@ -153,7 +158,9 @@ def _base(request: Request) -> Preset:
     training = parse_fields("training", catalogue.training().fields, given)
     training = {name: value for name, value in training.items() if name != "validation" or "patience" in training}
     order = request.class_order
+    short = re.split(r"[:/]", sequence.reference)[-1].removesuffix(".npz")
     return Preset(
+        name=re.sub(r"[^\w.+-]+", "-", f"{short}-{scenario}").strip("-."),
         title="",
         scenarios=[scenario],
         rows=[],
