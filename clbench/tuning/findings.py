@@ -82,6 +82,9 @@ class Findings:
                 lines.append(f"{one.label}: {count_of(len(failed), 'trial')} of {len(ended)} failed: {failed[0].error}")
         for one, _, best in self.tuned:
             lines += [f"{one.label}: {line}" for line in edges(one, best)]
+        if alike := [one.label for one, study, best in self.tuned if not beats_default(one, study, best)]:
+            seeds = count_of(len(self.plan.tuning.seeds), "seed")
+            lines.append(f"as far as {seeds} can tell, no setting is better than the default: {', '.join(alike)}")
         return lines + unequal(self.tuned)
 
     def write(self) -> list[Path]:
@@ -127,6 +130,19 @@ def outcome(study: Study) -> Tuned:
         seconds=round(sum(trial.seconds for trial in different.values()), 1),
         space={one.name: str(one.search) for one in study.space},
     )
+
+
+def beats_default(candidate: Candidate, study: Study, best: Trial) -> bool:
+    """Whether what was chosen scores higher than the default, by the 95 % interval of the difference paired by seed.
+
+    True, too, where there is nothing to compare. As the best was picked among many, it is said of too many.
+    """
+    default = next((trial for trial in study.ended() if trial.setting == candidate.default), None)
+    if not candidate.space or default is None or default.scores is None or len(default.scores) < 2:
+        return True
+    assert best.scores is not None
+    found = mean_interval([one - other for one, other in zip(best.scores, default.scores, strict=True)])
+    return bool(found.low > 0)
 
 
 def edges(candidate: Candidate, best: Trial) -> Iterator[str]:
