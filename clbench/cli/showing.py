@@ -211,11 +211,11 @@ def _fields(name: str, fields: Mapping[str, Field]) -> Iterator[str]:
     for field in fields.values():
         default = "must be given" if field.default is dataclasses.MISSING else f"default {spelled(field.default)}"
         yield ""
-        searched = search_of(field.hint)
-        tuned = "" if searched is None else f"; tuned over {searched}"
-        yield _wrapped(f"{in_words(field.hint)}; {default}{tuned}", f"  {field.name}: ", "      ")
+        yield _wrapped(f"{in_words(field.hint)}; {default}", f"  {field.name}: ", "      ")
         if field.meaning:
             yield _wrapped(field.meaning, "      ", "      ")
+        if (searched := search_of(field.hint)) is not None:
+            yield f"      tuned over {searched}"
 
 
 def in_words(hint: Any) -> str:

@@ -62,7 +62,7 @@ def _is_whole(tuning: Mapping[str, Any]) -> bool:
 def _chosen_on(tuning: Mapping[str, Any]) -> str:
     tasks = f"tasks {tuning['tasks']}, counted from 0" if "tasks" in tuning else "all tasks, which sees the future"
     seeds = f"seed{'s' * (len(tuning['seeds']) != 1)} {', '.join(map(str, tuning['seeds']))}"
-    share = f"{tuning['validation']:g} of the training images"
+    share = f"{100 * tuning['validation']:g} % of the training images"
     how = f"{share} of {tasks}, with {seeds}, by {tuning['search_by']}"
     return f"Tuned by {tuning['protocol']}: settings were chosen on {how}."
 

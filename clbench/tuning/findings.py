@@ -82,6 +82,9 @@ class Findings:
                 lines.append(f"{one.label}: {count_of(len(failed), 'trial')} of {len(ended)} failed: {failed[0].error}")
         for one, _, best in self.tuned:
             lines += [f"{one.label}: {line}" for line in edges(one, best)]
+        if alike := [one.label for one, study, best in self.tuned if not beats_default(one, study, best)]:
+            seeds = count_of(len(self.plan.tuning.seeds), "seed")
+            lines.append(f"as far as {seeds} can tell, no setting is better than the default: {', '.join(alike)}")
         return lines + unequal(self.tuned)
 
     def write(self) -> list[Path]:
@@ -129,6 +132,19 @@ def outcome(study: Study) -> Tuned:
     )
 
 
+def beats_default(candidate: Candidate, study: Study, best: Trial) -> bool:
+    """Whether what was chosen scores higher than the default, by the 95 % interval of the difference paired by seed.
+
+    True, too, where there is nothing to compare. As the best was picked among many, it is said of too many.
+    """
+    default = next((trial for trial in study.ended() if trial.setting == candidate.default), None)
+    if not candidate.space or default is None or default.scores is None or len(default.scores) < 2:
+        return True
+    assert best.scores is not None
+    found = mean_interval([one - other for one, other in zip(best.scores, default.scores, strict=True)])
+    return bool(found.low > 0)
+
+
 def edges(candidate: Candidate, best: Trial) -> Iterator[str]:
     """Yield a line for each value that lies at an end of its range."""
     for one in candidate.space:
@@ -159,8 +175,8 @@ def preset_text(findings: Findings) -> str:
     tuning, here = plan.tuning, plan.request.out
     where = "all tasks" if tuning.tasks is None else f"tasks {tuning.tasks}"
     how = [
-        f"# Written by clbench tune. Settings were chosen by {tuning.protocol}: on {tuning.validation:g} of the",
-        f"# training images of {where}, which were not trained on. No test image was used.",
+        f"# Written by clbench tune. Settings were chosen by {tuning.protocol}: on {100 * tuning.validation:g} %",
+        f"# of the training images of {where}, which were not trained on. No test image was used.",
     ]
     if not findings.studies:
         how = ["# Written by clbench tune with the protocol none: these are the defaults, nothing was chosen."]

@@ -30,7 +30,7 @@ def of_plan(plan: Plan) -> Iterator[str]:
         return
     if tuning.tasks == "0-0":
         yield "one task shows no forgetting: settings are chosen by how well it is learnt alone"
-    share, seeds = f"{tuning.validation:g} of the training images", ", ".join(map(str, tuning.seeds))
+    share, seeds = f"{100 * tuning.validation:g} % of the training images", ", ".join(map(str, tuning.seeds))
     yield f"the score is the accuracy after the last task on {share}, which are not trained on; seeds {seeds}"
     runs = 0
     for one in plan.candidates:

@@ -20,7 +20,7 @@ from clbench.errors import UsageError
 from clbench.execution.progress import carry_out
 from clbench.execution.run import as_in_a_new_process, using_threads
 from clbench.execution.sweep import prepare
-from clbench.experiment import catalogue
+from clbench.experiment import catalogue, early
 from clbench.experiment.early import own_settings
 from clbench.experiment.fields import parse_fields
 from clbench.experiment.planning import plan
@@ -46,13 +46,17 @@ class Plan:
     """What is tuned, and on what."""
 
     request: Request
-    name: str  # of the preset and of the folder beside it
     base: Preset  # what all runs share, those that are reported too; it has no rows
     tuning: Tuning
     candidates: Sequence[Candidate]
     kept: str | None  # tasks that are left to report on; None: all
     jobs: Sequence[Job]  # one for each method and seed, with its defaults
     notes: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The name of the preset and of the folder beside it."""
+        return self.base.name
 
     @property
     def folder(self) -> Path:
@@ -82,36 +86,52 @@ def make_plan(request: Request) -> Plan:
         raise UsageError("clbench tune needs optuna: pip install 'clbench[tune]'")
     base = _base(request)
     asked = [row for row in rows_asked(request).rows if base.scenarios[0] in (row.scenarios or base.scenarios)]
-    searched = {own_settings(row.method)[0] for row in asked} | {"training"}
-    if unused := sorted(set(request.search) - searched):
-        raise UsageError(f"--search {unused[0]}.… names nothing that is tuned here: {', '.join(sorted(searched))}")
-    for name in request.search.get("training", {}):
-        if name in base.training:
-            raise UsageError(f"training.{name} has a value, and is to be searched too: leave one out")
-        if name == "validation":
-            raise UsageError("training.validation is the share that settings are scored on: give it as --validation")
+    _check_names(request, base, {own_settings(row.method)[0] for row in asked})
     (sequence,) = choose("sequence", [base.sequence["name"]], {}, _without_name(base.sequence))
     training = resolve_training(sequence.instance.budget, base.training, [])
     found = candidates(asked, request, training)
+    for one in found:
+        if base.scenarios[0] not in (allowed := sorted(one.choice.instance.scenarios)):
+            what = f"the method {one.label} is not defined for the scenario {base.scenarios[0]}"
+            raise UsageError(f"{what}: choose from {', '.join(allowed)}")
     everywhere = dataclasses.replace(base, rows=[one.row({}, label=one.label) for one in found])
     with as_in_a_new_process(), using_threads(1):  # one thread, so that workers may be forked
         planned = plan(_request(request, everywhere, request.out))
         chosen_on, kept = _tasks(request, planned.jobs[0])
     there = {job.spec.label for job in planned.jobs}
     found = [one for one in found if one.label in there]
-    short = re.split(r"[:/]", base.sequence["name"])[-1].removesuffix(".npz")
     for one in found:
         if request.search_by == "grid":
             points(one.space, request.trials)  # raises if there are too few trials
-    name = re.sub(r"[^\w.+-]+", "-", f"{short}-{base.scenarios[0]}").strip("-.")
+    return Plan(request, base, _tuning(request, chosen_on), found, kept, planned.jobs, planned.notes)
+
+
+def _tuning(request: Request, tasks: str | None) -> Tuning:
+    """Return how settings are chosen; raise UsageError if no images are held out for it."""
+    if request.protocol.name == "none":
+        return Tuning(protocol="none")
     share = SHARE if request.validation is None else request.validation
     if not share:
         raise UsageError("--validation 0 leaves nothing to choose settings by: test images are never used for that")
-    how = {"validation": share, "seeds": request.seeds or SEEDS, "search_by": request.search_by}
-    protocol = request.protocol.name
-    tuning = Tuning(protocol=protocol, tasks=chosen_on, **({} if protocol == "none" else how))  # type: ignore[arg-type]
-    base = dataclasses.replace(base, name=name)
-    return Plan(request, name, base, tuning, found, kept, planned.jobs, planned.notes)
+    seeds, name = request.seeds or SEEDS, request.protocol.name
+    return Tuning(protocol=name, tasks=tasks, validation=share, seeds=seeds, search_by=request.search_by)
+
+
+def _check_names(request: Request, base: Preset, methods: set[str]) -> None:
+    """Raise UsageError for settings and spaces of what is not tuned here, and for what has a value and a space."""
+    searched = sorted(methods | {"training"})
+    if unused := sorted(set(request.search) - {*searched}):
+        raise UsageError(f"--search {unused[0]}.… names nothing that is tuned here: {', '.join(searched)}")
+    (sequence,) = choose("sequence", [base.sequence["name"]], {}, _without_name(base.sequence))
+    model = base.model.get("name") or own_settings(sequence.instance.model)[0]
+    known = [*searched, sequence.reference, model]
+    if unused := sorted(set(request.settings) - {*known}):
+        raise early.unused(unused[0], known)
+    for name in request.search.get("training", {}):
+        if name in base.training:
+            raise UsageError(f"training.{name} has a value, and is to be searched too: leave one out")
+        if name == "validation":
+            raise UsageError("training.validation is the share that settings are scored on: give it as --validation")
 
 
 def _base(request: Request) -> Preset:
@@ -138,7 +158,9 @@ def _base(request: Request) -> Preset:
     training = parse_fields("training", catalogue.training().fields, given)
     training = {name: value for name, value in training.items() if name != "validation" or "patience" in training}
     order = request.class_order
+    short = re.split(r"[:/]", sequence.reference)[-1].removesuffix(".npz")
     return Preset(
+        name=re.sub(r"[^\w.+-]+", "-", f"{short}-{scenario}").strip("-."),
         title="",
         scenarios=[scenario],
         rows=[],

@@ -332,7 +332,11 @@ def test_list(kind: str, name: str, clbench: Command) -> None:
 
 
 SHOWN = {
-    "lwf": ["temperature: number > 0; default 2 T: what logits", "scope: one of auto, per-task, joined, padded;"],
+    "lwf": [
+        "temperature: number > 0; default 2 T: what logits",
+        "scope: one of auto, per-task, joined, padded;",
+        "tuned over 1,2,4",
+    ],
     "LwF": ["(Li & Hoiem 2016/2017, arXiv 1606.09282", "alpha: number ≥ 0 and ≤ 1; default 0.5"],
     "training": ["epochs: whole number ≥ 1, or none; default 1 passes over", "drop_last: true or false; default false"],
     "split-mnist mlp": ["tasks: whole number ≥ 1; default 5", "scenario task, model mlp", "width: whole number ≥ 1"],

@@ -58,7 +58,7 @@ def test_the_notes_name_what_was_seen_and_what_it_cost() -> None:
         er=CHOSEN | WHAT | {"space": {"choice": "a,b"}, "trials": 2, "updates": 200},
     ).comparisons
     assert notes(comparison) == [
-        "Tuned by first-tasks: settings were chosen on 0.1 of the training images of tasks 0-2, counted from 0, with "
+        "Tuned by first-tasks: settings were chosen on 10 % of the training images of tasks 0-2, counted from 0, with "
         "seeds 1000, 1001, by tpe.",
         "Budgets of tuning: EWC 20 trials (2,000 updates, 12 s), ER 2 trials, all there are (200 updates, 12 s).",
     ]

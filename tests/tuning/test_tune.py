@@ -209,6 +209,11 @@ def test_another_value_of_a_searched_field_is_untuned() -> None:
         ({"methods": "./made_up.py:Peak@at=3", "search": {"./made_up.py:Peak.at": "1..2"}}, "leave one out"),
         ({"lr": 0.1, "search": {"training.lr": "1..2"}}, "training.lr has a value, and is to be searched too"),
         ({"search": {"training.validation": "0.1,0.2"}}, "give it as --validation"),
+        (
+            {"methods": "hat", "sequence": "split-digits", "scenario": "class"},
+            "hat is not defined for the scenario class",
+        ),
+        ({"settings": {"lwf.weight": 1}}, "--set lwf.… names nothing in this sweep"),
         ({"settings": {"./made_up.py:Peak.at": [1, 2]}}, "is a grid: write --search"),
         ({"sequence": "split-digits,split-mnist"}, "--sequence names several: tune one at a time"),
         ({"search_by": "bayes"}, "search_by=bayes: the value should be 'tpe', 'random' or 'grid'"),

@@ -68,6 +68,7 @@ def draw_sensitivity(searched: Searched, width: Width = "column") -> ShownFigure
             _draw(field, searched, axes)
             if number % columns == 0:
                 axes.set_ylabel("validation accuracy (%)")
+        figure.align_xlabels(panels)
         figure.suptitle(f"Sensitivity of {plain(searched.title)}")
         write_below(figure, _legend(figure, searched), searched.note)
     return figure
@@ -109,6 +110,8 @@ def _places(field: Field, trials: pd.DataFrame, axes: Axes) -> np.ndarray:
         if field.log:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
+            if field.low is not None and field.high is not None and field.high / field.low > 1e4:
+                axes.minorticks_off()
         return np.array(values, dtype=float)
     names = [spelled(choice) for choice in field.choices]
     places = np.array([names.index(_as_typed(value, field.choices)) for value in values], dtype=float)
