@@ -80,6 +80,8 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
     resumed = checkpoint is not None and checkpoint.path.exists()
     tasks = to_device(job.load_tasks(), torch.device(job.device))
     learner: Learner = job.instance("method")
+    if learner.engine != "clbench":
+        environment["engine"] = learner.engine
     start = begin_peak(job.device)
     outcome = run_sequence(
         tasks,
@@ -96,6 +98,8 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell) -> RunRecord:
         eval_every=spec.eval_every,
         evaluate=spec.evaluate,
     )
+    if learner.engine != "clbench":
+        environment["differs"] = learner.differs()
     peak = None if resumed else peak_bytes(job.device, start)  # a resumed run has not seen that of its earlier tasks
     measured = dict(vars(outcome))
     return RunRecord(

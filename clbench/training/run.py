@@ -154,8 +154,8 @@ class _Run:
             if after_task is not None:
                 after_task(self.learner, task)
             outcome.evaluate_seconds[-1] = watch.seconds() + (self.curves.seconds if self.curves is not None else 0.0)
-            if checkpoint is not None:
-                checkpoint.keep(self._snapshot())
+            if checkpoint is not None and (snapshot := self._snapshot()) is not None:
+                checkpoint.keep(snapshot)
         outcome.test_images = [len(task.test) for task in self.tasks]
         outcome.shared_first_task = self.trainer.shared_first_task
         weights = self.learner.weights()
@@ -202,11 +202,14 @@ class _Run:
             return network.frozen_parameters + sum(parameter.numel() for parameter in parameters)
         return sum(tensor.numel() for tensor in weights.values())
 
-    def _snapshot(self) -> dict[str, Any]:
-        """Return all that the tasks so far have left behind, as tensors and plain values."""
+    def _snapshot(self) -> dict[str, Any] | None:
+        """Return all that the tasks so far have left behind, as tensors and plain values; None if it can't be kept."""
+        state = self.learner.state()
+        if state is None:
+            return None
         trainer = self.trainer.state() if isinstance(self.learner, Method) else None
         self.outcome.shared_first_task = self.trainer.shared_first_task
-        return {"outcome": vars(self.outcome), "trainer": trainer, "learner": self.learner.state()}
+        return {"outcome": vars(self.outcome), "trainer": trainer, "learner": state}
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         """Go on from what `_snapshot` returned."""
