@@ -311,6 +311,12 @@ def avalanche_classes(folder: str) -> list[str]:
     return sorted(node.name for node in nodes if not node.name.startswith("_"))
 
 
+def is_strategy(reference: str) -> bool:
+    """Whether this is one of Avalanche's strategies by its name, with or without plugins, and no benchmark of its."""
+    name = reference.removeprefix("avalanche:").split("+")[0]
+    return reference.startswith("avalanche:") and name in avalanche_classes("supervised")
+
+
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's classification networks: functions that its models register."""
     spec = importlib.util.find_spec("torchvision")

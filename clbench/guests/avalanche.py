@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.core import SupervisedPlugin
-from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
 from avalanche.training.utils import trigger_plugins
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -56,9 +55,13 @@ ONLY_IN: Mapping[str, frozenset[str]] = {
 MEMORIES = ("memory_x", "x_memory", "ext_mem_list_x")
 # they keep outputs, or an old network's weights, whose number must not grow
 FIXED = ("DER", "ICaRL")
-ORDER = "batches are drawn by Avalanche's loaders, in an order of their own, where clbench's methods of a seed share one"
+ORDER = (
+    "batches are drawn by Avalanche's loaders, in an order of their own, where clbench's methods of a seed share one"
+)
 RESET = "the optimiser is reset for each task, as all are in this sweep; by default Avalanche keeps its state"
-ENDED = "training on a task ends when the sweep's updates are used up, in the middle of a pass of Avalanche's if need be"
+ENDED = (
+    "training on a task ends when the sweep's updates are used up, in the middle of a pass of Avalanche's if need be"
+)
 
 
 class _Watch(SupervisedPlugin):
@@ -214,10 +217,10 @@ class AvalancheStrategy(Learner):
     @contextlib.contextmanager
     def _quietly(self) -> Iterator[None]:
         """Drop what Avalanche prints and warns of."""
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
+        nowhere = io.StringIO()
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
 
     @contextlib.contextmanager
     def _seeded(self, task: int) -> Iterator[None]:
@@ -366,7 +369,9 @@ def avalanche_strategy(reference: str) -> type[Learner]:
     chosen = parts(reference)
     names = reference.split("+")
     fields: list[Any] = []
-    for name, (kind, default) in sorted(fields_of(reference, chosen).items(), key=lambda one: one[1][1] is not Parameter.empty):
+    of_all = fields_of(chosen)
+    for name in sorted(of_all, key=lambda name: of_all[name][1] is not Parameter.empty):  # those to be given come first
+        kind, default = of_all[name]
         fields.append((name, kind) if default is Parameter.empty else (name, kind, dataclasses.field(default=default)))
     scenarios = frozenset.intersection(*(ONLY_IN.get(name, AvalancheStrategy.scenarios) for name in names))
     namespace: dict[str, Any] = {

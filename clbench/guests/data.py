@@ -46,6 +46,7 @@ class Experience(DatasetExperience):
         ]
         data = TaskAwareSupervisedClassificationDataset([Images(task.train, labels)], data_attributes=attributes)
         super().__init__(dataset=data, current_experience=task.index)
+        self.now = data
         self.task_label, self.task_labels = task_label, [task_label]
         self.classes_in_this_experience = sorted(set(labels))
         self.previous_classes = set(before)
@@ -56,8 +57,8 @@ class Experience(DatasetExperience):
 
     @property
     def dataset(self) -> Any:
-        return self._dataset
+        return self.now
 
     @dataset.setter
     def dataset(self, data: Any) -> None:
-        self._dataset = data
+        self.now = data

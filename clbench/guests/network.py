@@ -1,7 +1,7 @@
 """clbench's network in the shape that Avalanche's strategies take: `features`, then one of Avalanche's classifiers.
 
-It starts from the seed's weights, as any method's: blocks of outputs that a task adds are drawn by clbench, and put into
-what Avalanche's classifier has added.
+It starts from the seed's weights, as any method's: blocks of outputs that a task adds are drawn by clbench, and put
+into what Avalanche's classifier has added.
 """
 
 from __future__ import annotations

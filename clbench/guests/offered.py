@@ -168,7 +168,7 @@ def _one(kind: str, name: str, known: Mapping[str, Offered]) -> Offered:
     return known[name]
 
 
-def fields_of(reference: str, chosen: list[Offered]) -> dict[str, tuple[Any, Any]]:
+def fields_of(chosen: list[Offered]) -> dict[str, tuple[Any, Any]]:
     """Return the fields of a method by name: type and default, `inspect.Parameter.empty` where it must be given.
 
     One that several of its parts have is given to each, and has no default where theirs differ.

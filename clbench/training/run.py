@@ -136,6 +136,8 @@ class _Run:
         for task in setting.tasks[len(outcome.updates) :]:
             if before_task is not None:
                 before_task(task)
+            if self.curves is not None and not isinstance(self.learner, Method):
+                self.curves.start_task()  # a loop of its own has no points within tasks
             costs = self.learner.learn(task)
             _check_loss(costs, task.index)
             outcome.add(costs)

@@ -1,4 +1,4 @@
-"""A guest's final weights equal, bit for bit, those of its strategy called directly, as Avalanche's documentation does."""
+"""A guest's weights and accuracies are those of its strategy called directly, as Avalanche's documentation does."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +20,10 @@ from clbench.training.run import run_sequence
 
 from avalanche.benchmarks import nc_benchmark  # isort: skip - after clbench.guests
 from avalanche.core import SupervisedPlugin  # isort: skip
+from avalanche.evaluation.metrics import accuracy_metrics  # isort: skip
 from avalanche.models import MTSimpleMLP, SimpleMLP  # isort: skip
 from avalanche.training import supervised  # isort: skip
+from avalanche.training.plugins import EvaluationPlugin  # isort: skip
 
 SEED, WIDTH = 3, 16
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -83,10 +85,13 @@ def in_avalanche(network: ExpandingHeadModel, scenario: Scenario) -> nn.Module:
 
 
 def benchmark(tasks: Sequence[Task], scenario: Scenario) -> Any:
-    data = [Data(task.train.batch(torch.arange(len(task.train))), task.train.y) for task in tasks]
+    train, test = (
+        [Data(split.batch(torch.arange(len(split))), split.y) for split in splits]
+        for splits in ([task.train for task in tasks], [task.test for task in tasks])
+    )
     from_zero = {"class_ids_from_zero_in_each_exp": scenario != "class"}
     options = {"shuffle": False, "one_dataset_per_exp": True, **from_zero}
-    return nc_benchmark(data, data, len(data), task_labels=scenario == "task", **options)
+    return nc_benchmark(train, test, len(tasks), task_labels=scenario == "task", **options)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -108,7 +113,7 @@ def test_final_weights_are_those_of_avalanche_called_directly(name: str, scenari
         loss_over="all" if wide else "seen",
     )
     method = registry.configure(name, registry.find("method", f"avalanche:{name}"), ARGUMENTS[name])
-    run_sequence(tasks, method, MLP(width=WIDTH), training, scenario, SEED)
+    outcome = run_sequence(tasks, method, MLP(width=WIDTH), training, scenario, SEED)
 
     network = initial(tasks, scenario)
     model = in_avalanche(network, scenario)
@@ -119,15 +124,19 @@ def test_final_weights_are_those_of_avalanche_called_directly(name: str, scenari
         train_mb_size=8,
         train_epochs=2,
         plugins=[FromTheSameWeights(network)],
-        evaluator=None,
+        evaluator=EvaluationPlugin(accuracy_metrics(experience=True)),
         **ARGUMENTS[name],
     )
     with torch.random.fork_rng(devices=[]):
-        for index, experience in enumerate(benchmark(tasks, scenario).train_stream):
+        streams = benchmark(tasks, scenario)
+        for index, experience in enumerate(streams.train_stream):
             seed_everything(guest_seed(SEED, index))
             strategy.train(experience)
+        trained = [value.clone() for value in strategy.model.parameters()]
+        found = strategy.eval(streams.test_stream)
 
     ours = [value for _, value in method.strategy.model.named_parameters()]
-    theirs = [value for _, value in strategy.model.named_parameters()]
-    assert [value.shape for value in ours] == [value.shape for value in theirs]
-    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert [value.shape for value in ours] == [value.shape for value in trained]
+    assert all(torch.equal(one, other) for one, other in zip(ours, trained, strict=True))
+    row = outcome.task_aware[-1] if scenario == "task" else outcome.task_agnostic[-1]
+    assert row == pytest.approx([value for name, value in sorted(found.items()) if name.startswith("Top1_Acc_Exp")])
