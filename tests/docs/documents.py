@@ -27,6 +27,7 @@ NOT_RUN = {
     "clbench run --sequence split-cifar100@": "downloads a data set",
     "clbench run --methods core --sequence folder:~/photos": "needs a folder of photographs; docs/data.md makes one",
     "python results/reference.py": "takes hours; tests/results has its parts",
+    "python results/beside_avalanche.py": "takes hours; tests/results has its parts",
     "# sweep.py": "needs SLURM",
 }
 # commands that are planned with --dry-run, as they take minutes or more
