@@ -61,8 +61,8 @@ ROWS = (
         "lwf@teacher=train-mode",
         "LwF@alpha=1@temperature=2",
         EVERY,
-        "λ_o = α = 1, T = 2. Avalanche's old network looks at each batch in training mode, as `teacher=train-mode`. Its "
-        "Kullback-Leibler divergence has the gradient of our cross-entropy.",
+        "λ_o = α = 1, T = 2. Avalanche's old network looks at each batch in training mode, as `teacher=train-mode`. "
+        "Its Kullback-Leibler divergence has the gradient of our cross-entropy.",
         NOISE,
     ),
     Row(
@@ -90,7 +90,8 @@ ROWS = (
         EVERY,
         "λ = 0.03; the gradient of the squared outputs is taken batch by batch.",
         "Avalanche's importances are a running mean over tasks (α = 0.5), ours their sum; and Avalanche squares all "
-        "outputs there are, where ours squares those of the loss.",
+        "outputs there are, where ours squares those of the loss. Where a batch's loss is exactly 0, as it can be once "
+        "all is learnt, Avalanche's raises 'Loss is not available'.",
     ),
     Row(
         "Replay",
@@ -131,7 +132,7 @@ ROWS = (
         ("class", "domain"),
         "α = 0.1, β = 0.5, as many old as new images.",
         "Ours fills a reservoir step by step and keeps outputs as they were then; Avalanche fills a memory that is "
-        "balanced by class after each task, and keeps the trained network's outputs. It draws one batch for both terms.",
+        "balanced by class after each task, and keeps the trained network's outputs. One batch serves both terms.",
         wide=True,
     ),
     Row(
@@ -168,7 +169,7 @@ ROWS = (
         "BiC@mem_size=500",
         ("class",),
         "500 images, a tenth of them for validation.",
-        "Avalanche's BiC does not run with the PyTorch that clbench needs: it gives a scheduler an argument (`verbose`) "
+        "Avalanche's BiC does not run with the PyTorch that clbench needs: it gives a scheduler an argument, `verbose`, "
         "which there is no more.",
     ),
 )
@@ -207,7 +208,8 @@ def describe(out: Path, page: Path) -> None:
     names = ["method", "clbench's", "Avalanche's", "what is the same"]
     fields = [[row.name, f"`{row.ours}`", f"`{row.both[1]}`", row.same] for row in ROWS]
     why = [f"- **{row.name}**{_where(row, found)}: {row.why}" for row in differing]
-    alike = [row.name for row in ROWS if row not in differing]
+    tested = [row for row in ROWS if all(cell.tested for other, _, cell in found if other is row)]
+    alike = [row.name for row in tested if row not in differing]
     parts = [
         "# clbench beside Avalanche",
         "Written by `python results/beside_avalanche.py describe` from the records. "
@@ -233,6 +235,7 @@ class Cell:
     """What a row has in a scenario."""
 
     texts: Sequence[str]
+    tested: bool = False  # whether both have two seeds or more
     beyond_noise: bool = False
     failure: str = ""
 
@@ -242,9 +245,8 @@ def _cell(results: Results, row: Row, scenario: str) -> Cell:
     ours, theirs = (_group(results.comparisons, name, scenario, wide) for name in row.methods)
     failure = next((_reason(group.failed) for group in (theirs, ours) if group is not None and group.failed), "")
     if ours is None or theirs is None or not (ours.runs and theirs.runs):
-        return Cell(
-            [*_means(results, ours, theirs), "–", "failed" if failure else "not run", *["–"] * 4], False, failure
-        )
+        without = [*_means(results, ours, theirs), "–", "failed" if failure else "not run", *["–"] * 4]
+        return Cell(without, failure=failure)
     first, second = (results.by_seed(group, "average_accuracy") for group in (ours, theirs))
     seeds = sorted(first.keys() & second.keys())
     test = paired([100 * (second[seed] - first[seed]) for seed in seeds])
@@ -259,7 +261,7 @@ def _cell(results: Results, row: Row, scenario: str) -> Cell:
         f"{seconds[1] / seconds[0]:.1f}",
         str(len(seeds)),
     ]
-    return Cell(texts, beyond, failure)
+    return Cell(texts, len(seeds) > 1, beyond, failure)
 
 
 def _group(comparisons: Sequence[Comparison], method: str, scenario: str, wide: bool) -> Group | None:
@@ -281,7 +283,8 @@ def _signed(value: float) -> str:
 
 
 def _reason(failed: Sequence[RunRecord]) -> str:
-    return failed[0].reason or ""
+    """Return the message, without the line that raised it."""
+    return (failed[0].reason or "").split(", in ")[0]
 
 
 def _where(row: Row, found: Sequence[tuple[Row, str, Cell]]) -> str:
