@@ -284,9 +284,15 @@ class AvalancheStrategy(Learner):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned: a checkpoint of one's own, which is unpickled."""
         content = io.BytesIO(state["pickled"].cpu().numpy().tobytes())
-        found = torch.load(content, map_location=self.run.device, weights_only=False)
+        found = torch.load(content, map_location=self._place, weights_only=False)
         self.source, self.widths = None, list(state["widths"])
         vars(self).update(found)
+
+
+    def _place(self, storage: Any, place: str) -> Any:
+        """Put a tensor on the run's device, or on the CPU if it was there, such as images."""
+        device = str(self.run.device)
+        return storage if place == "cpu" else torch.serialization.default_restore_location(storage, device)
 
 
 class _Steps:
