@@ -72,7 +72,7 @@ ROWS = (
         EVERY,
         "λ = 100 without ½; gradients of the true labels' loss are squared batch by batch (of 128, the batch size). "
         "`stable=false`: no bound on the pull, as there is none in Avalanche, here and below.",
-        "Avalanche squares the gradients in the network's training mode, and over all outputs there are.",
+        "Avalanche takes the batches of its importances in the order of the data, ours are drawn at random.",
     ),
     Row(
         "SI",

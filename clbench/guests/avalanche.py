@@ -9,20 +9,18 @@ import io
 import pickle
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from inspect import Parameter
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from avalanche.benchmarks.utils import AvalancheDataset
-from avalanche.core import SupervisedPlugin
 from avalanche.training.utils import trigger_plugins
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from clbench.errors import UsageError
+from clbench.guests.costs import Steps, Watch, stored
 from clbench.guests.data import Experience
 from clbench.guests.network import Network, TaskNetwork
 from clbench.guests.offered import Offered, fields_of, parts
@@ -51,8 +49,6 @@ ONLY_IN: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(CLASS, frozenset({"class"})),
     **dict.fromkeys(ONE_LAYER, frozenset({"class", "domain"})),
 }
-# attributes with images of old tasks, where these are tensors: GEM's, iCaRL's, GSS's
-MEMORIES = ("memory_x", "x_memory", "ext_mem_list_x")
 # they keep outputs, or an old network's weights, whose number must not grow
 FIXED = ("DER", "ICaRL")
 ORDER = (
@@ -62,35 +58,6 @@ RESET = "the optimiser is reset for each task, as all are in this sweep; by defa
 ENDED = (
     "training on a task ends when the sweep's updates are used up, in the middle of a pass of Avalanche's if need be"
 )
-
-
-class _Watch(SupervisedPlugin):
-    """Counts what a strategy's loop does, and ends it when its steps are used up."""
-
-    def __init__(self, steps: int | None):
-        super().__init__()
-        self.most, self.steps, self.images = steps, 0, 0
-        self.losses: list[Tensor] = []
-        self.sizes: list[int] = []
-        self.history: list[float] = []
-
-    def after_training_iteration(self, strategy: Any, **_: Any) -> None:
-        size = len(strategy.mb_x)
-        self.steps, self.images = self.steps + 1, self.images + size
-        self.losses.append(strategy.loss.detach().mean())
-        self.sizes.append(size)
-        if self.steps == self.most:
-            strategy.stop_training()
-
-    def after_training_epoch(self, strategy: Any, **_: Any) -> None:
-        if self.losses:
-            sizes = torch.tensor(self.sizes, dtype=torch.float32)
-            losses = torch.stack(self.losses).float().cpu()
-            self.history.append(float((losses * sizes).sum() / sizes.sum()))
-        self.losses, self.sizes = [], []
-
-    def begin(self) -> None:
-        self.steps, self.images, self.losses, self.sizes, self.history = 0, 0, [], [], []
 
 
 @dataclasses.dataclass
@@ -153,7 +120,7 @@ class AvalancheStrategy(Learner):
             values = self._given(source, width, run.training)
             chosen, own = parts(self.reference), {name: getattr(self, name) for name in self._names()}
             made = [_make(plugin, own, values) for plugin in chosen[1:]]
-            self.watch = _Watch(run.training.iterations)
+            self.watch = Watch(run.training.iterations)
             self.strategy = _make(chosen[0], own, {**values, "plugins": [*made, self.watch]})
         self.source = None
 
@@ -191,7 +158,7 @@ class AvalancheStrategy(Learner):
             self._build(len(task.classes))
         self.passes.reset()
         self.watch.begin()
-        experience, training, steps = self._experience(task), self.run.training, _Steps()
+        experience, training, steps = self._experience(task), self.run.training, Steps()
         if task.index == 1:
             for group in self.strategy.optimizer.param_groups if self.strategy.optimizer is not None else ():
                 group["lr"] = training.lr * training.later_lr_factor
@@ -288,29 +255,10 @@ class AvalancheStrategy(Learner):
         self.source, self.widths = None, list(state["widths"])
         vars(self).update(found)
 
-
     def _place(self, storage: Any, place: str) -> Any:
         """Put a tensor on the run's device, or on the CPU if it was there, such as images."""
         device = str(self.run.device)
         return storage if place == "cpu" else torch.serialization.default_restore_location(storage, device)
-
-
-class _Steps:
-    """Counts the steps of all optimisers."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        handle = register_optimizer_step_post_hook(self._add)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def _add(self, *_: Any) -> None:
-        self.count += 1
 
 
 def _make(offered: Offered, fields: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
@@ -332,41 +280,6 @@ def seed_everything(number: int) -> None:
     torch.manual_seed(number)
     np.random.seed(number)  # noqa: NPY002 - Avalanche draws from it
     random.seed(number)
-
-
-def stored(strategy: Any) -> tuple[int, int]:
-    """Count the images, and the bytes of all tensors, that a strategy and its plugins keep beside the network."""
-    if strategy is None:
-        return 0, 0
-    network = (strategy.model, strategy.optimizer, strategy.loss, *strategy.model.parameters())
-    return _held(vars(strategy), {id(thing) for thing in network})
-
-
-def _held(thing: Any, seen: set[int]) -> tuple[int, int]:
-    """Count images and bytes in nested containers and in Avalanche's objects, each once."""
-    if isinstance(thing, (str, bytes, int, float, type(None))) or id(thing) in seen:
-        return 0, 0
-    seen.add(id(thing))
-    if isinstance(thing, Tensor):
-        return 0, thing.numel() * thing.element_size()
-    if isinstance(thing, AvalancheDataset):
-        return len(thing), len(thing) * thing[0][0].numel() * thing[0][0].element_size() if len(thing) else 0
-    if isinstance(thing, nn.Module):
-        return 0, sum(value.numel() * value.element_size() for value in thing.state_dict().values())
-    if isinstance(thing, Mapping):
-        memory = next((thing[name] for name in MEMORIES if name in thing), ())
-        kept = list(memory.values()) if isinstance(memory, Mapping) else list(memory)
-        images = sum(len(x) for x in kept if isinstance(x, Tensor))
-        counts = [_held(part, seen) for part in thing.values()]
-        return images + sum(count for count, _ in counts), sum(size for _, size in counts)
-    if isinstance(thing, (list, tuple, set)):
-        parts_of: Sequence[Any] = list(thing)
-    elif type(thing).__module__.startswith("avalanche.training"):
-        parts_of = [vars(thing)]
-    else:
-        return 0, 0
-    counts = [_held(part, seen) for part in parts_of]
-    return sum(images for images, _ in counts), sum(size for _, size in counts)
 
 
 @cache
