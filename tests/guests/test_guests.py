@@ -1,5 +1,6 @@
 """Avalanche's strategies as methods: which run, what they cost, what is refused, and what records and reports say."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,16 @@ def test_without_guests_tables_say_nothing_of_engines(tmp_path: Path) -> None:
     list(prepared("finetune", seeds=1, training={"epochs": 1}, out=tmp_path).run())
     results = Results(list(Store(tmp_path).read()[0].values()))
     assert "engine" not in Tables(results).results_table(results.comparisons[0]).headings
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize(("first", "second"), [(3, 2), (1, 2)])
+def test_tasks_of_unequal_numbers_of_classes(first: int, second: int, scenario: Scenario) -> None:
+    (one,), (other,) = tiny_tasks(1, classes=first), tiny_tasks(1, classes=second, seed=1)
+    tasks = [one, replace(other, index=1, classes=tuple(range(first, first + second)))]
+    outcome = run_sequence(tasks, method("Naive"), MLP(width=16), TRAINING, scenario, 3)
+    assert outcome.task_aware[-1][1] == 1
+    assert outcome.updates == [6, 6]
 
 
 def test_fields_are_the_arguments_of_the_constructors() -> None:
