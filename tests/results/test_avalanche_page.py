@@ -9,7 +9,7 @@ import pytest
 from made_up import ending_at, record
 
 from clbench.experiment.early import item_of
-from clbench.results.store import Store
+from clbench.results.store import SET, Store
 
 
 @pytest.fixture
@@ -36,6 +36,13 @@ def test_differences_are_paired_by_seed(page: Any, tmp_path: Path) -> None:
     assert cells[-1] == "3"
     assert "| LwF | task |" in text
     assert "fails with `TypeError: a scheduler has lost an argument`" in text
+
+
+def test_the_page_is_what_the_command_writes(page: Any, tmp_path: Path) -> None:
+    if not (page.FOLDER / SET).exists():
+        pytest.skip("there is no set of records of both libraries yet")
+    page.describe(page.FOLDER, tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
 
 
 def test_every_command_can_be_read(page: Any) -> None:
