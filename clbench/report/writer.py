@@ -22,7 +22,8 @@ def print_tables(results: Results, tables: Tables | None = None) -> None:
     tables, output = tables or Tables(results), console()
     for comparison in results.comparisons:
         table = tables.terminal_table(comparison)
-        output.print(rich_table(comparison.title, table.texts, caption=" ".join([table.caption, *table.notes])))
+        words = [heading for heading, is_text in zip(table.headings, table.is_text, strict=True) if is_text]
+        output.print(rich_table(comparison.title, table.texts, words, caption=" ".join([table.caption, *table.notes])))
 
 
 def html_tables(results: Results) -> str:
