@@ -34,6 +34,7 @@ SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|sequences|models|presets")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs: fields too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Avalanche's strategies and plugins too.")] = False,
 ) -> None:
     """List what there is: a name and what it is."""
     if what not in (*LISTS, "presets"):
@@ -54,6 +55,10 @@ def list_(
     if what == "methods":
         groups = ", ".join(f"{group} ({len(early.members(group))})" for group in early.GROUPS)
         typer.echo(_wrapped(f"Several by one name: {groups}"))
+        if everything:
+            _list_guests()
+        else:
+            typer.echo("Made by name: avalanche:NAME, avalanche:NAME+PLUGIN (--all lists them)")
     if what == "models":
         typer.echo(_wrapped("Others by LIBRARY:NAME, as in torchvision:resnet18 and timm:vit_tiny_patch16_224"))
     say("'clbench show NAME' tells more, of fields too")
@@ -81,6 +86,22 @@ def _entry(what: str, name: str, title: str) -> dict[str, Any]:
     if kind == "method":
         entry |= {"in_reports": titles().get(name, name), "scenarios": sorted(known.constants["scenarios"])}
     return entry
+
+
+def _list_guests() -> None:
+    """List Avalanche's strategies and plugins: their fields, or why they cannot be used."""
+    from clbench.guests import offered  # here, since it imports torch and Avalanche, which takes 4.5 s
+
+    for sign, known in (("avalanche:", offered.strategies()), ("  +", offered.all_plugins())):
+        typer.echo("\nAvalanche's " + ("strategies:" if sign != "  +" else "plugins, behind a strategy:"))
+        for name, one in known.items():
+            fields = [field + _default(value) for field, (_, value) in one.fields.items()]
+            says = f"refused: {one.refused}" if one.refused else ", ".join(fields) or "no fields"
+            typer.echo(_wrapped(says, f"{sign}{name}".ljust(34), " " * 34))
+
+
+def _default(value: Any) -> str:
+    return " (must be given)" if value is inspect.Parameter.empty else f"={spelled(value)}"
 
 
 def _title(kind: Kind, name: str) -> str:
@@ -143,6 +164,8 @@ def _found(asked: str) -> tuple[Kind, str, Known]:
     place, _, name = asked.rpartition(":")
     if place in catalogue.LIBRARIES and name.islower():  # torchvision's data sets are written with capitals
         return "model", asked, early.look_up("model", asked) or _imported("model", asked)
+    if catalogue.is_strategy(asked):
+        return "method", asked, early.look_up("method", asked) or _imported("method", asked)
     if ":" in asked or "+" in asked:
         kind = "sequence" if _is_made_by_name(asked) else _kind_of(asked)
         return kind, asked, early.look_up(kind, asked) or _imported(kind, asked)

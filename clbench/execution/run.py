@@ -99,6 +99,8 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers
     resumed = checkpoint is not None and checkpoint.path.exists()
     tasks = to_device(job.load_tasks(), torch.device(job.device))
     learner: Learner = job.instance("method")
+    if learner.engine != "clbench":
+        environment["engine"] = learner.engine
     start = begin_peak(job.device)
     peaks: list[int | None] = []  # after each task; a probe, which is no part of the run, would raise it
 
@@ -125,6 +127,8 @@ def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers
         probe=spec.probe,
         capture=job.capture,
     )
+    if learner.engine != "clbench":
+        environment["differs"] = learner.differs()
     measured = dict(vars(outcome))
     if replayed := measured.pop("replayed_steps"):
         environment["replayed_steps"] = replayed

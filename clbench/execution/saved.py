@@ -153,6 +153,9 @@ def load_model(
     if card["format"] > FORMAT:
         raise UsageError(f"{path} was written by a newer clbench")
     spec = RunSpec(**card["spec"])
+    if card["state"] == {"value": None}:
+        what = f"{spec.label} is of another library and keeps a state that no file holds"
+        raise UsageError(f"{what}: its weights are in {path}, but it cannot answer")
     tasks = [_task(index, each, tensors) for index, each in enumerate(card["tasks"])]
     learner = restored(
         _instance(spec, "method"),

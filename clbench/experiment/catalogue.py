@@ -305,6 +305,21 @@ def avalanche_names() -> list[str]:
     return [f.name for f in functions if wanted <= {arg.arg for arg in (*f.args.args, *f.args.kwonlyargs)}]
 
 
+def avalanche_classes(folder: str) -> list[str]:
+    """Return the names of the public classes in a folder of Avalanche's training: `supervised` or `plugins`."""
+    spec = importlib.util.find_spec("avalanche")
+    place = Path(spec.origin).parent / "training" / folder if spec and spec.origin else Path("none")
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(place.glob("*.py"))]
+    nodes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    return sorted(node.name for node in nodes if not node.name.startswith("_"))
+
+
+def is_strategy(reference: str) -> bool:
+    """Whether this is one of Avalanche's strategies by its name, with or without plugins, and no benchmark of its."""
+    name = reference.removeprefix("avalanche:").split("+")[0]
+    return reference.startswith("avalanche:") and name in avalanche_classes("supervised")
+
+
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's classification networks: functions that its models register."""
     spec = importlib.util.find_spec("torchvision")

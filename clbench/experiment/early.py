@@ -122,6 +122,9 @@ def look_up(kind: Kind, reference: str) -> Known | None:
         if known and name not in known:
             raise UsageError(f"unknown Avalanche benchmark {name!r}{did_you_mean(name, sorted(known))}")
         return None
+    if kind == "method" and place == "avalanche":
+        _check_strategy(name)
+        return None
     if kind == "model" and place in catalogue.LIBRARIES:
         return _of_library(place, name)
     if kind == "sequence" and "+" in reference and not colon and not reference.endswith(".py"):
@@ -136,6 +139,16 @@ def look_up(kind: Kind, reference: str) -> Known | None:
             return None
         raise registry.unknown(kind, reference, GROUPS if kind == "method" else ())
     return _from_outside(kind, reference, place, name)
+
+
+def _check_strategy(reference: str) -> None:
+    """Raise UsageError for a strategy or plugin that Avalanche does not have; its arguments need it to be imported."""
+    first, *plugins = reference.split("+")
+    for what, name, folder in [("strategy", first, "supervised"), *(("plugin", p, "plugins") for p in plugins)]:
+        known = catalogue.avalanche_classes(folder)
+        if known and name not in known:
+            hint = close_names(name, known) or "; see clbench list methods --all"
+            raise UsageError(f"unknown {what} {name!r} of Avalanche{hint}")
 
 
 def _of_library(library: str, name: str) -> Known:

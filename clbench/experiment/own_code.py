@@ -79,9 +79,12 @@ def code_hash(cls: type, settings: Mapping[str, Any] | None = None) -> str | Non
     """Return the hash of a class's own code, None for built-in code.
 
     It is of the files that define the class and its bases, and of every file that a setting names, as seen from the
-    working folder or from the class's. Of built-in code it is of the files in its settings for files, if any.
+    working folder or from the class's. Of built-in code it is of the files in its settings for files, if any. A method
+    that another library trains has that library's name and version in it.
     """
-    outside = _outside(cls)
+    outside, engine = _outside(cls), getattr(cls, "engine", "clbench")
+    if engine != "clbench" and not outside:
+        return str(engine)
     if not outside:
         named = {f.name for f in dataclasses.fields(cls) if f.metadata.get("file")}
         texts = _texts([value for name, value in (settings or {}).items() if name in named])
@@ -91,6 +94,7 @@ def code_hash(cls: type, settings: Mapping[str, Any] | None = None) -> str | Non
     try:
         files = sorted({inspect.getfile(base) for base in outside})
         digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files))
+        digest.update(b"" if engine == "clbench" else str(engine).encode())
     except (OSError, TypeError):
         # records made by it could not be told from those of another version
         raise UsageError(f"the source of {cls.__qualname__} cannot be read: put it into a file") from None

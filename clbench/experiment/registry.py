@@ -148,6 +148,10 @@ def find(kind: Kind, reference: str) -> type:
         from clbench.sequences.avalanche import avalanche_sequence  # here, since it needs torch
 
         return avalanche_sequence(name)
+    if kind == "method" and place == "avalanche":
+        from clbench.guests.avalanche import avalanche_strategy  # here, since it imports torch and Avalanche
+
+        return avalanche_strategy(name)
     if kind == "model" and place in catalogue.LIBRARIES:
         from clbench.models.libraries import library_model  # here, since it needs torch
 

@@ -72,6 +72,7 @@ class Learner:
     # a name for all methods of its kind: closed-form, distillation, masks, penalties or rehearsal
     family: ClassVar[str] = ""
     memory: ClassVar[bool] = False  # whether it trains on data of earlier tasks again
+    engine: ClassVar[str] = "clbench"  # whose training loop it has: another library's name and version
     run: Run = field(init=False, repr=False, compare=False)  # set by `begin`
 
     def check(self, scenario: Scenario, training: Training) -> None:
@@ -100,8 +101,15 @@ class Learner:
         """Return how many images of the tasks so far are kept beside those that `phases` returned."""
         return 0
 
-    def state(self) -> dict[str, Any]:
-        """Return what is kept between tasks beside the network, as tensors and plain values in lists and dicts."""
+    def differs(self) -> list[str]:
+        """Return sentences on what another library's loop does otherwise than clbench's; the record has them."""
+        return []
+
+    def state(self) -> dict[str, Any] | None:
+        """Return what is kept between tasks beside the network, as tensors and plain values in lists and dicts.
+
+        None is returned where it cannot be kept: a run that was stopped begins again then.
+        """
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:

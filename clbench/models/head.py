@@ -55,7 +55,7 @@ class ExpandingHeadModel(nn.Module):
     def __init__(self, backbone: Backbone, input_shape: Sequence[int], seed: int, *purpose: str | int):
         super().__init__()
         self._seed, self._purpose = seed, purpose
-        self._settings = backbone
+        self._settings, self.input_shape = backbone, tuple(input_shape)
         self.chunk = backbone.chunk
         with torch.random.fork_rng(devices=[]):
             seed_default(seed, *purpose, "backbone")

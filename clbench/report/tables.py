@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -180,6 +180,7 @@ class Tables:
         columns = [[Cell(method) for method in methods], *(self._column(comparison, name) for name in names)]
         columns.append([number(len(group.runs)) for group in comparison.groups])
         headings = ["method", *map(heading, names), "seeds"]
+        notes = [*notes, *differing_engines(comparison)]
         if self._tells_tuning:
             columns.insert(1, [Cell(tuning.in_words(group)) for group in comparison.groups])
             headings.insert(1, "settings")
@@ -188,7 +189,8 @@ class Tables:
             headings.append("failed")
         if any(CUT in cell.text for column in columns[1:] for cell in column):
             notes = [*notes, CUT_NOTE]
-        return Table("results", self._results_caption(comparison), headings, list(zip(*columns, strict=True)), notes)
+        table = Table("results", self._results_caption(comparison), headings, list(zip(*columns, strict=True)), notes)
+        return with_engines(table, comparison, comparison.groups)
 
     def _results_caption(self, comparison: Comparison) -> str:
         if not comparison.finished:
@@ -231,7 +233,9 @@ class Tables:
         headings = ["method", "metric", "difference", "95 % interval", "p", "p (Holm)", "effect size", "verdict"]
         rows = [_difference_row(comparison.titles[line.label], line) for line in lines]
         notes = [CUT_NOTE] * any(CUT in row[3].text for row in rows)
-        return Table("differences", caption, [*headings, "seeds"], rows, notes)
+        labels = {group.label: group for group in comparison.groups}
+        table = Table("differences", caption, [*headings, "seeds"], rows, notes)
+        return with_engines(table, comparison, [labels[line.label] for line in lines])
 
     def cost_table(self, comparison: Comparison) -> Table | None:
         """Tabulate the costs of one run, means over seeds; None where no run has finished."""
@@ -241,11 +245,26 @@ class Tables:
         notes = [f"Unequal budgets: {line}." for line in unequal_budgets(comparison)]
         if any(record.shared_first_task for group in comparison.finished for record in group.runs):
             notes.append("A first task that methods have in common was trained once; its cost is counted in each.")
-        return Table("costs", "Costs, means per run.", ["method", *map(heading, COSTS)], rows, notes)
+        table = Table("costs", "Costs, means per run.", ["method", *map(heading, COSTS)], rows, notes)
+        return with_engines(table, comparison, comparison.finished)
 
     def _cost(self, group: Group, name: str) -> Cell:
         costs = self._runs.loc[[record.key for record in group.runs], name] if group.runs else pd.Series(dtype=float)
         return number(costs.dropna().astype(float).mean(), COSTS[name][1])
+
+
+def with_engines(table: Table, comparison: Comparison, groups: Sequence[Group]) -> Table:
+    """Say beside each row's method which library has trained it, where a comparison has methods of several."""
+    if all(group.engine == "clbench" for group in comparison.groups):
+        return table
+    rows = [[row[0], Cell(group.engine), *row[1:]] for row, group in zip(table.rows, groups, strict=True)]
+    return replace(table, headings=[table.headings[0], "engine", *table.headings[1:]], rows=rows)
+
+
+def differing_engines(comparison: Comparison) -> list[str]:
+    """Return what the loops of other libraries do otherwise, a sentence each."""
+    lines = [f"{group.engine}: {line}." for group in comparison.groups for line in group.differs]
+    return list(dict.fromkeys(lines))
 
 
 def heading(name: str) -> str:

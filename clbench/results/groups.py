@@ -57,6 +57,18 @@ class Group:
         return [record.spec["seed"] for record in self.runs]
 
     @property
+    def engine(self) -> str:
+        """The library whose loop has trained it, with its version; clbench's own goes without."""
+        said = [record.environment or {} for record in (*self.runs, *self.failed)]
+        return next((str(one["engine"]) for one in said if "engine" in one), "clbench")
+
+    @property
+    def differs(self) -> list[str]:
+        """What that library's loop does otherwise than clbench's, in sentences."""
+        said = [(record.environment or {}).get("differs", ()) for record in self.runs]
+        return list(dict.fromkeys(str(line) for lines in said for line in lines))
+
+    @property
     def train_seconds(self) -> float:
         """Seconds of training a run, mean over seeds."""
         return float(np.mean([sum((record.seconds or {})["train"]) for record in self.runs]))

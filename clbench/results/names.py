@@ -47,13 +47,16 @@ def title(method: str, label: str) -> str:
     """Name a method for people: 'LwF (temperature = 4)' for the label 'lwf@temperature=4'.
 
     A label that does not begin with the method's name, as a preset's rows have them, stays as it is; so does what
-    stands in brackets behind it. A method from a file or a package goes by the name of its class.
+    stands in brackets behind it. A method from a file or a package goes by the name of its class, and one of another
+    library by that of both.
     """
     if label != method and not label.startswith((f"{method}@", f"{method} [")):
         return label
     asked, bracket, apart = label.removeprefix(method).partition(" [")
     settings = [setting.replace("=", " = ", 1) for setting in asked.split("@")[1:]]
     name = _names()[method]["title"] if method in _names() else method.rpartition(":")[2]
+    if method.startswith("avalanche:"):
+        name = f"Avalanche's {name}"
     return name + (f" ({', '.join(settings)})" if settings else "") + bracket + apart
 
 

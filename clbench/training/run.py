@@ -155,6 +155,8 @@ class _Run:
         for task in setting.tasks[len(outcome.updates) :]:
             if before_task is not None:
                 before_task(task)
+            if self.curves is not None and not isinstance(self.learner, Method):
+                self.curves.start_task()  # a loop of its own has no points within tasks
             costs = self.learner.learn(task)
             _check_loss(costs, task.index)
             outcome.add(costs)
@@ -173,8 +175,8 @@ class _Run:
             if after_task is not None:
                 after_task(self.learner, task)
             outcome.evaluate_seconds[-1] = watch.seconds() + (self.curves.seconds if self.curves is not None else 0.0)
-            if checkpoint is not None:
-                checkpoint.keep(self._snapshot())
+            if checkpoint is not None and (snapshot := self._snapshot()) is not None:
+                checkpoint.keep(snapshot)
             self.tell(outcome)
         outcome.test_images = [len(task.test) for task in self.tasks]
         outcome.shared_first_task = self.trainer.shared_first_task
@@ -236,11 +238,14 @@ class _Run:
             return network.frozen_parameters + sum(parameter.numel() for parameter in parameters)
         return sum(tensor.numel() for tensor in weights.values())
 
-    def _snapshot(self) -> dict[str, Any]:
-        """Return all that the tasks so far have left behind, as tensors and plain values."""
+    def _snapshot(self) -> dict[str, Any] | None:
+        """Return all that the tasks so far have left behind, as tensors and plain values; None if it can't be kept."""
+        state = self.learner.state()
+        if state is None:
+            return None
         trainer = self.trainer.state() if isinstance(self.learner, Method) else None
         self.outcome.shared_first_task = self.trainer.shared_first_task
-        return {"outcome": vars(self.outcome), "trainer": trainer, "learner": self.learner.state()}
+        return {"outcome": vars(self.outcome), "trainer": trainer, "learner": state}
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         """Go on from what `_snapshot` returned."""

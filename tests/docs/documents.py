@@ -29,6 +29,7 @@ NOT_RUN = {
     "clbench verify erace2022-online-cifar100": "needs a file of CIFAR-100; tests/sequences/test_own.py reads it",
     "clbench run --methods core --sequence folder:~/photos": "needs a folder of photographs; docs/data.md makes one",
     "python results/reference.py": "takes hours; tests/results has its parts",
+    "python results/beside_avalanche.py": "takes hours; tests/results has its parts",
     "# sweep.py": "needs SLURM",
     "tensorboard ": "goes on until it is stopped",
     "clbench --install-completion": "changes the settings of the shell",
