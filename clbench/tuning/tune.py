@@ -31,6 +31,7 @@ from clbench.experiment.spec import Job
 from clbench.experiment.tuned import USUAL, Tuning
 from clbench.results import metrics
 from clbench.results.record import RunRecord
+from clbench.results.store import unused
 from clbench.results.wording import count_of
 from clbench.tuning.spaces import Candidate, candidates, points
 
@@ -209,27 +210,46 @@ def search(planned: Plan, quiet: bool = False, fork: bool = False) -> dict[str, 
     There are none where the protocol is that nothing is chosen. Raises UsageError if another search into
     this folder is under way.
     """
-    from clbench.tuning.study import Study, open_storage  # here, since it needs Optuna
-
     planned.folder.mkdir(parents=True, exist_ok=True)
     if planned.tuning.protocol == "none":
         return {}
-    lock = FileLock(planned.folder / ".lock", timeout=0)
     try:
-        with lock:
-            storage = open_storage(planned.folder / "study.journal")
-            studies = {
-                one.label: Study(
-                    storage, one, planned.request.search_by, planned.request.trials, question_of(planned, one)
-                )
-                for one in planned.candidates
-            }
+        with FileLock(planned.folder / ".lock", timeout=0):
+            news: list[str] = []
+            studies = _studies(planned, news)
             said: set[str] = set()
-            while _round(planned, studies, quiet, fork, said):
+            while _round(planned, studies, quiet, fork, said, news):
                 pass
     except Timeout:
         raise UsageError(f"another clbench tune into {planned.folder} is under way") from None
     return studies
+
+
+def _studies(planned: Plan, news: list[str]) -> dict[str, Any]:
+    """Open each method's study, anew where Optuna's file is damaged: what it has lost is asked for again.
+
+    As trials depend on their numbers and on what came of those before, whose records are there, none is run again.
+    """
+    from clbench.tuning.study import Study, open_storage  # here, since it needs Optuna
+
+    path, request = planned.folder / "study.journal", planned.request
+
+    def opened() -> dict[str, Any]:
+        if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            raise ValueError("its last line is not whole")
+        storage = open_storage(path)
+        return {
+            one.label: Study(storage, one, request.search_by, request.trials, question_of(planned, one))
+            for one in planned.candidates
+        }
+
+    try:
+        return opened()
+    except (ValueError, KeyError, TypeError):
+        aside = unused(planned.folder, "study.damaged-", ".journal")
+        path.rename(aside)
+        news.append(f"the study in {path} is damaged and kept as {aside.name}; it is made anew of the records")
+        return opened()
 
 
 def question_of(planned: Plan, candidate: Candidate) -> str:
@@ -238,14 +258,17 @@ def question_of(planned: Plan, candidate: Candidate) -> str:
     return " ".join([*keys, repr(planned.tuning.tasks), repr(planned.tuning.validation)])
 
 
-def _round(planned: Plan, studies: dict[str, Any], quiet: bool, fork: bool, said: set[str]) -> bool:
+def _round(
+    planned: Plan, studies: dict[str, Any], quiet: bool, fork: bool, said: set[str], news: Sequence[str]
+) -> bool:
     """Run the trials that the studies ask for next, each setting once; return whether there were any."""
     asked = [(one, trial) for one in planned.candidates for trial in studies[one.label].ask()]
     if not asked:
         return False
     rows = {row.label: row for row in (one.row(trial.setting) for one, trial in asked)}
     sweep = prepare(planned.sweep_of(list(rows.values())))
-    sweep.notes, notes = [note for note in sweep.notes if note not in said], sweep.notes
+    notes = [*news, *sweep.notes]
+    sweep.notes = [note for note in notes if note not in said]
     said.update(notes)
     carry_out(sweep, quiet, fork)
     records: dict[str, list[RunRecord]] = {}

@@ -6,6 +6,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 import clbench
 from clbench.errors import ClbenchError, UsageError
@@ -110,6 +111,28 @@ def test_going_on_after_a_stop_repeats_no_run(writes: int, monkeypatch: pytest.M
     count = len(written)
     same_but_for_time(whole, tune(trials=15, out="stopped"))
     assert len(written) == count
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage\n{}\n", b"torn"])
+def test_a_damaged_study_is_made_anew_of_the_records(
+    damage: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tune(trials=STARTUP + 2)
+    file = whole.plan.folder / "study.journal"
+    file.write_bytes(file.read_bytes()[:-20] if damage == b"torn" else damage)
+    monkeypatch.setattr(Store, "write", lambda self, record: pytest.fail("a run was repeated"))
+    same_but_for_time(whole, tune(trials=STARTUP + 2, quiet=False))
+    said = "is damaged and kept as study.damaged-1.journal" in " ".join(capsys.readouterr().err.split())
+    assert said == bool(damage)
+
+
+def test_two_searches_at_once_into_one_folder(made_up: Path) -> None:
+    (made_up / "results/tuned/Shown-task").mkdir(parents=True)
+    with (
+        FileLock("results/tuned/Shown-task/.lock"),
+        pytest.raises(UsageError, match=r"another clbench tune into .* is"),
+    ):
+        tune(trials=2)
 
 
 def test_more_trials_go_on_from_those_there_are() -> None:
