@@ -208,7 +208,8 @@ def describe(out: Path, page: Path) -> None:
     differing = dict.fromkeys(row for row, _, cell in found if cell.beyond_noise or cell.failure)
     names = ["method", "clbench's", "Avalanche's", "what is the same"]
     fields = [[row.name, f"`{row.ours}`", f"`{row.both[1]}`", row.same] for row in ROWS]
-    why = [f"- **{row.name}**{_where(row, found)}: {row.why}" for row in differing]
+    told = [row for row in ROWS if row in differing or row.why != NOISE]
+    why = [f"- **{row.name}**{_where(row, found)}: {row.why}" for row in told]
     tested = [row for row in ROWS if all(cell.tested for other, _, cell in found if other is row)]
     alike = [row.name for row in tested if row not in differing]
     parts = [
@@ -223,7 +224,8 @@ def describe(out: Path, page: Path) -> None:
         "Seconds are those of training, per run, of processes that ran side by side on one machine.",
         "\n".join(markdown_table([headings, *lines], ["scenario"])),
         "## Where they differ, and why",
-        "\n".join(why) or "Nowhere beyond noise.",
+        "In brackets: the scenarios in which the difference is beyond noise.",
+        "\n".join(why),
         f"No difference beyond noise was found for {', '.join(alike)}." if alike else "",
         "## Fields that mean the same",
         "\n".join(markdown_table([names, *fields], names)),
@@ -255,7 +257,7 @@ def _cell(results: Results, row: Row, scenario: str) -> Cell:
     difference, interval = _signed(test.mean), f"{_signed(test.low)} to {_signed(test.high)}"
     seconds = ours.train_seconds, theirs.train_seconds
     texts = [
-        *_means(results, ours, theirs),
+        *(f"{100 * sum(one[seed] for seed in seeds) / len(seeds):.2f}" for one in (first, second)),
         f"**{difference}**" if beyond else difference,
         interval if len(seeds) > 1 else "–",
         *(f"{one:.1f}" for one in seconds),
@@ -293,7 +295,7 @@ def _where(row: Row, found: Sequence[tuple[Row, str, Cell]]) -> str:
     beyond = [scenario for scenario, cell in cells.items() if cell.beyond_noise]
     failures = [f"`{cell.failure}`" for cell in cells.values() if cell.failure]
     said = [*([", ".join(beyond)] if beyond else []), *([f"fails with {failures[0]}"] if failures else [])]
-    return f" ({'; '.join(said)})" if said else ""
+    return f" ({'; '.join(said)})" if said else " (no difference beyond noise)"
 
 
 def _setting(results: Results) -> str:
