@@ -120,7 +120,7 @@ ROWS = (
     ),
     Row(
         "GDumb",
-        "gdumb@images=500",
+        "gdumb@images=500@passes=none",
         "GDumb@mem_size=500",
         EVERY,
         "500 images, as many of each class; a new training from the initial weights after each task.",

@@ -50,7 +50,7 @@ def test_report_writes_tables_and_figures(swept: tuple[Path, Ended], clbench: Co
     made = {path.relative_to(folder / "results/report").as_posix() for path in (folder / "results/report").rglob("*.*")}
     assert {"summary.csv", "runs.csv", "summary.md", "summary.tex"} <= made
     figures = [name for name in made if name.endswith(".png")]
-    assert len(figures) == 7  # no ranks of one sequence, no curves without --eval-every
+    assert len(figures) == 9  # no ranks of one sequence, no curves without --eval-every
     assert {name.removesuffix(".png") + ".pdf" for name in figures} <= made
 
 
@@ -77,7 +77,7 @@ def test_output_need_not_be_utf_8(swept: tuple[Path, Ended], clbench: Command, m
         assert clbench(*words).code == 0
         sys.stdout.flush()
         assert "+/-" in written.getvalue().decode("ascii")
-    assert len(list(Path("ascii/figures").glob("*.svg"))) == 7
+    assert len(list(Path("ascii/figures").glob("*.svg"))) == 9
 
 
 @pytest.mark.parametrize("folder", ["none", "empty"])
