@@ -153,9 +153,9 @@ def rehearsal(rounds: int) -> dict[str, Measured]:
 def images(rounds: int) -> dict[str, Measured]:
     """An epoch of resnet18 on made-up images, cropped and mirrored, by the training core and by a hand-written loop."""
     keep_freed_memory()
-    pixels = torch.randint(0, 256, (1280, 3, 32, 32), dtype=torch.uint8)
-    y = torch.arange(1280) % 5
-    splits = [Split(pixels, rows, y[rows], augment="crop+flip") for rows in torch.arange(1280).split(640)]
+    pixels = torch.randint(0, 256, (640, 3, 32, 32), dtype=torch.uint8)
+    y = torch.arange(640) % 5
+    splits = [Split(pixels, rows, y[rows], augment="crop+flip") for rows in torch.arange(640).split(320)]
     tasks = [
         Task(index, tuple(range(5 * index, 5 * index + 5)), split, splits[0]) for index, split in enumerate(splits)
     ]
@@ -170,8 +170,8 @@ def images(rounds: int) -> dict[str, Measured]:
         backbone = model().build((3, 32, 32)).to(memory_format=torch.channels_last)
         head = nn.Linear(model_features(backbone), 5)
         optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.01, fused=True)
-        new, start = pixels[640:], time.perf_counter()
-        bare.finetune(backbone, head, new, y[640:], optimizer, size, bare.crop_and_flip)
+        new, start = pixels[320:], time.perf_counter()
+        bare.finetune(backbone, head, new, y[320:], optimizer, size, bare.crop_and_flip)
         return time.perf_counter() - start
 
     return {
