@@ -3,8 +3,8 @@
     M = the samples that the greedy balancing sampler has kept of all that went by
     minimise  CE(ŷ, y)  over M, from new weights, after each task
 
-It asks how much of a benchmark's accuracy a memory alone gives. A pass is one over M, which has few images: where others
-make one pass over all images, one over M would leave the network untrained. The authors make tens of them.
+It asks how much of a benchmark's accuracy a memory alone gives. A pass is one over M, which has few images: one pass,
+as others make over all images, would leave the network untrained. The authors make tens of them.
 """
 
 from collections.abc import Sequence

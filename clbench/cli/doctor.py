@@ -19,6 +19,8 @@ from clbench.version import __version__
 PACKAGES = ("torch", "torchvision", "avalanche-lib", "numpy", "pandas", "scipy", "matplotlib")
 OPTIONAL = {  # by package: what it is for
     "timm": "--model timm:NAME",
+    "optuna": "clbench tune",
+    "tensorboard": "--track tensorboard",
     "pyarrow": "Parquet in reports",
     "distributed": "--backend dask",
     "ray": "--backend ray",

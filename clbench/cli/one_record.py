@@ -60,10 +60,14 @@ def _what(record: RunRecord) -> Iterator[str]:
     yield f"{record.title}: {'finished' if record.ok else 'failed'}"
     yield f"  method: {spec['method']}{_settings(spec['params'])}"
     yield f"  sequence: {spec['sequence']}{_settings(spec['sequence_params'])}; classes {_order(spec)}"
+    if spec.get("tasks"):
+        yield f"  tasks of it, from 0: {spec['tasks']}"
     yield f"  model: {spec['model']}{_settings(spec['model_params'])}"
     yield f"  training: {_settings(spec['training']).removeprefix(', ')}"
     if preset := spec.get("preset"):
         yield f"  preset: {preset.get('name')}, row {preset.get('row')}"
+    if engine := made.get("engine"):
+        yield f"  trained by {engine}: {' '.join(made.get('differs', ()))}"
     where = [f"{name} {made[name]}" for name in ("clbench", "commit", "torch", "device") if made.get(name)]
     yield f"  made by: {', '.join(where)}; {spec.get('precision', 'fp32')}"
 

@@ -39,6 +39,8 @@ def list_(
     """List what there is: a name and what it is."""
     if what not in (*LISTS, "presets"):
         raise UsageError(f"cannot list {what!r}{did_you_mean(what, [*LISTS, 'presets'])}")
+    if everything and (as_json or what != "methods"):
+        raise UsageError("--all is of 'clbench list methods', and not of --json")
     rows = [(name, presets.load(name).title.rstrip(".")) for name in presets.names()]
     if what in LISTS:
         kind = LISTS[what]

@@ -46,16 +46,18 @@ def run_one(job: Job, tell: Tell | None = None) -> RunRecord:
         computing(job.spec.precision, job.device, job.spec.kernels),
     ):
         environment: dict[str, Any] = {}
-        trackers = Trackers(job, job.checkpoint is not None and job.checkpoint.exists())
+        trackers: Trackers | None = None
         try:
             _warm_up(job.device)
             environment = describe_environment(job)
-            record = _train(job, environment, tell or (lambda where: None), trackers)
+            checkpoint = _checkpoint(job, environment)
+            trackers = Trackers(job, checkpoint is not None and checkpoint.path.exists())
+            record = _train(job, environment, tell or (lambda where: None), trackers, checkpoint)
         except torch.OutOfMemoryError as error:
             record = failed(job, f"{_memory_of(job.device)}\n\n{error}\n\n{traceback.format_exc()}", environment)
         except (Exception, SystemExit) as error:
             record = failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
-        trackers.finish(record)
+        (trackers or Trackers(job, resumed=False)).finish(record)
         return record
 
 
@@ -93,9 +95,11 @@ def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> R
     return RunRecord(job.spec.key, job.spec.as_json(), "failed", error, environment=environment)
 
 
-def _train(job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers) -> RunRecord:
+def _train(
+    job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers, checkpoint: SnapshotFile | None
+) -> RunRecord:
     tell("while its data were loaded")
-    spec, checkpoint = job.spec, _checkpoint(job, environment)
+    spec = job.spec
     resumed = checkpoint is not None and checkpoint.path.exists()
     tasks = to_device(job.load_tasks(), torch.device(job.device))
     learner: Learner = job.instance("method")

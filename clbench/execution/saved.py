@@ -25,7 +25,7 @@ from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import own_code, registry
 from clbench.experiment.registry import Kind
 from clbench.experiment.spec import RunSpec
-from clbench.method import Learner, Training
+from clbench.method import Learner, Method, Training
 from clbench.results.record import RunRecord
 from clbench.sequences.tasks import Split, Task
 from clbench.training.run import restored
@@ -63,17 +63,18 @@ class LoadedModel:
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the class of each prepared image, int64 [n]; in `domain` its label within the task.
 
-        Told the task, its own classes compete, else those of all tasks seen. Raises ClbenchError where there is no
-        answer.
+        Told the task, its own classes compete, else those of all tasks seen, or of all (`predict_over`). Raises
+        ClbenchError where there is no answer.
         """
         scores = self.scores(x, task)
         if scores is None:
             raise ClbenchError(f"{self.spec.label} has no answer {'not ' * (task is None)}told the task")
         if self.spec.scenario == "domain":
-            return scores[:, : len(self.tasks[0].classes)].argmax(1)
+            return scores.argmax(1)
         widths = [len(one.classes) for one in self.tasks]
         start = 0 if task is None else sum(widths[:task])
-        competing = self.tasks[: self.seen] if task is None else [self.tasks[task]]
+        seen = len(self.tasks) if self.spec.training.get("predict_over") == "all" else self.seen
+        competing = self.tasks[:seen] if task is None else [self.tasks[task]]
         classes = torch.tensor([each for one in competing for each in one.classes], device=scores.device)
         return classes[scores[:, start : start + len(classes)].argmax(1)]
 
@@ -86,7 +87,8 @@ def save(path: Path, learner: Learner, spec: RunSpec, tasks: Sequence[Task], see
         "spec": spec.as_json(),
         "seen": seen,
         "tasks": [_described(task, tensors) for task in tasks],
-        "state": _packed(learner.state(), tensors, type(learner).__name__),
+        # a guest's state is a pickle, which only its own checkpoint may be read from
+        "state": _packed(learner.state() if learner.engine == "clbench" else None, tensors, type(learner).__name__),
     }
     apart = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
@@ -153,12 +155,13 @@ def load_model(
     if card["format"] > FORMAT:
         raise UsageError(f"{path} was written by a newer clbench")
     spec = RunSpec(**card["spec"])
-    if card["state"] == {"value": None}:
-        what = f"{spec.label} is of another library and keeps a state that no file holds"
+    method = _instance(spec, "method")
+    if card["state"] == {"value": None} or (card["state"] == {"dict": []} and not isinstance(method, Method)):
+        what = f"{spec.label} trains by a loop of its own, and no file holds its state"
         raise UsageError(f"{what}: its weights are in {path}, but it cannot answer")
     tasks = [_task(index, each, tensors) for index, each in enumerate(card["tasks"])]
     learner = restored(
-        _instance(spec, "method"),
+        method,
         tasks,
         _instance(spec, "model"),
         registry.from_record(Training, spec.training),

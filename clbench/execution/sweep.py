@@ -30,6 +30,7 @@ from clbench.experiment.request import Request
 from clbench.experiment.spec import Job, RunSpec
 from clbench.results.names import spelled
 from clbench.results.store import RunRecord, Store
+from clbench.results.wording import count_of
 
 PREFIX = "clbench-sweep-"  # of temporary folders
 PAUSE = 0.5  # seconds between two looks at what another sweep has finished
@@ -203,11 +204,12 @@ def prepare(request: Request) -> Sweep:
     _heed_daemon(planned, request)
     commit = checkout_commit()
     planned.jobs = [dataclasses.replace(job, commit=commit) for job in planned.jobs]
-    for name in request.track or ():
-        tracking.find(name)  # raises before anything is trained
+    tracking.check(request.track or ())
     sweep = Sweep(**vars(planned), request=request, store=Store(request.out))
     if not request.force:
         _resume(sweep)
+    if request.track and sweep.done:
+        sweep.notes.append(f"{count_of(len(sweep.done), 'run')} there already: trackers are told of new ones only")
     return sweep
 
 

@@ -70,6 +70,19 @@ class TensorBoard(Tracker):
         self.writer.close()
 
 
+def check(references: Sequence[str]) -> None:
+    """Raise UsageError for a tracker that there is not, and for two that would write to one folder."""
+    for reference in references:
+        find(reference)
+    folders = [_folder_of(reference) for reference in references]
+    if twice := next((name for name in folders if folders.count(name) > 1), None):
+        raise UsageError(f"two trackers are called {twice}: give one another name")
+
+
+def _folder_of(reference: str) -> str:
+    return re.sub(r"\W+", "-", reference.rpartition(":")[2])
+
+
 def find(reference: str) -> type[Tracker]:
     """Return the tracker of a name, or a class in a file or module; raise UsageError where there is none."""
     if reference == "tensorboard":
@@ -90,7 +103,7 @@ class Trackers:
         self.job, self.epochs = job, 0
         self.listening: dict[str, Tracker] = {}
         for reference in job.trackers:
-            folder = job.tracked / re.sub(r"\W+", "-", reference.rpartition(":")[2]) / folder_name(job.spec)
+            folder = job.tracked / _folder_of(reference) / folder_name(job.spec)
             if not resumed:
                 shutil.rmtree(folder, ignore_errors=True)  # of the same run, made again
             self._tell(reference, lambda reference=reference, folder=folder: self._make(reference, folder))

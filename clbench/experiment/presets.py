@@ -58,9 +58,12 @@ def read_toml(path: Path, what: str, reference: str | Path) -> dict[str, Any]:
 
 
 def made(content: dict[str, Any], path: Path, reference: str | Path) -> Preset:
-    """Make a preset of a file's content; raise UsageError that says what is wrong with it."""
+    """Make a preset of a file's content; raise UsageError that says what is wrong with it.
+
+    Options of a sweep, in a table [run], are no part of it: --config reads them.
+    """
     try:
-        return _checked(content, path)
+        return _checked({name: value for name, value in content.items() if name != "run"}, path)
     except UsageError as error:
         raise UsageError(f"the preset {reference} is wrong: {error}") from None
 
@@ -90,8 +93,6 @@ def _check_entries(content: Mapping[str, Any]) -> None:
     """Raise UsageError for an entry that there is not."""
     if "name" in content:
         raise UsageError("it has an entry 'name', but its name is the file's: call it title")
-    if "run" in content:
-        raise UsageError("its table [run] has options of a sweep: give the file as --config")
     places: list[tuple[str, Any, type]] = [("the file", content, Preset)]
     places.append(("[published]", content.get("published"), Published))
     kinds: list[tuple[str, type]] = [("rows", Row), ("claims", Claim)]

@@ -235,7 +235,12 @@ class Request(BaseModel):
     def __init__(self, **options: Any) -> None:
         given = {name: value for name, value in options.items() if value is not None}
         if "config" in given:
-            given = {**config.options_in(given.pop("config")), **given}
+            path = given.pop("config")
+            options = config.options_in(path)
+            if other := [name for name in options if name not in RUN]:
+                what = f"the config {shown(str(path))}: 'clbench run' has no option {quoted(other[0])}"
+                raise UsageError(f"{what}{did_you_mean(other[0], RUN)}")
+            given = {**options, **given}
         for name, value in given.items():
             if name not in Request.model_fields:
                 raise UsageError(f"there is no option {quoted(name)}{did_you_mean(name, Request.model_fields)}")

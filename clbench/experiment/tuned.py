@@ -78,6 +78,7 @@ class Tuning:
     validation: float = 0.0  # share of these tasks' training images that settings were scored on
     seeds: list[int] = field(default_factory=list)
     search_by: SearchBy | None = None  # with the protocol 'none' there is none of these
+    trial: bool = False  # whether these are runs that settings are chosen by, and none to report
 
 
 @dataclass(frozen=True, kw_only=True)

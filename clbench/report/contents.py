@@ -126,8 +126,8 @@ def _options(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
         last += ["--class-order", order if order != "given" else ",".join(map(str, spec["class_order"]))]
     for setting, value in settings.items():
         last += ["--set", f"{setting}={str(value).lower() if isinstance(value, bool) else value}"]
-    if "tasks" in spec and not (preset and "tasks" not in preset["overridden"]):
-        last += ["--tasks", spec["tasks"]]
+    if "tasks" in (preset["overridden"] if preset else spec):
+        last += ["--tasks", spec.get("tasks", "0-")]
     if spec.get("evaluate", "all") != "all":
         last += ["--evaluate", spec["evaluate"]]
     if spec.get("eval_every"):

@@ -209,6 +209,8 @@ class Results:
         for record in finished:
             if record.spec["label"] == UPPER_BOUND:
                 joint.setdefault(circumstances(record.spec), []).append(record)
+        # a run may have its probe from a record of the same run that was made later
+        probes = {record.key: record.probe for _, group in self.groups for record in group.runs}
         measures: dict[str, dict[str, float]] = {record.key: {} for record in self.records}
         for record in finished:
             view = metrics.primary_view(record.spec["scenario"])
@@ -216,8 +218,11 @@ class Results:
             alike = 0 < len(bounds) == len({beside(one) for one in bounds})  # the same run, looked at otherwise
             R, bound = record.matrix(view), bounds[0].matrix(view) if alike else None
             own = metrics.measure(R, bound) | metrics.measure_images(R, record.test_images)
-            own |= metrics.measure_curves(R, record.curves, view)
-            measures[record.key] = own | {metrics.PROBE_METRIC: metrics.linear_probe_accuracy(record.probe)}
+            # a guest has no points within tasks: what is taken over all points would look better for it
+            curves = None if "engine" in (record.environment or {}) else record.curves
+            own |= metrics.measure_curves(R, curves, view)
+            probe = probes.get(record.key, record.probe)
+            measures[record.key] = own | {metrics.PROBE_METRIC: metrics.linear_probe_accuracy(probe)}
         return measures
 
     def by_seed(self, group: Group, metric: str) -> dict[int, float]:

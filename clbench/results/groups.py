@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -276,7 +276,7 @@ def _left_out(groups: Sequence[Group]) -> list[str]:
         for those, why in (
             (lambda one: one.with_curves, f"without --eval-every{every}, left out of curves within tasks"),
             (lambda one: with_counts(one.runs), "without counts of classes, left out of what is shown by class"),
-            (lambda one: one.with_probe, "without --probe, left out of what is shown of it"),
+            (lambda one: one.with_probe, "without a probe, left out of what is shown of it"),
         ):
             missing = sorted({*group.seeds} - {record.spec["seed"] for record in those(group)})
             if missing and any(those(other) for other in groups):
@@ -318,6 +318,7 @@ def _one_per_seed(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]
         seed = record.spec["seed"]
         first = next(iter(kept.values()), record)
         if seed in kept and beside(kept[seed]) != beside(record) and kept[seed].accuracy == record.accuracy:
+            kept[seed] = replace(kept[seed], probe=kept[seed].probe or record.probe)
             continue
         if seed in kept or record.matrix().shape != first.matrix().shape:
             warnings.append(f"record {record.key} of seed {seed} does not fit record {first.key} and is left out")

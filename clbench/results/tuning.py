@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clbench.results.groups import Comparison, Group, training_settings
+from clbench.results.groups import Comparison, Group
 from clbench.results.wording import count_of
 
 MORE = 1.25  # times the usual budget of updates that is pointed out
@@ -33,12 +33,8 @@ def in_words(group: Group) -> str:
 
 
 def is_trial(group: Group) -> bool:
-    """Whether the runs of a group are those that settings are chosen by, on the tasks and images kept for that."""
-    tuning, record = tuning_of(group), next(iter([*group.runs, *group.failed]))
-    if not tuning or "trials" in tuning or not tuning.get("validation"):
-        return False
-    own = training_settings(record.spec)
-    return own.get("validation") == tuning["validation"] and record.spec.get("tasks") == tuning.get("tasks")
+    """Whether the runs of a group are those that settings are chosen by."""
+    return bool((tuning_of(group) or {}).get("trial"))
 
 
 def notes(comparison: Comparison) -> list[str]:

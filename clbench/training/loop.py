@@ -133,6 +133,8 @@ class TaskTraining:
         """Return where a phase's steps are taken, if they are to be captured and can be."""
         if not self.trainer.capture or split.augment or not can_be_captured(self.method):
             return None
+        if self.optimizer.torch is not None:  # it counts its steps on the CPU
+            return None
         return StaticSteps(self.method, self.setting.device.type == "cuda")
 
     def _steps(self, phase: Phase, batches: Batches) -> int:

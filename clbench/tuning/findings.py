@@ -67,7 +67,7 @@ class Findings:
         base, where = self.plan.base, self.plan.base.scenarios[0]
         how = f"tuned by {self.plan.tuning.protocol}" if self.studies else "untuned"
         title = f"{labels} on {base.sequence['name']} ({where}), {how}"
-        return dataclasses.replace(base, title=title, rows=rows, tuning=self.plan.tuning, tasks=self.plan.kept)
+        return dataclasses.replace(self.plan.reported, title=title, rows=rows)
 
     @property
     def warnings(self) -> list[str]:

@@ -51,6 +51,9 @@ class Plan:
     tuning: Tuning
     candidates: Sequence[Candidate]
     kept: str | None  # tasks that are left to report on; None: all
+    # whether the classes of the first tasks are the same for every seed: the data set's first ones, which are skipped
+    # in what is reported. Else a seed would report on classes that settings were chosen on with another one
+    skips: bool
     jobs: Sequence[Job]  # one for each method and seed, with its defaults
     notes: Sequence[str]
 
@@ -76,9 +79,24 @@ class Plan:
         tuning = self.tuning
         training = {**self.base.training, "validation": tuning.validation}
         trials = dataclasses.replace(
-            self.base, rows=list(rows), training=training, tuning=tuning, tasks=tuning.tasks, evaluate="end"
+            self.base,
+            rows=list(rows),
+            training=training,
+            tuning=dataclasses.replace(tuning, trial=True),
+            tasks=tuning.tasks,
+            evaluate="end",
+            class_order="fixed" if self.skips else self.base.class_order,
         )
         return _request(self.request, trials, self.records)
+
+    @property
+    def reported(self) -> Preset:
+        """What the runs to report share: the first tasks are left out, if settings were chosen on them."""
+        if self.skips:
+            assert self.kept is not None
+            skip = int(self.kept.removesuffix("-"))
+            return dataclasses.replace(self.base, sequence={**self.base.sequence, "skip": skip}, tuning=self.tuning)
+        return dataclasses.replace(self.base, tasks=self.kept, tuning=self.tuning)
 
 
 def make_plan(request: Request) -> Plan:
@@ -90,6 +108,8 @@ def make_plan(request: Request) -> Plan:
     _check_names(request, base, {own_settings(row.method)[0] for row in asked})
     (sequence,) = choose("sequence", [base.sequence["name"]], {}, _without_name(base.sequence))
     training = resolve_training(sequence.instance.budget, base.training, [])
+    if training.patience is not None:
+        raise UsageError("patience stops by the images that settings are scored on: leave it out of clbench tune")
     found = candidates(asked, request, training)
     for one in found:
         if base.scenarios[0] not in (allowed := sorted(one.choice.instance.scenarios)):
@@ -104,7 +124,9 @@ def make_plan(request: Request) -> Plan:
     for one in found:
         if request.search_by == "grid":
             points(one.space, request.trials)  # raises if there are too few trials
-    return Plan(request, base, _tuning(request, chosen_on), found, kept, planned.jobs, planned.notes)
+    by_seed = kept is not None and base.class_order in (None, "seed")
+    skips = by_seed and getattr(sequence.instance, "skip", None) == 0
+    return Plan(request, base, _tuning(request, chosen_on), found, kept, skips, planned.jobs, planned.notes)
 
 
 def _tuning(request: Request, tasks: str | None) -> Tuning:

@@ -55,6 +55,23 @@ def test_it_answers_as_in_the_run(scenario: str, tmp_path: Path, monkeypatch: py
                 assert found == record.accuracy[view][after][:after], (record.title, view, after)
 
 
+def test_predict_asks_as_evaluation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all outputs competing from the start, a young network's answers are among all classes."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"mlp.width": 8, "training.predict_over": "all", "training.full_head": True}
+    options = SMALL | {"settings": settings, "iterations": 1, "lr": 1e-4, "scenario": "class"}
+    (record,) = clbench.run(methods="finetune", **options).records
+    assert record.accuracy is not None
+    assert accuracies(load_model(record, 1), tasks_of(record)[:1], False) == record.accuracy["task_agnostic"][1][:1]
+
+
+def test_nothing_of_a_guest_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (record,) = clbench.run(methods="avalanche:Naive", **SMALL).records
+    with pytest.raises(UsageError, match="no file holds its state"):
+        load_model(record)
+
+
 def test_the_card_says_what_the_network_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (record,) = clbench.run(methods="er@images=20", scenario="class", **SMALL).records

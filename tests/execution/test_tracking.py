@@ -100,6 +100,16 @@ def test_a_failed_run_is_told_of(file: str) -> None:
     assert events("results/runs/tracked/Lines") == [["end", "failed"]]
 
 
+def test_two_of_one_name_are_refused_and_done_runs_are_said(file: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("other").mkdir()
+    Path("other/more.py").write_text(LINES)
+    with pytest.raises(UsageError, match="two trackers are called Lines"):
+        clbench.run(**OPTIONS, track=f"{file}:Lines,./other/more.py:Lines", quiet=True)
+    clbench.run(**OPTIONS, quiet=True)
+    clbench.run(**OPTIONS, track=f"{file}:Lines")
+    assert "1 run there already: trackers are told of new ones only" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

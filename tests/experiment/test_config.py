@@ -80,6 +80,8 @@ def test_settings_may_be_tables_or_dotted_names(tmp_path: Path) -> None:
         ("[run]\nmethod = 'lwf'", "did you mean methods?"),
         ("[run]\nconfig = 'other.toml'", "a config names no other"),
         ("[run]\nlr = 'fast'", "lr=fast"),
+        ("[run]\ntrials = 3", "'clbench run' has no option 'trials'"),
+        ("[run]\ncontrols = true", "'clbench run' has no option 'controls'"),
         (MINE + "preset = 'note'", "names a preset, and has rows of its own"),
         (MINE.replace("[[rows]]", "[[rows]]\ncolour = 1", 1), "has no entry 'colour'"),
     ],
@@ -94,10 +96,11 @@ def test_what_is_wrong_with_a_config_is_said(tmp_path: Path, text: str | None, m
     assert "\n" not in str(error.value)
 
 
-def test_a_config_is_no_preset(tmp_path: Path) -> None:
+def test_as_a_preset_a_config_brings_no_options(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(MINE)
-    with pytest.raises(UsageError, match="give the file as --config"):
-        Request(preset=tmp_path / "mine.toml")
+    assert len(keys(Request(preset=tmp_path / "mine.toml", seeds=1))) == 2
+    whole = Request(config=tmp_path / "mine.toml")
+    assert keys(Request(config=config.write(whole, tmp_path / "again.toml"))) == keys(whole)
 
 
 def test_a_file_that_says_otherwise_stays(tmp_path: Path) -> None:

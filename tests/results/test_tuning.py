@@ -39,7 +39,7 @@ def test_the_settings_of_each_method_stand_beside_it() -> None:
 
 def test_runs_that_settings_are_chosen_by_are_trials() -> None:
     ours = {"training": {"held_out": 0.1}, "tasks": "0-2"}
-    (comparison,) = Results([run_of("ewc@strength=3", CHOSEN, **ours)]).comparisons
+    (comparison,) = Results([run_of("ewc@strength=3", CHOSEN | {"trial": True}, **ours)]).comparisons
     assert [in_words(group) for group in comparison.groups] == ["a trial"]
     (comparison,) = Results([run_of("ewc@strength=3", CHOSEN, **ours | {"tasks": "3-"})]).comparisons
     assert [in_words(group) for group in comparison.groups] == ["untuned"]

@@ -55,6 +55,12 @@ def test_with_other_networks(backbone: Backbone) -> None:
     equal(go(new("lwf"), "class", 2, capture=True, **options), go(new("lwf"), "class", 2, **options))
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adafactor"])
+def test_with_every_optimiser(optimizer: Any) -> None:
+    training = Training(epochs=4, batch_size=8, lr=0.001, optimizer=optimizer)
+    equal(go(new("ewc"), "class", 2, training=training, capture=True), go(new("ewc"), "class", 2, training=training))
+
+
 def test_steps_of_one_form_share_their_buffers() -> None:
     """What a graph reads and writes stays where it is: the batch comes to the same memory."""
     steps, places, seen = StaticSteps(Method_of_nothing(), False), set(), []
