@@ -135,7 +135,7 @@ def test_the_probe_is_a_metric() -> None:
     summary = results.summary()
     rows = summary[summary["metric"] == "linear_probe_accuracy"]
     assert rows[["label", "n", "mean"]].to_numpy().tolist() == [["lwf", 2, (0.75 + 0.375) / 2]]
-    assert "split-digits, task, mlp: ewc: seed 0 without --probe, left out of what is shown of it" in results.warnings
+    assert "split-digits, task, mlp: ewc: seed 0 without a probe, left out of what is shown of it" in results.warnings
 
 
 def test_runs_with_and_without_the_probe_are_the_same_runs() -> None:
