@@ -8,16 +8,14 @@ each task, how images are prepared, and the form of the method's state. Reading 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clbench.data import transforms
@@ -27,6 +25,7 @@ from clbench.experiment.registry import Kind
 from clbench.experiment.spec import RunSpec
 from clbench.method import Learner, Method, Training
 from clbench.results.record import RunRecord
+from clbench.results.store import write_whole
 from clbench.sequences.tasks import Split, Task
 from clbench.training.run import restored
 
@@ -94,9 +93,7 @@ def save(path: Path, learner: Learner, spec: RunSpec, tasks: Sequence[Task], see
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(apart, temporary, {"format": "pt", "clbench": json.dumps(card)})
-    temporary.replace(path)
+    write_whole(path, safetensors.torch.save(apart, {"format": "pt", "clbench": json.dumps(card)}))
 
 
 def _described(task: Task, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import tomli_w
 from clbench.errors import UsageError, quoted, shown
 from clbench.experiment import presets
 from clbench.results.names import spelled
+from clbench.results.store import write_whole
 
 if TYPE_CHECKING:
     from clbench.experiment.request import Request
@@ -65,7 +66,7 @@ def write(request: Request, path: str | Path) -> Path:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise UsageError(f"{path} is there already and says otherwise: name another file, or remove it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
     return path
@@ -77,10 +78,6 @@ def _plain(value: Any) -> Any:
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return (
-        value
-        if isinstance(value, (bool, int, float, str))
-        else str(value)
-        if isinstance(value, Path)
-        else spelled(value)
-    )
+    if isinstance(value, Path):
+        return str(value)
+    return value if isinstance(value, (bool, int, float, str)) else spelled(value)

@@ -26,7 +26,8 @@ from clbench.experiment.fields import parse_fields
 from clbench.experiment.planning import plan
 from clbench.experiment.points import choose, resolve_training, rows_asked
 from clbench.experiment.preset import Preset, Row
-from clbench.experiment.request import Request
+from clbench.experiment.request import TUNE_DEFAULTS, Request
+from clbench.experiment.seeds import parse_seeds
 from clbench.experiment.spec import Job
 from clbench.experiment.tuned import USUAL, Tuning
 from clbench.results import metrics
@@ -39,7 +40,6 @@ SHARE = 0.1  # of the training images that settings are scored on, unless told
 MACHINE = (
     *("seeds", "jobs", "device", "kernels", "threads", "data_root", "checkpoint", "timeout", "backend", "scheduler"),
 )
-SEEDS = [1000, 1001, 1002]  # apart from those that people report
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _tuning(request: Request, tasks: str | None) -> Tuning:
     share = SHARE if request.validation is None else request.validation
     if not share:
         raise UsageError("--validation 0 leaves nothing to choose settings by: test images are never used for that")
-    seeds, name = request.seeds or SEEDS, request.protocol.name
+    seeds, name = request.seeds or parse_seeds(TUNE_DEFAULTS["seeds"]), request.protocol.name
     return Tuning(protocol=name, tasks=tasks, validation=share, seeds=seeds, search_by=request.search_by)
 
 

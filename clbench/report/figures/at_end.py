@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
-from clbench.report.figures.plots import STEPS
+from clbench.report.figures.plots import STEPS, name_rows
 from clbench.report.figures.style import Styles, ink, styles_of
 from clbench.results.confusion import Confusion
 from clbench.results.metrics import Array
@@ -83,11 +83,7 @@ def draw_probe(points: Mapping[str, Array], axes: Axes, styles: Styles | None = 
             half = None if n == 1 else [[mean[which] - low[which]], [high[which] - mean[which]]]
             own = {"markerfacecolor": fill, "label": name if row == 0 else "_"}
             axes.errorbar(mean[which], row, xerr=half, **{**look, **own})
-    axes.set_yticks(range(len(points)), [str(styles[label]["label"]) for label in points])
-    axes.set_ylim(len(points) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, [str(styles[label]["label"]) for label in points])
     left, right = axes.get_xlim()
     room = max((5 - (right - left)) / 2, 0)  # small differences must not fill it
     axes.set_xlim(max(left - room, -2), min(right + room, 102))

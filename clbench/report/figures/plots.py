@@ -247,11 +247,7 @@ def draw_differences(frame: pd.DataFrame, axes: Axes, styles: Styles | None = No
         look = _point(styles[label])
         fill = look["color"] if verdict in ("better", "worse") else "white"
         axes.errorbar(difference, row, xerr=half, markersize=4.5, elinewidth=1.1, markerfacecolor=fill, **look)
-    axes.set_yticks(range(len(labels)), [str(styles[label]["label"]) for label in labels])
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, [str(styles[label]["label"]) for label in labels])
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -105), min(high, 105))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
@@ -371,3 +367,12 @@ def _annotate(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float
     """Write text beside a point, `shift` in typographic points, also outside the axes."""
     look = {"ha": "left", "va": "center", "size": 7, **look}
     axes.annotate(text, at, shift, textcoords="offset points", annotation_clip=False, **look)
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of a figure that has a method in each, the first one at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
