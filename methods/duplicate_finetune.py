@@ -23,6 +23,7 @@ class DuplicateFinetune(Method):
 
     name: ClassVar[str] = "duplicate-finetune"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     scenarios: ClassVar[frozenset[str]] = frozenset({"task"})
     first_task_is_finetuning: ClassVar[bool] = True
 

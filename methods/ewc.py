@@ -29,6 +29,7 @@ class EWC(QuadraticPenalty):
 
     name: ClassVar[str] = "ewc"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0), Search(0.1, 1e6, log=True)] = 1000.0  # λ: how strongly old weights pull
     half: bool = True  # whether λ is halved: λ/2, as in the paper; false: λ (Hsu et al. 2018)

@@ -19,6 +19,7 @@ class FeatureExtraction(Method):
 
     name: ClassVar[str] = "feature-extraction"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
 

@@ -17,5 +17,6 @@ class Finetune(Method):
 
     name: ClassVar[str] = "finetune"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True

@@ -22,6 +22,7 @@ class FinetuneFC(Method):
 
     name: ClassVar[str] = "finetune-fc"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
 
     def phases(self, task: Task, earlier: Sequence[Task]) -> Sequence[Phase]:

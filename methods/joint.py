@@ -20,6 +20,7 @@ class Joint(Method):
 
     name: ClassVar[str] = "joint"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     core: ClassVar[bool] = True
     memory: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True

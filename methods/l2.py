@@ -22,6 +22,7 @@ class L2(QuadraticPenalty):
 
     name: ClassVar[str] = "l2"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0), Search(1e-4, 10.0, log=True)] = 0.01  # λ: how strongly old weights pull
 

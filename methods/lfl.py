@@ -24,6 +24,7 @@ class LFL(Method):
 
     name: ClassVar[str] = "lfl"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     mixed_labels: ClassVar[bool] = True
     family: ClassVar[str] = "distillation"
     first_task_is_finetuning: ClassVar[bool] = True

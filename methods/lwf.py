@@ -30,6 +30,7 @@ class LwF(Method):
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     mixed_labels: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     # T: what logits are divided by; the higher, the softer the responses
     temperature: Annotated[float, Gt(0), Search(choices=(1.0, 2.0, 4.0))] = 2.0
     # λ_o: of the distillation, beside the cross-entropy

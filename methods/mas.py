@@ -25,6 +25,7 @@ class MAS(QuadraticPenalty):
 
     name: ClassVar[str] = "mas"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     strength: Annotated[float, Ge(0), Search(1e-4, 1e3, log=True)] = 0.03  # λ: how strongly old weights pull
     reduction: Literal["sum", "mean"] = "sum"  # of the squared outputs; mean: divided by their number (Hsu et al. 2018)

@@ -23,6 +23,7 @@ class OnlineEWC(EWC):
 
     name: ClassVar[str] = "online-ewc"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     gamma: Annotated[float, Ge(0), Le(1)] = 1.0  # γ: what remains of earlier importances at each new task
 

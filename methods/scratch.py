@@ -22,6 +22,7 @@ class Scratch(Method):
 
     name: ClassVar[str] = "scratch"
     captured: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
     core: ClassVar[bool] = True
     first_task_is_finetuning: ClassVar[bool] = True
     networks: Literal["auto", "latest"] = "auto"  # that answer; auto: one per task in `task`, the latest elsewhere

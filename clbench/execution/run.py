@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from clbench.models.backbones import MLP
 from clbench.results.metrics import VIEWS
 from clbench.results.store import RunRecord
 from clbench.sequences.tasks import Split, Task, to_device
+from clbench.training.beside import Place, SideBySide
+from clbench.training.loop import TakeAll, one_by_one
 from clbench.training.precision import computing
 from clbench.training.run import run_sequence
 from clbench.training.snapshots import SnapshotFile
@@ -37,41 +40,62 @@ def run_one(job: Job, tell: Tell | None = None) -> RunRecord:
 
     `tell` is told where the run is, as "at task 2 of 5", for those who may stop it.
     """
+    return run_together([job], tell)[0]
+
+
+def run_together(jobs: Sequence[Job], tell: Tell | None = None) -> list[RunRecord]:
+    """Run jobs that differ in their seed, in this process and side by side, and return their records."""
+    first, tell = jobs[0], tell or (lambda where: None)
     # a process has one random state and one number of threads: runs in several threads of it wait for each other
-    with (
-        _ONE_AT_A_TIME,
-        as_in_a_new_process(),
-        using_threads(job.spec.threads),
-        _deterministic(job.device),
-        computing(job.spec.precision, job.device, job.spec.kernels),
-    ):
-        environment: dict[str, Any] = {}
-        trackers: Trackers | None = None
-        try:
-            _warm_up(job.device)
-            environment = describe_environment(job)
-            checkpoint = _checkpoint(job, environment)
-            trackers = Trackers(job, checkpoint is not None and checkpoint.path.exists())
-            record = _train(job, environment, tell or (lambda where: None), trackers, checkpoint)
-        except torch.OutOfMemoryError as error:
-            record = failed(job, f"{_memory_of(job.device)}\n\n{error}\n\n{traceback.format_exc()}", environment)
-        except (Exception, SystemExit) as error:
-            record = failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
-        (trackers or Trackers(job, resumed=False)).finish(record)
-        return record
+    with _ONE_AT_A_TIME, as_in_a_new_process(), _deterministic(first.device), _computing(first):
+        if len(jobs) == 1:
+            return [_record(first, tell)]
+        return SideBySide(first.device).results([partial(_beside, job, len(jobs), tell) for job in jobs])
+
+
+def _computing(job: Job) -> contextlib.ExitStack:
+    """Compute as a job asks for; of some of it each thread has its own."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(using_threads(job.spec.threads))
+        stack.enter_context(computing(job.spec.precision, job.device, job.spec.kernels))
+        return stack.pop_all()
+
+
+def _beside(job: Job, runs: int, tell: Tell, place: Place) -> RunRecord:
+    with _computing(job):
+        record = _record(job, tell, place.take)
+    return dataclasses.replace(record, environment={**(record.environment or {}), "side_by_side": runs})
+
+
+def _record(job: Job, tell: Tell, take_all: TakeAll = one_by_one) -> RunRecord:
+    environment: dict[str, Any] = {}
+    trackers: Trackers | None = None
+    try:
+        _warm_up(job.device)
+        environment = describe_environment(job)
+        checkpoint = _checkpoint(job, environment)
+        trackers = Trackers(job, checkpoint is not None and checkpoint.path.exists())
+        record = _train(job, environment, tell, trackers, checkpoint, take_all)
+    except torch.OutOfMemoryError as error:
+        record = failed(job, f"{_memory_of(job)}\n\n{error}\n\n{traceback.format_exc()}", environment)
+    except (Exception, SystemExit) as error:
+        record = failed(job, f"{what_happened(error, job)}\n\n{traceback.format_exc()}", environment)
+    (trackers or Trackers(job, resumed=False)).finish(record)
+    return record
 
 
 OUT_OF_MEMORY = "out of memory on "  # the record of a run begins so that had too little of its device's
 
 
-def _memory_of(device: str) -> str:
+def _memory_of(job: Job) -> str:
     """Say how much of a device's memory this run had when it got no more, and what to do."""
-    had = ""
+    had, device = "", job.device
     if torch.device(device).type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         own, size = torch.cuda.max_memory_allocated(device), f"of {total / 2**30:.1f} GiB"
         had = f" ({own / 2**30:.2f} GiB {size} were this run's, {free / 2**30:.2f} GiB were free)"
-    return f"{OUT_OF_MEMORY}{device}{had}: fewer --jobs on it, or smaller batches"
+    fewer = "fewer --side-by-side" if job.spec.side_by_side > 1 else "fewer --jobs on it"
+    return f"{OUT_OF_MEMORY}{device}{had}: {fewer}, or smaller batches"
 
 
 def what_happened(error: BaseException, job: Job | None = None) -> str:
@@ -96,7 +120,12 @@ def failed(job: Job, error: str, environment: dict[str, Any] | None = None) -> R
 
 
 def _train(
-    job: Job, environment: dict[str, Any], tell: Tell, trackers: Trackers, checkpoint: SnapshotFile | None
+    job: Job,
+    environment: dict[str, Any],
+    tell: Tell,
+    trackers: Trackers,
+    checkpoint: SnapshotFile | None,
+    take_all: TakeAll,
 ) -> RunRecord:
     tell("while its data were loaded")
     spec = job.spec
@@ -130,6 +159,7 @@ def _train(
         tell=trackers.after_task,
         probe=spec.probe,
         capture=job.capture,
+        take_all=take_all,
     )
     if learner.engine != "clbench":
         environment["differs"] = learner.differs()

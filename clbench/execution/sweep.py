@@ -286,7 +286,8 @@ def order_jobs(jobs: Sequence[Job], workers: int, folder: Path) -> list[Job]:
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(job.spec.first_task_key if job.plain_first_task else job.spec.key, []).append(job)
+        shares = job.plain_first_task and job.spec.side_by_side == 1
+        groups.setdefault(job.spec.first_task_key if shares else job.spec.key, []).append(job)
     ordered: list[Job] = []
     some = max(16, 2 * workers)
     for start in range(0, len(groups), some):

@@ -26,7 +26,7 @@ from typing import Any
 
 from clbench.errors import ClbenchError
 from clbench.execution.memory import keep_freed_memory
-from clbench.execution.run import OUT_OF_MEMORY, failed, run_one
+from clbench.execution.run import OUT_OF_MEMORY, failed, run_together
 from clbench.experiment.spec import Job
 from clbench.results.store import RunRecord
 
@@ -48,28 +48,42 @@ def run_jobs(
     may have no workers. Closing the generator stops the workers. Raises ClbenchError if workers die before they have
     begun a run.
     """
-    workers = min(workers, len(jobs))
+    units = side_by_side(jobs)
+    workers = min(workers, len(units))
     limited = any(job.timeout is not None for job in jobs)  # only another process can be stopped at its limit
-    if not may_have_workers() or (not limited and (len(jobs) <= 1 or (workers == 1 and not fork))):
+    if not may_have_workers() or (not limited and (len(units) <= 1 or (workers == 1 and not fork))):
         yield None
-        yield from map(run_one, jobs)
+        for unit in units:
+            yield from run_together(unit)
         return
     team = _Team(workers, fork, devices)
     try:
         team.start(workers)
         yield None
         lost: list[Job] = []
-        for job, record in team.run(jobs):
+        for job, record in team.run(units):
             if record is None:
                 lost.append(job)
             else:
                 yield record
         team.size, team.others = 1, False
         for job in lost:
-            for _, record in team.run([job]):
+            for _, record in team.run([[job]]):
                 yield record or failed(job, DIED)
     finally:
         team.stop(*team.workers)
+
+
+def side_by_side(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Put runs together that go side by side: those that differ in their seed only, at most as many as they say."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.spec.key if job.spec.side_by_side == 1 else job.spec.but_for_seed, []).append(job)
+    return [
+        group[start : start + group[0].spec.side_by_side]
+        for group in groups.values()
+        for start in range(0, len(group), group[0].spec.side_by_side)
+    ]
 
 
 def may_have_workers() -> bool:
@@ -88,7 +102,7 @@ class _Worker:
     connection: Connection
     device: str | None
     ready: bool = False  # whether it has started and waits for jobs
-    job: Job | None = None  # the one that it is doing
+    jobs: Sequence[Job] = ()  # those that it is doing side by side, mostly one
     where: str | None = None  # where that is, as it told last
     deadline: float = math.inf  # when that has to be done, in seconds of `time.monotonic`
 
@@ -105,26 +119,27 @@ class _Team:
         self.others = size > 1  # whether runs may go side by side
         self.failed_starts = 0  # since the last message of any worker
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunRecord | None]]:
+    def run(self, units: Sequence[Sequence[Job]]) -> Iterator[tuple[Job, RunRecord | None]]:
         """Yield each job with its record as it is finished, in any order, or with None if its worker has died."""
-        waiting = deque(jobs)
+        waiting = deque(units)
         self._hand_out(waiting)
-        while waiting or any(worker.job for worker in self.workers):
+        while waiting or any(worker.jobs for worker in self.workers):
             finished = self._finished()
             self._hand_out(waiting)  # before the caller takes its time with the records
             yield from finished
 
-    def _hand_out(self, waiting: deque[Job]) -> None:
+    def _hand_out(self, waiting: deque[Sequence[Job]]) -> None:
         """Give jobs to workers that have none; start more workers while there are jobs for them."""
         for worker in self.workers:
-            if waiting and worker.ready and worker.job is None:
-                job = waiting.popleft()
+            if waiting and worker.ready and not worker.jobs:
+                jobs = waiting.popleft()
                 worker.where = None
-                worker.job = job if worker.device is None else dataclasses.replace(job, device=worker.device)
-                worker.deadline = math.inf if job.timeout is None else time.monotonic() + job.timeout
+                worker.jobs = [dataclasses.replace(job, device=worker.device or job.device) for job in jobs]
+                timeout = jobs[0].timeout
+                worker.deadline = math.inf if timeout is None else time.monotonic() + len(jobs) * timeout
                 with contextlib.suppress(OSError):  # it has just died, as `_finished` will find
-                    worker.connection.send(worker.job)
-        busy = sum(worker.job is not None for worker in self.workers)
+                    worker.connection.send(worker.jobs)
+        busy = sum(bool(worker.jobs) for worker in self.workers)
         self.start(min(self.size, busy + len(waiting)))
 
     def _finished(self) -> list[tuple[Job, RunRecord | None]]:
@@ -134,30 +149,29 @@ class _Team:
         found = wait([worker.connection for worker in self.workers], left)
         finished: list[tuple[Job, RunRecord | None]] = []
         for worker in list(self.workers):
-            job, record = worker.job, None
+            jobs, records = worker.jobs, None
             if worker.connection in found:
                 try:
-                    record = worker.connection.recv()
+                    records = worker.connection.recv()
                     self.failed_starts = 0
-                    if isinstance(record, str):
-                        worker.where = record
+                    if isinstance(records, str):
+                        worker.where = records
                         continue
-                    if self.others and record is not None and (record.error or "").startswith(OUT_OF_MEMORY):
-                        record, self.size = None, max(1, self.size - 1)  # it is run again, and fewer go side by side
+                    if self.others and any((r.error or "").startswith(OUT_OF_MEMORY) for r in records or ()):
+                        records, self.size = None, max(1, self.size - 1)  # run again, and fewer go side by side
                         self.stop(worker)
                 except (EOFError, OSError):  # it has died
                     self.stop(worker)
                     self.failed_starts += not worker.ready
                 if self.failed_starts > 2 * self.size:
                     raise ClbenchError("workers die before they have begun a run; finished records are kept")
-            elif job is not None and worker.deadline <= time.monotonic():
+            elif jobs and worker.deadline <= time.monotonic():
                 self.stop(worker)
-                record = time_is_up(job, worker.where)
+                records = [time_is_up(job, worker.where) for job in jobs]
             else:
                 continue
-            worker.ready, worker.job, worker.deadline = True, None, math.inf
-            if job is not None:
-                finished.append((job, record))
+            worker.ready, worker.jobs, worker.deadline = True, (), math.inf
+            finished += zip(jobs, records or [None] * len(jobs), strict=True)
         return finished
 
     def start(self, count: int) -> None:
@@ -213,7 +227,7 @@ def _work(connection: Connection, parent: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has gone
         connection.send(None)
         while True:
-            connection.send(run_one(connection.recv(), connection.send))
+            connection.send(run_together(connection.recv(), connection.send))
 
 
 def end_with(parent: int) -> None:

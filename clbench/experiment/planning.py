@@ -26,6 +26,7 @@ from clbench.models import ExpandingHeadModel
 from clbench.sequences.checking import load_checked
 from clbench.sequences.tasks import Task
 from clbench.training.batches import Batches, n_held_out
+from clbench.training.beside import fits
 from clbench.training.precision import check_precision
 from clbench.version import NUMBERS
 
@@ -58,6 +59,10 @@ def plan(request: Request) -> Planned:
             raise UsageError(f"{method.label} has a state but no load_state: it cannot go on from a checkpoint")
     if request.probe:
         notes += [f"{run.method.label} has no network that --probe could probe" for run in runs if _cannot_probe(run)]
+    if request.side_by_side > 1:
+        alone = dict.fromkeys(run.method.label for run in runs if not fits(run.method.instance, run.model.instance))
+        why = "run one by one: side by side go methods that say so, with an mlp without dropout"
+        notes += [f"{name} will {why}" for name in alone]
     # runs that are not on the CPU are given one of the devices when they begin
     return Planned(_jobs(runs, request, devices[0], notes), list(dict.fromkeys(notes)), workers, devices)
 
@@ -154,6 +159,7 @@ def _spec(run: Point, request: Request, device: str, data: str, classes: list[in
         probe=request.probe,
         preset=run.preset,
         tasks=run.tasks,
+        side_by_side=request.side_by_side if fits(run.method.instance, run.model.instance) else 1,
     )
 
 
@@ -192,6 +198,8 @@ def check_machine(request: Request) -> tuple[list[str], int]:
         raise UsageError(f"kernels onednn are the CPU's, and these runs are on {devices[0]}: leave it out")
     if request.kernels == "onednn" and not torch.backends.mkldnn.is_available():
         raise UsageError("kernels onednn: this PyTorch has no oneDNN; leave it out")
+    if request.side_by_side > 1 and request.backend != "local":
+        raise UsageError("--side-by-side is for runs on this machine: leave it out, or the backend")
     workers = check_workers(request, devices[0])
     check_folder(request.out)
     return devices, workers * len(devices)

@@ -194,6 +194,9 @@ class Request(BaseModel):
     kernels: Literal["pytorch", "onednn"] = option("pytorch", "pytorch|onednn", "Of matrix products on the CPU.")
     threads: int = option(1, "N", "Threads of each run on the CPU; another number rounds otherwise.", ge=1)
     capture: bool = option(False, "", "Take steps from CUDA graphs where a method allows it; changes no number.")
+    side_by_side: int = option(
+        1, "N", "Runs of a small mlp that differ in their seed, trained as one batch of networks.", ge=1, le=1000
+    )
     eval_every: int | None = option(
         None, "N", "Evaluate the tasks seen so far every N updates too: curves.", ge=1, le=2**31
     )

@@ -19,6 +19,8 @@ from clbench.experiment.registry import Kind
 if TYPE_CHECKING:
     from clbench.sequences.tasks import Task
 
+# entries that are younger than the first records, which stand for runs with these values
+YOUNGER: dict[str, Any] = {"evaluate": "all", "probe": False, "tasks": None, "side_by_side": 1}
 NOT_IN_KEY = ("label", "sequence_label", "model_label", "preset")  # names, and how the run was asked for
 
 
@@ -55,13 +57,14 @@ class RunSpec:
     probe: bool = False  # whether the features of the final network are probed
     preset: Mapping[str, Any] | None = None  # name, row, what was overridden, and how it was tuned
     tasks: str | None = None  # those of the sequence that are learnt, from 0: "0-2", or "3-" to the last; None: all
+    side_by_side: int = 1  # at most so many runs that differ in their seed are trained as one batch of networks
 
     @cached_property
     def key(self) -> str:
         """The record's name: a hash of everything here but the labels and the preset."""
         content = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_KEY}
-        for name, default in (("evaluate", "all"), ("probe", False), ("tasks", None)):
-            if content[name] == default:  # younger than the first records, which stand for the same runs
+        for name, default in YOUNGER.items():
+            if content[name] == default:
                 del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -71,10 +74,20 @@ class RunSpec:
         code = {kind: code for kind, code in self.code.items() if kind != "method"}
         return dataclasses.replace(self, method="", params={}, code=code).key
 
+    @cached_property
+    def but_for_seed(self) -> str:
+        """What runs have in common that differ in their seed alone: the key without it, and what comes of it."""
+        data = self.data.partition(":")[0] if self.data.startswith("seed:") else self.data
+        order = None if self.class_order_rule == "seed" else self.class_order
+        return dataclasses.replace(self, seed=0, class_order=order, data=data).key
+
     def as_json(self) -> dict[str, Any]:
         """Return the spec as the plain values that JSON gives back."""
         content = json.loads(json.dumps(dataclasses.asdict(self)))
-        return content if self.tasks is not None else {name: content[name] for name in content if name != "tasks"}
+        for name in ("tasks", "side_by_side"):
+            if content[name] == YOUNGER[name]:
+                del content[name]
+        return dict(content)
 
 
 @dataclass(frozen=True)

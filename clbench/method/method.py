@@ -42,6 +42,10 @@ class Method(Learner):
     # that stay where they are, and nothing is decided, counted or kept in Python between two steps. A class says so for
     # itself, never for those derived from it; it may be a property. `check_method` makes sure.
     captured: ClassVar[bool] = False
+    # whether runs of it may go side by side: it leaves `gradients` as it is, its loss asks for outputs by `step` or the
+    # head, draws nothing from the global generators, and no hook changes what the backbone's layers compute. A class
+    # says so for itself, never for those derived from it. `check_method` makes sure
+    beside: ClassVar[bool] = False
     network: ExpandingHeadModel = field(init=False, repr=False, compare=False)
 
     def begin(self, run: Run) -> None:
@@ -126,6 +130,11 @@ def check_mixing(cls: type[Learner], augment: bool | str) -> None:
 def can_be_captured(method: Method) -> bool:
     """Whether a method's own class says that its steps may be captured."""
     return "captured" in vars(type(method)) and method.captured
+
+
+def can_go_beside(method: Learner) -> bool:
+    """Whether a method's own class says that its runs may go side by side."""
+    return bool(vars(type(method)).get("beside", False))
 
 
 def shares_first_task(cls: type[Learner]) -> bool:

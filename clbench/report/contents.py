@@ -138,6 +138,8 @@ def _options(spec: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
         last += ["--precision", spec["precision"]]
     if spec.get("threads", 1) != 1:
         last += ["--threads", str(spec["threads"])]
+    if "side_by_side" in spec:
+        last += ["--side-by-side", str(spec["side_by_side"])]
     return first, name, [*last, "--device", spec["device"]]
 
 

@@ -57,6 +57,7 @@ class _Spec(TypedDict):
     probe: NotRequired[bool]
     preset: NotRequired[dict[str, Any] | None]
     tasks: NotRequired[str]
+    side_by_side: NotRequired[Annotated[int, Field(ge=2)]]
 
 
 @with_config(STRICT)

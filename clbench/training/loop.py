@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from clbench.training.batches import Batches, Plateau
 from clbench.training.mixing import mixed
 from clbench.training.optimizer import Optimizer
 from clbench.training.schedules import rate_factor
-from clbench.training.static import StaticSteps, Taken
+from clbench.training.static import Form, StaticSteps, Taken
 
 if TYPE_CHECKING:
     from clbench.training.trainer import Trainer
@@ -63,6 +63,33 @@ class EpochHistory:
         if len(self.hits) < len(self.sizes):
             return loss, None
         return loss, torch.stack(self.hits).sum().item() / self.answered
+
+
+@dataclass(frozen=True)
+class Due:
+    """A step that is to be taken."""
+
+    training: TaskTraining
+    work: Work
+    batch: tuple[Tensor, Tensor, Tensor]  # rows [n] of the phase's images, their columns [n] and tasks [n]
+    present: tuple[int, ...]  # the tasks present
+    lr: float
+    progress: float  # share of the phase's steps that are done before it
+
+    @property
+    def form(self) -> Form:
+        return len(self.batch[0]), self.lr, self.present
+
+
+TakeAll = Callable[[Sequence[Due]], None]  # takes the steps of an epoch
+
+
+def one_by_one(due: Sequence[Due]) -> None:
+    """Take the steps of an epoch."""
+    for each in due:
+        take, static = partial(each.training.alone, each), each.work.static
+        taken = take(each.batch) if static is None else static.take((each.form,), take, each.batch)
+        each.training.took(taken[0])
 
 
 @dataclass
@@ -135,7 +162,7 @@ class TaskTraining:
             return None
         if self.optimizer.torch is not None:  # it counts its steps on the CPU
             return None
-        return StaticSteps(self.method, self.setting.device.type == "cuda")
+        return StaticSteps([self.method], self.setting.device.type == "cuda")
 
     def _steps(self, phase: Phase, batches: Batches) -> int:
         """Return how many steps a phase takes."""
@@ -166,49 +193,50 @@ class TaskTraining:
     ) -> None:
         """Train on the rows of each step."""
         work.draw_from(self.setting.seed, self.task.index, self.epoch)
-        history, phase, training = EpochHistory(), work.phase, self.setting.training
+        phase, training = work.phase, self.setting.training
         lengths, rows = [len(step) for step in steps], torch.cat(list(steps))
         if len(phase.tasks) > 1 and work.criterion.own_block:
-            present = [sorted(set(owned.tolist())) for owned in owners[rows].split(lengths)]
+            present = [tuple(sorted(set(owned.tolist()))) for owned in owners[rows].split(lengths)]
         else:
-            present = [[self.task.index]] * len(steps)
+            present = [(self.task.index,)] * len(steps)
         task_ids = owners[rows].to(self.setting.device)
         rows = rows.to(self.setting.device)
         highest = self.lr * phase.lr_factor / self.rate_divisor
-        parts = zip(*(each.split(lengths) for each in (rows, columns[rows], task_ids)), present, strict=True)
-        for number, (index, y, ids, there) in enumerate(parts, done_of[0]):
-            lr = self.optimizer.lr = highest * rate_factor(training, number, done_of[1])
-            take = partial(self._take_batch, work, there, number / done_of[1])
-            if work.static is None:
-                taken = take(index, y, ids)
-            else:
-                taken = work.static.take((len(index), lr, tuple(there)), take, index, y, ids)
-            history.add(taken)
-            self.costs.updates += 1
-            self.costs.images += taken.images
-            if self.trainer.curves is not None:
-                self.trainer.curves.after_update(self.method, self.task.index, self.costs.updates)
-        self.histories.append(history)
+        batches = zip(*(each.split(lengths) for each in (rows, columns[rows], task_ids)), strict=True)
+        parts = zip(batches, present, strict=True)
+        due = [
+            Due(self, work, batch, there, highest * rate_factor(training, number, done_of[1]), number / done_of[1])
+            for number, (batch, there) in enumerate(parts, done_of[0])
+        ]
+        self.histories.append(EpochHistory())
+        self.trainer.take_all(due)
 
-    def _take_batch(
-        self, work: Work, there: Sequence[int], progress: float, index: Tensor, y: Tensor, ids: Tensor
-    ) -> Taken:
-        """Take one step on rows of the phase's images [n], their columns of the head [n] and tasks [n]."""
-        batch = Batch(work.split.batch(index, work.augmentation), y, ids, there, index, work.split)
+    def took(self, taken: Taken) -> None:
+        """Count a step."""
+        self.histories[-1].add(taken)
+        self.costs.updates += 1
+        self.costs.images += taken.images
+        if self.trainer.curves is not None:
+            self.trainer.curves.after_update(self.method, self.task.index, self.costs.updates)
+
+    def step(self, due: Due, index: Tensor, y: Tensor, ids: Tensor) -> Step:
+        """Begin a step on rows of the phase's images [n], their columns of the head [n] and tasks [n]."""
+        work = due.work
+        batch = Batch(work.split.batch(index, work.augmentation), y, ids, due.present, index, work.split)
         if work.mixes is not None:
             batch = mixed(batch, work.mixes, work.mixing, work.criterion.own_block)
         features = None if work.recorded is None else work.recorded.index_select(0, index)
-        step = Step(self.method.network, batch, work.criterion, work.phase, self.optimizer.lr, progress, features)
-        loss, images = self._take(step)
-        if not step.answers:
-            return Taken(loss.detach(), images)
-        outputs, right = step.answers[0]
-        return Taken(loss.detach(), images, (outputs.argmax(1) == right).sum(), len(right))
+        self.optimizer.lr = due.lr
+        self.loss, self.batch_images, self.trainer.passes.pending = None, len(batch), 0
+        return Step(self.method.network, batch, work.criterion, work.phase, due.lr, due.progress, features)
 
-    def _take(self, step: Step) -> tuple[Tensor, int]:
-        """Take one step: gradients as the method wants them, then the optimiser. Return the loss, and its images."""
-        self.loss, self.batch_images, self.trainer.passes.pending = None, len(step.batch), 0
-        gradients = self.method.gradients(step, self._gradient_of)
+    def alone(self, due: Due, batch: Sequence[Tensor]) -> list[Taken]:
+        """Take a step, with gradients as the method wants them."""
+        step = self.step(due, *batch)
+        return [self.move(step, self.method.gradients(step, self._gradient_of))]
+
+    def move(self, step: Step, gradients: Gradients) -> Taken:
+        """Let the optimiser take gradients, and return what the step came to."""
         if not gradients.keys() <= self.parameters.keys():
             unknown, who = sorted(gradients.keys() - self.parameters.keys())[0], type(self.method).__name__
             raise ClbenchError(f"{who}.gradients returns one of {unknown!r}, which is no parameter")
@@ -224,7 +252,11 @@ class TaskTraining:
         self.optimizer.step()
         self.method.after_step(step)
         assert self.loss is not None, f"{type(self.method).__name__}.gradients asks for the gradient of no loss"
-        return self.loss
+        loss, images = self.loss
+        if not step.answers:
+            return Taken(loss.detach(), images)
+        outputs, right = step.answers[0]
+        return Taken(loss.detach(), images, (outputs.argmax(1) == right).sum(), len(right))
 
     def _clip(self) -> None:
         """Cut or scale down the gradients that the optimiser is to take, as training says."""
@@ -247,6 +279,10 @@ class TaskTraining:
             raise ClbenchError(
                 f"{what}: it calls no .backward(), the loop does; gradient_of takes a loss once"
             ) from error
+        return self.computed(loss)
+
+    def computed(self, loss: Tensor) -> Gradients:
+        """Take the gradients of a loss, which has been followed back, from the parameters."""
         if self.loss is None:
             self.loss = loss.detach(), self.trainer.passes.pending or self.batch_images
         self.trainer.passes.count_backward()

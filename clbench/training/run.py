@@ -17,6 +17,7 @@ from clbench.seeding import seed_default
 from clbench.sequences.tasks import Task
 from clbench.training.batches import hold_out
 from clbench.training.evaluation import CurveRecorder, Evaluator, Row, Stopwatch
+from clbench.training.loop import TakeAll, one_by_one
 from clbench.training.probe import probe as probe_features
 from clbench.training.snapshots import SnapshotFile
 from clbench.training.trainer import Setting, Trainer
@@ -81,6 +82,7 @@ def run_sequence(
     tell: Callable[[Outcome], None] | None = None,
     probe: bool = False,
     capture: bool = False,
+    take_all: TakeAll = one_by_one,
 ) -> Outcome:
     """Let a learner learn one task after another, and evaluate all tasks before the first and after each.
 
@@ -92,6 +94,7 @@ def run_sequence(
     `finish_task`; the last point of a task is its row of the accuracy matrix. `tell` is told what has been measured
     after each task. With `capture`, steps are taken from CUDA graphs where the method allows it. With `probe`, the
     features of the final network are probed, if the learner is a Method and so has one. None of them changes a number.
+    `take_all` takes the steps of an epoch, one by one or together with those of other runs.
     Raises DivergedError when a loss, weight or score is not finite, or a loss ends above HIGHEST_LOSS. The global
     random state is left as found.
     """
@@ -101,7 +104,7 @@ def run_sequence(
         evaluator = Evaluator(tasks, scenario, training, backbone.chunk)
         curves = None if eval_every is None else CurveRecorder(eval_every, evaluator, tasks, device)
         setting = Setting(train_tasks, held_out, backbone, training, scenario, seed, device)
-        trainer = Trainer(setting, evaluator, curves, first_task, capture)
+        trainer = Trainer(setting, evaluator, curves, first_task, capture, take_all)
         run = _Run(learner, trainer, evaluator, tasks, evaluate, tell or (lambda outcome: None))
         try:
             outcome = run.go(before_task, after_task, checkpoint)

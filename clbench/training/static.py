@@ -9,8 +9,8 @@ could not repeat is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from clbench.method import Method
 
 WARM_UP = 3  # steps of a form that are taken one by one: what is made at the first ones is then there
 Form = tuple[int, float, tuple[int, ...]]  # images, learning rate, tasks present
+Forms = tuple[Form, ...]  # one of each run that takes the step
 
 
 @dataclass(frozen=True)
@@ -34,66 +35,75 @@ class Taken:
     answered: int = 0
 
 
-Take = Callable[[Tensor, Tensor, Tensor], Taken]  # of rows [n], columns [n] and tasks [n] of a batch
+Take = Callable[[Sequence[Tensor]], list[Taken]]  # of the batch, see `StaticSteps.take`
 
 
 @dataclass
 class _Buffers:
     """The memory of one form, and its graph."""
 
-    batch: tuple[Tensor, Tensor, Tensor]
+    batch: tuple[Tensor, ...]
     graph: torch.cuda.CUDAGraph | None = None
-    taken: Taken | None = None
-    forward: int = 0  # images that a step sends through the backbone
-    backward: int = 0
+    taken: list[Taken] = field(default_factory=list)
+    passes: list[tuple[int, int]] = field(default_factory=list)  # of a step: images forward and backward, by network
 
 
 class StaticSteps:
-    """The steps of one phase of a method."""
+    """The steps of one phase of a method, or of several methods that take their steps together."""
 
-    def __init__(self, method: Method, on_cuda: bool):
-        self.method, self.passes, self.on_cuda = method, method.network.passes, on_cuda
-        self.seen: dict[Form, int] = {}
-        self.buffers: dict[Form, _Buffers] = {}
+    def __init__(self, methods: Sequence[Method], on_cuda: bool):
+        self.methods, self.on_cuda = methods, on_cuda
+        self.passes = [method.network.passes for method in methods]
+        self.seen: dict[Forms, int] = {}
+        self.buffers: dict[Forms, _Buffers] = {}
         self.replayed = 0  # steps that did not go through Python
 
-    def take(self, form: Form, take: Take, *batch: Tensor) -> Taken:
-        """Take a step of a form."""
+    def take(self, form: Forms, take: Take, batch: Sequence[Tensor]) -> list[Taken]:
+        """Take a step of a form, and return what it came to for each method.
+
+        `batch` has, method after method, the rows [n] of the batch, their columns [n] and tasks [n].
+        """
         self.seen[form] = self.seen.get(form, 0) + 1
         if self.seen[form] <= WARM_UP:
-            return take(*batch)
+            return take(batch)
         if form not in self.buffers:
-            self.buffers[form] = _Buffers(tuple(part.clone() for part in batch))  # type: ignore[arg-type]
+            self.buffers[form] = _Buffers(tuple(part.clone() for part in batch))
         own = self.buffers[form]
         for mine, part in zip(own.batch, batch, strict=True):
             mine.copy_(part)
         return self._replay(own, take) if self.on_cuda else self._watched(own, take)
 
-    def _watched(self, own: _Buffers, take: Take) -> Taken:
+    def _watched(self, own: _Buffers, take: Take) -> list[Taken]:
         """Take a step as a graph would; raise ClbenchError if it does what no graph repeats."""
-        name, before = type(self.method).__name__, _kept(vars(self.method))
+        name, before = type(self.methods[0]).__name__, [_kept(vars(method)) for method in self.methods]
         with _NoLook(name):
-            taken = take(*own.batch)
-        after = _kept(vars(self.method))
-        if changed := sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key)):
-            raise ClbenchError(f"{name} says that its steps can be captured, but a step changes its {changed[0]}")
+            taken = take(own.batch)
+        for old, method in zip(before, self.methods, strict=True):
+            new = _kept(vars(method))
+            if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+                raise ClbenchError(f"{name} says that its steps can be captured, but a step changes its {changed[0]}")
         return taken
 
-    def _replay(self, own: _Buffers, take: Take) -> Taken:
+    def _replay(self, own: _Buffers, take: Take) -> list[Taken]:
         if own.graph is None:
-            before = self.passes.forward, self.passes.backward
+            before = [(passes.forward, passes.backward) for passes in self.passes]
             own.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(own.graph):  # nothing is computed yet
-                own.taken = take(*own.batch)
-            own.forward, own.backward = self.passes.forward - before[0], self.passes.backward - before[1]
+                own.taken = take(own.batch)
+            own.passes = [
+                (passes.forward - forward, passes.backward - backward)
+                for passes, (forward, backward) in zip(self.passes, before, strict=True)
+            ]
         else:
-            self.passes.forward += own.forward
-            self.passes.backward += own.backward
+            for passes, (forward, backward) in zip(self.passes, own.passes, strict=True):
+                passes.forward += forward
+                passes.backward += backward
         own.graph.replay()
         self.replayed += 1
-        assert own.taken is not None
-        hits = own.taken.hits
-        return replace(own.taken, loss=own.taken.loss.clone(), hits=None if hits is None else hits.clone())
+        return [
+            replace(taken, loss=taken.loss.clone(), hits=None if taken.hits is None else taken.hits.clone())
+            for taken in own.taken
+        ]
 
 
 def _kept(value: Any, name: str = "") -> dict[str, Any]:

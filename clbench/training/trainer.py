@@ -16,7 +16,7 @@ from clbench.models.head import ExpandingHeadModel, Passes
 from clbench.seeding import seed_default
 from clbench.sequences.tasks import Split, Task
 from clbench.training.evaluation import CurveRecorder, Evaluator, Stopwatch
-from clbench.training.loop import TaskTraining
+from clbench.training.loop import TakeAll, TaskTraining, one_by_one
 from clbench.training.optimizer import Optimizer, State
 from clbench.training.snapshots import SnapshotFile
 
@@ -46,7 +46,10 @@ class Trainer:
         curves: CurveRecorder | None = None,
         first_task: SnapshotFile | None = None,
         capture: bool = False,
+        take_all: TakeAll = one_by_one,
     ):
+        self.take_all = take_all  # takes the steps of an epoch
+        self.watch = Stopwatch(setting.device)  # of the task under way
         self.capture, self.replayed_steps = capture, 0  # whether steps are captured, and how many came from a graph
         self.setting, self.evaluator, self.curves = setting, evaluator, curves
         self.first_task = first_task  # where the first task is taken from, or left for other runs
@@ -108,7 +111,7 @@ class Trainer:
 
     def learn(self, task: Task) -> Costs:
         """Train the method on a task and return what it cost."""
-        method, watch = self.method, Stopwatch(self.setting.device)
+        method, self.watch = self.method, Stopwatch(self.setting.device)
         self.passes.reset()
         if self.curves is not None:
             self.curves.start_task()
@@ -119,7 +122,7 @@ class Trainer:
             raise ClbenchError(f"{what}: a list of Phase is needed, an empty one where the task is not learnt now")
         costs = Costs(trained=bool(phases))
         if self.first_task is not None and task.index == 0 and phases:
-            self._share_first_task(task, phases, costs, watch)
+            self._share_first_task(task, phases, costs)
         elif phases:
             self._train(task, phases, costs)
         method.network.eval()
@@ -134,34 +137,34 @@ class Trainer:
         }
         costs.stored_bytes = sum(split.nbytes for split in old.values()) + nbytes(method.state())
         costs.stored_images = sum(len(split.rows.unique()) for split in old.values()) + method.stored_images()
-        costs.seconds = watch.seconds() - self._curve_seconds
+        costs.seconds = self.watch.seconds() - self._curve_seconds
         return costs
 
     @property
     def _curve_seconds(self) -> float:
         return 0.0 if self.curves is None else self.curves.seconds
 
-    def _share_first_task(self, task: Task, phases: Sequence[Phase], costs: Costs, watch: Stopwatch) -> None:
+    def _share_first_task(self, task: Task, phases: Sequence[Phase], costs: Costs) -> None:
         """Train the first task, or take it over from another run that has trained the same.
 
         Neither waiting for the other run nor reading and writing files is a cost of the method.
         """
         assert self.first_task is not None
         with contextlib.ExitStack() as stack:
-            with watch.paused():
+            with self.watch.paused():
                 found = stack.enter_context(self.first_task.claim())
             if found is None:
                 self._train(task, phases, costs)
-                costs.seconds = watch.seconds() - self._curve_seconds
+                costs.seconds = self.watch.seconds() - self._curve_seconds
                 costs.forward_passes, costs.backward_passes = self.passes.forward, self.passes.backward
-                with watch.paused():
+                with self.watch.paused():
                     self.first_task.keep({"trainer": self.state(), "costs": asdict(costs)})
                 return
-            with watch.paused():
+            with self.watch.paused():
                 self.load_state(found["trainer"], 1)
         vars(costs).update(found["costs"])
         self.passes.forward, self.passes.backward = costs.forward_passes, costs.backward_passes
-        watch.add(costs.seconds + self._curve_seconds)
+        self.watch.add(costs.seconds + self._curve_seconds)
         self.shared_first_task = True
 
     def _train(self, task: Task, phases: Sequence[Phase], costs: Costs) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,14 @@ def do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Do:
     """
 
     def start(work: Work, count: int, size: int = 2, devices: list[str] | None = None, **limits: float) -> Any:
-        def stand_in(job: Job, tell: Callable[[str], None]) -> RunRecord:
+        def stand_in(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[RunRecord]:
+            (job,) = jobs
             tell("at task 2 of 5")
             with (tmp_path / "begun").open("a") as file:
                 file.write(f"{job.spec.seed}")
-            return record("finetune", job.spec.seed, error=f"{work(job.spec.seed, tmp_path)} {job.device}")
+            return [record("finetune", job.spec.seed, error=f"{work(job.spec.seed, tmp_path)} {job.device}")]
 
-        monkeypatch.setattr(workers, "run_one", stand_in)
+        monkeypatch.setattr(workers, "run_together", stand_in)
         jobs = plan("finetune", seeds=count, out=tmp_path).jobs
         jobs = [dataclasses.replace(job, timeout=limits.get(f"of_{job.spec.seed}")) for job in jobs]
         records = run_jobs(jobs, size, True, devices or ())

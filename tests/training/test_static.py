@@ -1,5 +1,6 @@
 """Steps in buffers of their own: equal to steps one by one, and nothing in them that a CUDA graph could not repeat."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -63,16 +64,17 @@ def test_with_every_optimiser(optimizer: Any) -> None:
 
 def test_steps_of_one_form_share_their_buffers() -> None:
     """What a graph reads and writes stays where it is: the batch comes to the same memory."""
-    steps, places, seen = StaticSteps(Method_of_nothing(), False), set(), []
+    steps, places, seen = StaticSteps([Method_of_nothing()], False), set(), []
 
-    def take(index: Tensor, y: Tensor, ids: Tensor) -> Taken:
+    def take(batch: Sequence[Tensor]) -> list[Taken]:
+        index, y, ids = batch
         places.add((index.data_ptr(), y.data_ptr(), ids.data_ptr()))
         seen.append(index.tolist() if len(seen) < WARM_UP else (index + 0).sum())
-        return Taken(y.double().mean(), len(y))
+        return [Taken(y.double().mean(), len(y))]
 
     for number in range(WARM_UP + 5):
         batch = torch.full((4,), number), torch.full((4,), number), torch.zeros(4)
-        assert float(steps.take((4, 0.1, (0,)), take, *batch).loss) == number
+        assert float(steps.take(((4, 0.1, (0,)),), take, batch)[0].loss) == number
         if number == WARM_UP - 1:
             places.clear()
     assert len(places) == 1
