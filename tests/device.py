@@ -13,47 +13,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from device_cases import (
-    FIVE_STEPS,
-    GENTLE,
-    LWF_OF_VAN_DE_VEN,
-    OF_VAN_DE_VEN,
-    cases_of_methods,
-    compare,
-    further_cases,
-    new,
-)
+from device_cases import GENTLE, cases_of_methods, compare, further_cases, new
 from device_report import faults, report
+from device_speed import speed
 
 from clbench.execution.environment import processor
-from clbench.execution.memory import keep_freed_memory
 from clbench.experiment import registry
-from clbench.method import Learner, Scenario, Training
-from clbench.models import Backbone
-from clbench.models.backbones import MLP, ResNet18
+from clbench.method import Learner, Method, can_be_captured, can_go_beside
 from clbench.results.store import Store
-from clbench.sequences.splits import MNIST_BUDGET, SplitMNIST
-from clbench.sequences.tasks import Task, to_device
-from clbench.testing import tiny_tasks
-from clbench.training.precision import computing
-from clbench.training.run import run_sequence
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PARTS = ("tests", "agreement", "speed", "command")
@@ -65,10 +47,17 @@ def say(part: str, **values: Any) -> None:
     print(json.dumps({"part": part, **values}), flush=True)
 
 
+def _in_several_ways(learner: Learner) -> bool:
+    return isinstance(learner, Method) and (can_be_captured(learner) or can_go_beside(learner))
+
+
 def agreement(device: str, options: argparse.Namespace, share: int, shares: int) -> None:
     """Compare every case of this process's share."""
     names = options.methods.split(",") if options.methods else FEW if options.cpu else registry.names("method")
     cases = [*cases_of_methods(names, options.cpu), *([] if options.methods else further_cases())]
+    if options.cpu and not options.methods:  # and all those whose steps there are several ways to take
+        more = [name for name in registry.names("method") if name not in names and _in_several_ways(new(name))]
+        cases += [case for case in cases_of_methods(more, True) if case.label.endswith(", mlp")]
     torch.use_deterministic_algorithms(True)  # and refuse what can't be
     for case in cases[share::shares]:
         start = time.perf_counter()
@@ -78,66 +67,6 @@ def agreement(device: str, options: argparse.Namespace, share: int, shares: int)
             torch.set_default_dtype(torch.float32)
             found = {"error": f"{type(error).__name__}: {error}"[:500], "traceback": traceback.format_exc()[-3000:]}
         say("agreement", label=case.label, **found, seconds=round(time.perf_counter() - start, 2))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Speed
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A run whose training is timed."""
-
-    label: str
-    learner: Callable[[], Learner]
-    backbone: Backbone
-    tasks: Sequence[Task]
-    training: Training
-    scenario: Scenario = "task"
-    data: str = "made-up images"
-
-
-def to_be_timed(where: str, small: bool) -> Iterator[Timed]:
-    """Yield the runs; on the CPU the residual network takes fewer steps."""
-    root = os.environ.get("CLBENCH_DATA_ROOT")
-    if root and not small:
-        plain, raw = (s.load(Path(root), 0, None) for s in (SplitMNIST(), SplitMNIST(mean=0.0, std=1.0)))
-        data = "split-mnist"
-    else:
-        plain = raw = tiny_tasks(2 if small else 5, images=256 if small else 5000, shape=(1, 28, 28))
-        data = Timed.data
-    budget = replace(Training(**MNIST_BUDGET), **({"epochs": None, "iterations": 3} if small else {}))  # type: ignore[arg-type]
-    scenarios: dict[str, Scenario] = {"finetune": "task", "lwf": "task", "ewc": "task", "replay": "class"}
-    for name, scenario in scenarios.items():
-        yield Timed(f"MLP 256, {name}", functools.partial(new, name), MLP(width=256), plain, budget, scenario, data)
-    theirs = replace(OF_VAN_DE_VEN, batch_size=128, drop_last=True, iterations=1 if small else 300)
-    lwf = functools.partial(new, "lwf", **LWF_OF_VAN_DE_VEN)
-    yield Timed("MLP 2 × 400, lwf of van de Ven", lwf, MLP(width=400, depth=2), raw[:2], theirs, "class", data)
-    for batch in (10,) if small else (10, 64):
-        steps = 1 if small else 10 if where == "cpu" else 200
-        photographs = tiny_tasks(1, classes=10, images=10 * batch, shape=(3, 32, 32))
-        training = replace(FIVE_STEPS, iterations=steps, batch_size=batch)
-        learner = functools.partial(new, "finetune")
-        yield Timed(f"resnet18, batch {batch}, finetune", learner, ResNet18(), photographs, training)
-
-
-def speed(where: str, small: bool) -> None:
-    """Time training, and what a method does after a task, on a device or on one core of the CPU."""
-    keep_freed_memory()  # as a sweep's workers do
-    torch.use_deterministic_algorithms(where != "cpu", warn_only=True)  # as runs do
-    for timed in to_be_timed(where, small):
-        tasks = to_device(timed.tasks, torch.device(where))
-
-        def rate(training: Training, timed: Timed = timed, tasks: Sequence[Task] = tasks) -> tuple[float, int]:
-            with computing("fp32", where):
-                found = run_sequence(tasks, timed.learner(), timed.backbone, training, timed.scenario, 0, where)
-            return sum(found.updates) / sum(found.train_seconds), sum(found.updates)
-
-        rate(replace(timed.training, epochs=None, iterations=2))  # the first steps of a process load libraries
-        rates, steps = zip(*[rate(timed.training) for _ in range(1 if small else 3)], strict=True)
-        middle, low, high = (round(f(rates), 1) for f in (statistics.median, min, max))
-        where_to = {"label": timed.label, "where": where, "data": timed.data, "steps": steps[0]}
-        say("speed", **where_to, steps_per_second=middle, lowest=low, highest=high)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,7 +165,8 @@ def one_part(options: argparse.Namespace) -> None:
         share, shares = map(int, rest.split("/"))
         agreement(device, options, share, shares)
     elif name == "speed":
-        speed("cpu" if rest == "cpu" else device, options.cpu)
+        for found in speed("cpu" if rest == "cpu" else device, options.cpu):
+            say("speed", **found)
     else:
         command(device, options.cpu)
 

@@ -15,11 +15,12 @@ from designs import AGEM, DER, Calibrated, Prototypes
 from torch import Tensor
 
 from clbench.experiment import registry
-from clbench.method import SCENARIOS, Learner, Scenario, Training, shares_first_task
+from clbench.method import SCENARIOS, Learner, Method, Scenario, Training, can_be_captured, shares_first_task
 from clbench.models import Backbone
 from clbench.models.backbones import CNN, MLP, ResNet18
 from clbench.sequences.tasks import Split, Task, to_device
 from clbench.testing import tiny_tasks
+from clbench.training.beside import Place, SideBySide, fits
 from clbench.training.precision import computing
 from clbench.training.run import Outcome, run_sequence
 from clbench.training.snapshots import SnapshotFile
@@ -106,7 +107,7 @@ def further_cases() -> list[Case]:
         case("feature-extraction", "task", backbone=cnn, tasks=augmented),
         case("finetune", "class", backbone=dropout, same_draws=False, snapshots=True),
         case("replay", "class", backbone=cnn, tasks=stored_as_bytes, same_draws=False, snapshots=True),
-        case("replay", "task", {"choice": "reservoir", "images": 20}, snapshots=True),
+        case("er", "task", {"images": 20}, snapshots=True),
         case("replay", "class", {"mode": "concatenate", "images": 20, "weighting": "tasks"}),
         case("joint", "task", {"mode": "incremental", "task_share": "equal"}),
         *[case("ewc", "class", {"label": label, **GENTLE["ewc"]}) for label in ("exact", "argmax", "true")],
@@ -120,12 +121,14 @@ def further_cases() -> list[Case]:
     ]
 
 
-def go(case: Case, device: str, learner: Learner | None = None, **options: Any) -> tuple[Outcome, Weights]:
+def go(
+    case: Case, device: str, learner: Learner | None = None, seed: int = 0, **options: Any
+) -> tuple[Outcome, Weights]:
     """Run a case; return what it measured and the final weights."""
     learner = learner or case.learner()
     tasks = to_device(case.tasks(3), torch.device(device))
     with computing("fp32", device):
-        outcome = run_sequence(tasks, learner, case.backbone, case.training, case.scenario, 0, device, **options)
+        outcome = run_sequence(tasks, learner, case.backbone, case.training, case.scenario, seed, device, **options)
     return outcome, {name: value.detach().cpu().clone() for name, value in learner.weights().items()}
 
 
@@ -141,7 +144,24 @@ def compare(case: Case, device: str) -> dict[str, Any]:
         names = ("task_aware", "task_agnostic", "updates", "images", "forward_passes", "backward_passes")
         found["counts"] = all(getattr(ours, n) == getattr(theirs, n) for n in (*names, "parameters", "stored_bytes"))
     found["repeated"] = same(first, go(case, device)[0])
+    learner = case.learner()
+    if isinstance(learner, Method) and can_be_captured(learner):
+        found["captured"] = same(first, go(case, device, capture=True)[0])
+    if isinstance(learner, Method) and fits(learner, case.backbone):
+        found["beside"] = beside(case, device)
     return found | (from_snapshots(case, device, first) if case.snapshots else {})
+
+
+def beside(case: Case, device: str, seeds: int = 3) -> float:
+    """Return how far a weight of several seeds, side by side and captured if they can be, is from it alone."""
+
+    def together(seed: int, place: Place) -> Weights:
+        return go(case, device, seed=seed, take_all=place.take, capture=True)[1]
+
+    with in_float64():
+        runs = [functools.partial(together, seed) for seed in range(seeds)]
+        found = SideBySide(device).results(runs)
+        return max(difference(weights, go(case, device, seed=seed)[1]) for seed, weights in enumerate(found))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ CLOSE = 1e-8  # how far a weight in float64 may be from the CPU's
 YES_OR_NO = {
     "counts": "CPU and device in float64: accuracies, updates, images, passes, stored bytes are equal",
     "repeated": "the same run twice on the device is equal bit for bit",
+    "captured": "a run of captured steps is equal bit for bit to one step by step",
     "resumed": "a run that goes on from a checkpoint on the device is equal bit for bit",
     "shared": "a run that takes over its first task on the device is equal bit for bit",
 }
@@ -26,6 +27,8 @@ def faults(content: dict[str, Any]) -> list[str]:
             found.append(f"{what}: {' '.join(result['error'].split())}")
         if not result.get("float64", 0) <= CLOSE:
             found.append(f"{what}: in float64 a weight differs by {result['float64']:.1e}")
+        if not result.get("beside", 0) <= CLOSE:
+            found.append(f"{what}: in float64 a weight of runs side by side differs by {result['beside']:.1e}")
         found += [f"{what}: not so: {text}" for name, text in YES_OR_NO.items() if result.get(name) is False]
         found += [f"{what}: failed: {one}" for one in result.get("failed", [])]
     return found
@@ -54,6 +57,7 @@ def _agreement(results: list[dict[str, Any]]) -> list[str]:
     for name, text in (
         ("float64", "CPU and device in float64: largest difference of a weight"),
         ("float32", "CPU and device in float32: largest difference, relative to the largest weight"),
+        ("beside", "runs side by side and alone, in float64: largest difference of a weight"),
     ):
         measured = [(r[name], r["label"]) for r in results if name in r]
         if measured:

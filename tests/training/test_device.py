@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import device
+import device_speed
 import pytest
 
 
@@ -19,11 +20,12 @@ def test_a_check_with_two_methods(tmp_path: Path) -> None:
     assert (tmp_path / "device.md").read_text() == done.stdout[:-1]
 
 
-def test_the_timing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLBENCH_DATA_ROOT", raising=False)
-    device.speed("cpu", small=True)
-    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(results) == 6
+    results = list(device_speed.speed("cpu", small=True))
+    labels = {result["label"] for result in results}
+    assert {"MLP 256, lwf, 10 side by side, captured", "resnet18, batch 10 + 10, er, by hand"} <= labels
+    assert len(labels) == len(results)
     assert all(result["steps_per_second"] > 0 for result in results)
 
 
