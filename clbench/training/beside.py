@@ -22,7 +22,7 @@ from torch.func import functional_call
 from clbench.method import Method, Step, can_go_beside
 from clbench.models import ExpandingHeadModel
 from clbench.models.backbones import MLP, Backbone
-from clbench.training.loop import Due, Work
+from clbench.training.loop import Due, Work, backward
 from clbench.training.static import StaticSteps, Taken
 
 T = TypeVar("T")
@@ -157,7 +157,7 @@ def together(due: Sequence[Due], batch: Sequence[Tensor]) -> list[Taken]:
     steps = [each.training.step(each, *batch[3 * k : 3 * k + 3]) for k, each in enumerate(due)]
     share_features([step for step in steps if step.recorded is None])
     losses = [each.training.method.loss(step) for each, step in zip(due, steps, strict=True)]
-    torch.stack(losses).sum().backward()
+    backward(torch.stack(losses).sum())
     return [
         each.training.move(step, each.training.computed(loss))
         for each, step, loss in zip(due, steps, losses, strict=True)

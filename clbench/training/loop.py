@@ -269,7 +269,7 @@ class TaskTraining:
     def _gradient_of(self, loss: Tensor) -> Gradients:
         """Return the gradients of a scalar, by parameter name."""
         try:
-            loss.backward()
+            backward(loss)
         except RuntimeError as error:
             if "backward through the graph a second time" not in str(error):
                 raise
@@ -325,6 +325,11 @@ class TaskTraining:
             self.rate_divisor *= 10
         self.stopped = action == "stop"
         return action in ("end phase", "stop")
+
+
+def backward(loss: Tensor) -> None:
+    """Compute the gradients of a scalar: the one place where that is done."""
+    loss.backward()
 
 
 def set_trainable(method: Method, parameters: Iterable[nn.Parameter] | None) -> bool:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from clbench.errors import DivergedError
 from clbench.experiment import registry
-from clbench.method import Method, Scenario, Step, Training, can_go_beside
+from clbench.method import GradientOf, Gradients, Method, Scenario, Step, Training, can_go_beside
 from clbench.models.backbones import CNN, MLP
 from clbench.sequences.tasks import Task
-from clbench.testing import tiny_tasks
+from clbench.testing import check_method, tiny_tasks
 from clbench.training.beside import Place, SideBySide, fits
 from clbench.training.run import Outcome, run_sequence
 
@@ -166,3 +166,38 @@ def test_each_draws_as_it_does_alone() -> None:
         return learner.kept
 
     assert SideBySide("cpu").results([partial(go, seed) for seed in SEEDS]) == [go(seed, None) for seed in SEEDS]
+
+
+class Hooked(Method):
+    """Its layers compute something else than they are"""
+
+    name = "hooked"
+    beside = True
+
+    def loss(self, step: Step) -> Tensor:
+        layer = next(module for module in step.network.backbone.modules() if isinstance(module, torch.nn.Linear))
+        scale = 1 + self.run.seed
+        handle = layer.register_forward_hook(lambda layer, given, output: scale * output)
+        try:
+            return step.cross_entropy()
+        finally:
+            handle.remove()
+
+
+class OwnGradients(Method):
+    """Its gradients are not those of its loss"""
+
+    name = "own-gradients"
+    beside = True
+
+    def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
+        return {name: 2 * value for name, value in super().gradients(step, gradient_of).items()}
+
+
+@pytest.mark.parametrize("cls", [Hooked, OwnGradients])
+def test_the_contract_finds_who_may_not(cls: type[Method], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_default_dtype(torch.float32)
+    with pytest.raises(AssertionError, match="it must not declare `beside = True`"):
+        check_method(cls, models=["mlp"], scenarios=["task"], quiet=True)
+    monkeypatch.setattr(cls, "beside", False)
+    check_method(cls, models=["mlp"], scenarios=["task"], quiet=True)

@@ -6,80 +6,48 @@ import contextlib
 import copy
 import functools
 import inspect
-import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-from unittest import mock
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from clbench.errors import ClbenchError, DivergedError, UsageError
 from clbench.execution.run import using_threads
 from clbench.experiment import own_code, points, registry
 from clbench.method import (
     SCENARIOS,
-    GradientOf,
-    Gradients,
     Learner,
     Memory,
     Method,
-    Run,
     Scenario,
-    Step,
     Training,
     shares_first_task,
 )
 from clbench.models.backbones import Backbone
 from clbench.results.references import BASELINE
 from clbench.sequences import checking
-from clbench.sequences.tasks import Split, Task, TaskSequence
-from clbench.training.run import Outcome, run_sequence, weights_hash
+from clbench.sequences.tasks import Task, TaskSequence
+from clbench.testing.derived import never_told, noting, watched
+from clbench.testing.tiny import tiny_tasks
+from clbench.training.beside import Place, SideBySide, fits
+from clbench.training.loop import one_by_one
+from clbench.training.run import Outcome, run_sequence
 from clbench.training.snapshots import SnapshotFile
 
-T = TypeVar("T")
 SMALL: dict[str, dict[str, int]] = {"cnn": {"channels": 4, "width": 32}, "resnet18": {"channels": 8}}
 TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3)
 SLOW = ("resnet18",)  # is checked in one scenario, unless others are named, and with fewer steps
 SHORT = replace(TRAINING, epochs=1, batch_size=12)
-BACKWARD = torch.autograd.backward
 SEED = (
     "two runs with the same seed differ: does it draw from a global generator, such as np.random or random, or keep "
     "something in its class or file? Draw from self.run.stream(...), and reset everything in `begin`"
 )
-
-
-def tiny_tasks(
-    tasks: int = 2,
-    classes: int = 2,
-    images: int = 24,
-    shape: Sequence[int] = (1, 8, 8),
-    seed: int = 0,
-    as_bytes: bool = False,
-) -> list[Task]:
-    """Make small tasks of random images, each class around a mean of its own: floats, or bytes to be scaled."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def split(means: Tensor, n: int) -> Split:
-        y = torch.arange(n) % classes
-        x = means[y] + 0.5 * torch.randn(n, *shape, generator=generator)
-        if not as_bytes:
-            return Split(x, torch.arange(n), y)
-        stored = ((x / 8 + 0.5) * 16).round().clamp(0, 16).to(torch.uint8)
-        return Split(stored, torch.arange(n), y, mean=(0.5,), std=(0.125,), divisor=16.0)
-
-    made = []
-    for index in range(tasks):
-        means = torch.randn(classes, *shape, generator=generator)
-        ids = tuple(range(index * classes, (index + 1) * classes))
-        made.append(Task(index, ids, split(means, images), split(means, images // 2)))
-    return made
 
 
 def check_method(
@@ -173,10 +141,10 @@ class _Check:
     tasks: int
 
     def run(self) -> Outcome:
-        watched = self.new(_watched(self.cls)) if issubclass(self.cls, Method) else self.new()
-        first = self.go(watched)
+        learner = self.new(watched(self.cls)) if issubclass(self.cls, Method) else self.new()
+        first = self.go(learner)
         _same(first, self.go(self.new()), SEED)
-        _same(first, self.go(watched), "a second run of the same instance differs: reset everything in `begin`")
+        _same(first, self.go(learner), "a second run of the same instance differs: reset everything in `begin`")
         for matrix in (first.task_aware, first.task_agnostic):
             cells = [cell for row in matrix for cell in row if cell is not None]
             assert all(0 <= cell <= 1 for cell in cells), "an accuracy lies outside [0, 1]"
@@ -184,15 +152,17 @@ class _Check:
         assert any(cell is not None for cell in last), "nothing was measured after the last task"
         self.check_questions()
         if not self.cls.memory:
-            memories = [name for name, value in vars(watched).items() if isinstance(value, Memory)]
+            memories = [name for name, value in vars(learner).items() if isinstance(value, Memory)]
             assert not memories, f"it keeps a Memory, `{memories[0]}`, without declaring `memory = True`"
             self.check_earlier_data(first)
         self.check_resume(first)
-        if isinstance(watched, Method):
+        if isinstance(learner, Method):
             message = "a run with curves differs: `scores` must leave the method as it found it"
             _same(first, self.go(self.new(), eval_every=2), message)
             message = "steps in buffers of their own differ: it must not declare `captured = True`"
             _same(first, self.go(self.new(), capture=True), message)
+            if fits(self.new(), self.backbone):
+                self.check_beside()
         if shares_first_task(self.cls):
             self.check_first_task()
         return first
@@ -215,7 +185,7 @@ class _Check:
     def check_questions(self) -> None:
         """Nothing that was asked before may matter: neither the order, nor being told the task at another time."""
         found: tuple[list[Tensor | None], list[Tensor | None]] = ([], [])
-        classes = _never_told(self.cls, found[0]), _told(self.cls, found[1])
+        classes = never_told(self.cls, found[0]), noting(self.cls, found[1])
         data, mixed = tiny_tasks(self.tasks, seed=1), []
         x = torch.cat([task.test.batch(torch.arange(len(task.test))) for task in data])
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -252,6 +222,22 @@ class _Check:
         except DivergedError:
             raise AssertionError(message) from None
 
+    def check_beside(self) -> None:
+        """Two seeds side by side end as each does alone, but for rounding."""
+
+        def run(seed: int, place: Place | None = None) -> Mapping[str, Tensor]:
+            learner, data = self.new(), tiny_tasks(self.tasks, as_bytes=self.cls.memory)
+            take_all = one_by_one if place is None else place.take
+            run_sequence(data, learner, self.backbone, self.training, self.scenario, seed, take_all=take_all)
+            return {name: value.clone() for name, value in learner.weights().items()}
+
+        found = SideBySide("cpu").results([functools.partial(run, seed) for seed in (1, 2)])
+        for seed, weights in zip((1, 2), found, strict=True):
+            for name, value in run(seed).items():
+                assert torch.allclose(weights[name], value, rtol=1e-3, atol=1e-4), (
+                    "runs of two seeds side by side differ from each alone: it must not declare `beside = True`"
+                )
+
     def check_resume(self, first: Outcome) -> None:
         """A run that goes on from a checkpoint ends as one that was never stopped."""
 
@@ -284,117 +270,3 @@ MEASURED = ("weights_hash", "task_aware", "task_agnostic", "updates", "images")
 def _same(one: Outcome, other: Outcome, message: str) -> None:
     for name in MEASURED:
         assert getattr(one, name) == getattr(other, name), message
-
-
-def _never_told(cls: type[Learner], answers: list[Tensor | None]) -> type[Learner]:
-    """Derive a class that is never told a task, and answers by a copy, which has been asked something else before."""
-
-    class NeverTold(cls):  # type: ignore[misc, valid-type]
-        def scores(self, x: Tensor, task: int | None) -> Tensor | None:
-            if task is not None:
-                return None
-            cls.scores(copy.deepcopy(self), x.flip(0), None)
-            answers.append(cls.scores(copy.deepcopy(self), x, None))
-            return answers[-1]
-
-    return _called_as(cls, NeverTold)
-
-
-def _told(cls: type[Learner], answers: list[Tensor | None]) -> type[Learner]:
-    """Derive a class that notes what it answers when it is not told the task."""
-
-    class Told(cls):  # type: ignore[misc, valid-type]
-        def scores(self, x: Tensor, task: int | None) -> Tensor | None:
-            scores: Tensor | None = super().scores(x, task)
-            if task is None:
-                answers.append(scores)
-            return scores
-
-    return _called_as(cls, Told)
-
-
-def _watched(cls: type[Method]) -> type[Method]:
-    """Derive a class whose hooks assert that they leave the training to the loop, and the network as they found it."""
-
-    class Watched(cls):  # type: ignore[misc, valid-type]
-        def begin(self, run: Run) -> None:
-            super().begin(run)
-            assert getattr(self, "run", None) is run, "`begin` must call super().begin(run)"
-
-        def state(self) -> dict[str, Any]:
-            state = super().state()
-            saved = io.BytesIO()
-            try:
-                torch.save(state, saved)
-                torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
-            except Exception:
-                raise AssertionError("state holds something else than tensors and plain values") from None
-            return state
-
-        def gradients(self, step: Step, gradient_of: GradientOf) -> Gradients:
-            def allowed(loss: Tensor) -> Gradients:
-                with mock.patch.object(torch.autograd, "backward", BACKWARD):
-                    return gradient_of(loss)
-
-            if cls.gradients is Method.gradients:
-                return super().gradients(step, gradient_of)
-            with _no_training(cls, "gradients"):
-                return super().gradients(step, allowed)
-
-    for name in ("start_from", "start_task", "phases", "loss", "after_step", "finish_phase", "finish_task", "scores"):
-        hook = _guarded(cls, name)
-        setattr(Watched, name, _unchanging(name, hook) if name in ("start_task", "loss", "scores") else hook)
-    return _called_as(cls, Watched)
-
-
-def _called_as(cls: type[T], derived: type[T]) -> type[T]:
-    """Give a derived class the name of the user's, which messages have then."""
-    derived.__name__, derived.__qualname__, derived.__module__ = cls.__name__, cls.__qualname__, cls.__module__
-    return derived
-
-
-def _guarded(cls: type[Method], name: str) -> Callable[..., Any]:
-    @functools.wraps(getattr(cls, name))
-    def guarded(self: Method, *arguments: Any) -> Any:
-        with _no_training(cls, name):
-            return getattr(cls, name)(self, *arguments)
-
-    return guarded
-
-
-@contextlib.contextmanager
-def _no_training(cls: type[Method], hook: str) -> Iterator[None]:
-    """Refuse what the loop alone does, while a hook is called."""
-
-    def refuse(what: str) -> Callable[..., None]:
-        def refusing(*_: Any, **__: Any) -> None:
-            where = own_code.place_of(getattr(cls, hook))
-            advice = "the loop does; torch.autograd.grad gives a gradient that leaves no trace"
-            raise AssertionError(f"`{hook}` ({where}) {what}: {advice}")
-
-        return refusing
-
-    handle = register_optimizer_step_pre_hook(refuse("steps an optimiser"))
-    try:
-        with mock.patch.object(torch.autograd, "backward", refuse("calls .backward()")):
-            yield
-    finally:
-        handle.remove()
-
-
-def _unchanging(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(hook)
-    def watched(self: Method, *arguments: Any) -> Any:
-        network = self.network
-        # in a loss, batch norm counts the images
-        kept = (lambda: dict(network.named_parameters())) if name == "loss" else network.state_dict
-        before, modes = weights_hash(kept()), [module.training for module in network.modules()]
-        result = hook(self, *arguments)
-        assert weights_hash(kept()) == before, f"{name} changes the network's weights or buffers"
-        assert [module.training for module in network.modules()] == modes, f"{name} changes a module's train/eval mode"
-        return result
-
-    return watched
-
-
-__all__ = ["TRAINING", "check_method", "check_sequence", "tiny_tasks"]
