@@ -154,7 +154,7 @@ class Place:
 
 def together(due: Sequence[Due], batch: Sequence[Tensor]) -> list[Taken]:
     """Take one step of several runs: rows [n], columns [n] and tasks [n] of each, one run after another."""
-    steps = [each.training.step(each, *batch[3 * k : 3 * k + 3]) for k, each in enumerate(due)]
+    steps = [each.training.begin(each, *batch[3 * k : 3 * k + 3]) for k, each in enumerate(due)]
     share_features([step for step in steps if step.recorded is None])
     losses = [each.training.method.loss(step) for each, step in zip(due, steps, strict=True)]
     backward(torch.stack(losses).sum())

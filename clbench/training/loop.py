@@ -219,7 +219,7 @@ class TaskTraining:
         if self.trainer.curves is not None:
             self.trainer.curves.after_update(self.method, self.task.index, self.costs.updates)
 
-    def step(self, due: Due, index: Tensor, y: Tensor, ids: Tensor) -> Step:
+    def begin(self, due: Due, index: Tensor, y: Tensor, ids: Tensor) -> Step:
         """Begin a step on rows of the phase's images [n], their columns of the head [n] and tasks [n]."""
         work = due.work
         batch = Batch(work.split.batch(index, work.augmentation), y, ids, due.present, index, work.split)
@@ -232,7 +232,7 @@ class TaskTraining:
 
     def alone(self, due: Due, batch: Sequence[Tensor]) -> list[Taken]:
         """Take a step, with gradients as the method wants them."""
-        step = self.step(due, *batch)
+        step = self.begin(due, *batch)
         return [self.move(step, self.method.gradients(step, self._gradient_of))]
 
     def move(self, step: Step, gradients: Gradients) -> Taken:
