@@ -30,7 +30,7 @@ from clbench.results.statistics import collapsed
 
 PLACE = ("sequence", "scenario", "model")
 RENAMED = {"held_out": "validation"}  # settings of training as records have them, and as they are called now
-OF_THE_METHOD = ("method", "params.", "label", "code.method")  # what a spec says of the method itself
+OF_THE_METHOD = ("method", "params.", "label", "code.method", "side_by_side")  # what a spec says of the method itself
 
 
 class Curves(NamedTuple):

@@ -92,5 +92,6 @@ def test_the_command_says_which_methods_go_alone(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*words, "--scenario", "task", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "hat will run one by one: side by side go methods that say so, with an mlp" in result.output
-    again = CliRunner().invoke(app, ["report", str(tmp_path)])
+    again = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "report")])
     assert again.exit_code == 0, again.output
+    assert again.output.count("split-digits, task scenario") == 1  # they stand beside each other, in one table
