@@ -1,9 +1,11 @@
 """Whether a device computes what the CPU does, and how fast it is.
 
-python tests/device.py [--cpu] [--out DIR] [--parts tests,agreement,speed,command] [--methods NAME,…] [--limit SECONDS]
+python tests/device.py [--cpu] [--out DIR] [--parts tests,agreement,speed,command,published] [--methods NAME,…]
+    [--limit SECONDS]
 
 tests: the tests marked `cuda`. agreement: every method, scenario and backbone, some settings and designs, in float64 on
 both, and twice on the device. speed: training steps per second. command: `clbench run` on the device.
+published: a row of a paper, if real MNIST is there.
 With --cpu the CPU takes the device's place, and everything is small. It needs clbench, pytest and a CUDA device, but no
 network and no Avalanche; with real MNIST in CLBENCH_DATA_ROOT speed is measured on it, else on made-up images. Each
 part is a process of its own with a time limit. What is done so far stands in DIR/device.json and DIR/device.md.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import json
 import os
 import platform
@@ -37,8 +40,9 @@ from clbench.experiment import registry
 from clbench.method import Learner, Method, can_be_captured, can_go_beside
 from clbench.results.store import Store
 
+PRESET = "vandeven2018-split-mnist"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PARTS = ("tests", "agreement", "speed", "command")
+PARTS = ("tests", "agreement", "speed", "command", "published")
 FEW = ("finetune", "lwf", "ewc", "replay")
 
 
@@ -89,6 +93,33 @@ def command(device: str, small: bool) -> None:
         bad = [r for r in records if not r.ok]
         found["failed"] = sorted(f"{r.spec['label']}, {r.spec['scenario']}: {r.error}".splitlines()[0] for r in bad)
         say("command", **found, **({"error": done.stderr[-2000:]} if done.returncode and not bad else {}))
+
+
+def published(device: str, small: bool) -> None:
+    """Let the command compare van de Ven & Tolias' LwF with the number they published, on the device."""
+    short = ["--seeds", "2", "--set", "training.iterations=2"] if small else ["--seeds", "5"]
+    words = ["--rows", "LwF", "--scenario", "class", *short, "--jobs", "2" if small else "5", "--quiet"]
+    with tempfile.TemporaryDirectory() as folder:
+        line = [sys.executable, "-P", "-m", "clbench", "verify", PRESET, *words, "--device", device, "--out", folder]
+        start = time.perf_counter()
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        seconds = round(time.perf_counter() - start, 1)
+        try:
+            with open(Path(folder) / f"verify-{PRESET}.csv", newline="") as file:
+                row = next(csv.DictReader(file))
+        except (OSError, StopIteration):
+            say("published", label=PRESET, error=done.stderr[-2000:])
+            return
+    ours, theirs = (float(row[name]) for name in ("mean", "published"))
+    agrees = row["verdict"] == "agrees" or small  # two steps agree with nothing
+    say(
+        "published",
+        label=f"{PRESET}, LwF, class{', two steps' if small else ''}",
+        ours=round(ours, 2),
+        theirs=theirs,
+        agrees=agrees,
+        seconds=seconds,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,6 +186,8 @@ def processes(options: argparse.Namespace, folder: Path) -> Iterator[list[Proces
             yield [part("speed cpu", 75)]
     if "command" in chosen:
         yield [part("command", 60)]
+    if "published" in chosen and os.environ.get("CLBENCH_DATA_ROOT"):
+        yield [part("published", 120)]
 
 
 def one_part(options: argparse.Namespace) -> None:
@@ -167,6 +200,8 @@ def one_part(options: argparse.Namespace) -> None:
     elif name == "speed":
         for found in speed("cpu" if rest == "cpu" else device, options.cpu):
             say("speed", **found)
+    elif name == "published":
+        published(device, options.cpu)
     else:
         command(device, options.cpu)
 
@@ -190,7 +225,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write; default: results, and with --cpu results/cpu")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--methods", default="")
-    parser.add_argument("--limit", type=float, default=320)
+    parser.add_argument("--limit", type=float, default=440)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:

@@ -11,6 +11,7 @@ YES_OR_NO = {
     "repeated": "the same run twice on the device is equal bit for bit",
     "captured": "a run of captured steps is equal bit for bit to one step by step",
     "resumed": "a run that goes on from a checkpoint on the device is equal bit for bit",
+    "agrees": "our mean agrees with the published one",
     "shared": "a run that takes over its first task on the device is equal bit for bit",
 }
 
@@ -44,7 +45,7 @@ def report(content: dict[str, Any]) -> str:
     lines += ["", "## Parts", ""]
     lines += _table(["part", "ended", "seconds"], [[p["part"], p["ended"], p["seconds"]] for p in parts])
     lines += [f"\nTests: {p['last_line'].strip('= ')}" for p in parts if p["last_line"]]
-    for heading, section in (("Agreement", _agreement), ("Speed", _speed), ("The command", _command)):
+    for heading, section in SECTIONS:
         results = [r for r in content["results"] if r["part"] == heading.split()[-1].lower()]
         lines += ["", f"## {heading}", "", *section(results)] if results else []
     return "\n".join(lines) + "\n"
@@ -95,6 +96,14 @@ def _command(results: list[dict[str, Any]]) -> list[str]:
     return _table(["all methods on split-digits", "records", "failed", "seconds"], rows)
 
 
+def _published(results: list[dict[str, Any]]) -> list[str]:
+    rows = [[r["label"], r["ours"], r["theirs"], r["seconds"]] for r in results if "ours" in r]
+    return _table(["row", "ours", "theirs", "seconds"], rows)
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines]
+
+
+SECTIONS = (("Agreement", _agreement), ("Speed", _speed), ("The command", _command), ("Published", _published))

@@ -6,17 +6,29 @@ import sys
 from pathlib import Path
 
 import device
+import device_cases
 import device_speed
 import pytest
 
+from clbench.experiment import registry
+from clbench.method import Method, can_be_captured, can_go_beside
 
-def test_a_check_with_two_methods(tmp_path: Path) -> None:
-    words = ["--cpu", "--methods", "finetune,replay", "--parts", "agreement", "--out", str(tmp_path)]
+
+def test_captured_steps_and_runs_side_by_side_are_those_of_every_method_that_declares_them(tmp_path: Path) -> None:
+    words = ["--cpu", "--parts", "agreement", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, device.__file__, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads((tmp_path / "device.json").read_text())["results"]
-    assert {result["label"] for result in results} >= {"finetune, task, resnet18", "replay, domain, cnn"}
-    assert {(result["float64"], result["counts"], result["repeated"]) for result in results} == {(0.0, True, True)}
+    results = {one["label"]: one for one in json.loads((tmp_path / "device.json").read_text())["results"]}
+    for name in registry.builtin("method"):
+        learner = device_cases.new(name)
+        for scenario in sorted(learner.scenarios):
+            case = f"{name}, {scenario}, mlp"
+            if isinstance(learner, Method) and can_be_captured(learner):
+                assert results[case]["captured"] is True
+            if can_go_beside(learner):
+                assert results[case]["beside"] < 1e-8
+    here = [one for one in results.values() if "float64" in one]
+    assert {(one["float64"], one["counts"], one["repeated"]) for one in here} == {(0.0, True, True)}
     assert (tmp_path / "device.md").read_text() == done.stdout[:-1]
 
 
