@@ -92,8 +92,8 @@ class SideBySide:
         works = [each.work for each in due]
         if any(work.static is None for work in works):
             return together(due, [part for each in due for part in each.batch])
-        if self.static is None or any(one is not other for one, other in zip(works, self.works, strict=False)):
-            self.static = StaticSteps([each.training.method for each in due], self.device.type == "cuda")
+        if self.static is None or [id(work) for work in works] != [id(work) for work in self.works]:
+            self.static = StaticSteps([each.training.method for each in due], self.device)
             self.works = works
         before = self.static.replayed
         batch, forms = [part for each in due for part in each.batch], tuple(each.form for each in due)

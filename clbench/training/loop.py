@@ -162,7 +162,7 @@ class TaskTraining:
             return None
         if self.optimizer.torch is not None:  # it counts its steps on the CPU
             return None
-        return StaticSteps([self.method], self.setting.device.type == "cuda")
+        return StaticSteps([self.method], self.setting.device)
 
     def _steps(self, phase: Phase, batches: Batches) -> int:
         """Return how many steps a phase takes."""

@@ -51,8 +51,8 @@ class _Buffers:
 class StaticSteps:
     """The steps of one phase of a method, or of several methods that take their steps together."""
 
-    def __init__(self, methods: Sequence[Method], on_cuda: bool):
-        self.methods, self.on_cuda = methods, on_cuda
+    def __init__(self, methods: Sequence[Method], device: torch.device):
+        self.methods, self.device = methods, device
         self.passes = [method.network.passes for method in methods]
         self.seen: dict[Forms, int] = {}
         self.buffers: dict[Forms, _Buffers] = {}
@@ -71,7 +71,7 @@ class StaticSteps:
         own = self.buffers[form]
         for mine, part in zip(own.batch, batch, strict=True):
             mine.copy_(part)
-        return self._replay(own, take) if self.on_cuda else self._watched(own, take)
+        return self._replay(own, take) if self.device.type == "cuda" else self._watched(own, take)
 
     def _watched(self, own: _Buffers, take: Take) -> list[Taken]:
         """Take a step as a graph would; raise ClbenchError if it does what no graph repeats."""
@@ -88,7 +88,7 @@ class StaticSteps:
         if own.graph is None:
             before = [(passes.forward, passes.backward) for passes in self.passes]
             own.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(own.graph):  # nothing is computed yet
+            with torch.cuda.device(self.device), torch.cuda.graph(own.graph):  # nothing is computed yet
                 own.taken = take(own.batch)
             own.passes = [
                 (passes.forward - forward, passes.backward - backward)

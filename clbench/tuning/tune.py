@@ -142,6 +142,8 @@ def _tuning(request: Request, tasks: str | None) -> Tuning:
 
 def _check_names(request: Request, base: Preset, methods: set[str]) -> None:
     """Raise UsageError for settings and spaces of what is not tuned here, and for what has a value and a space."""
+    if request.search and request.protocol.name == "none":
+        raise UsageError("--protocol none searches nothing: leave --search out, or choose another protocol")
     searched = sorted(methods | {"training"})
     if unused := sorted(set(request.search) - {*searched}):
         raise UsageError(f"--search {unused[0]}.… names nothing that is tuned here: {', '.join(searched)}")

@@ -64,7 +64,7 @@ def test_with_every_optimiser(optimizer: Any) -> None:
 
 def test_steps_of_one_form_share_their_buffers() -> None:
     """What a graph reads and writes stays where it is: the batch comes to the same memory."""
-    steps, places, seen = StaticSteps([Method_of_nothing()], False), set(), []
+    steps, places, seen = StaticSteps([Method_of_nothing()], torch.device("cpu")), set(), []
 
     def take(batch: Sequence[Tensor]) -> list[Taken]:
         index, y, ids = batch

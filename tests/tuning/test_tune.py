@@ -222,6 +222,7 @@ def test_another_value_of_a_searched_field_is_untuned() -> None:
         ({"protocol": "none@tasks=3"}, "first-tasks alone has a setting"),
         ({"protocol": "first-tasks@tasks=5"}, "Shown has 5 tasks, and some must be left to report on"),
         ({"validation": 0}, "--validation 0 leaves nothing to choose settings by"),
+        ({"protocol": "none", "search": {"./made_up.py:Peak.at": "1..2"}}, "--protocol none searches nothing"),
         ({"search": {"./made_up.py:Peak.att": "1..2"}}, "has no field 'att', did you mean at"),
         ({"search": {"./made_up.py:Peak.at": "0..2"}}, "Peak.at=0.0: the value should be greater than 0"),
         ({"search": {"./made_up.py:Peak.at": "2..1"}}, "the range 2..1 runs backwards"),
