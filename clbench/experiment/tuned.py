@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,18 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A trial of a search."""
+
+    __pydantic_config__ = _STRICT
+    at: dict[str, Any]  # the value of each field that was searched; one that is none is left out
+    score: float | None = None  # as that of Tuned; none: a run failed
+    interval: list[float] | None = None
+    chosen: bool = False
+    default: bool = False  # whether it is the method's own setting
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tuned:
     """What the search for a row's settings came to, and what it cost."""
 
@@ -94,6 +107,7 @@ class Tuned:
     updates: Annotated[int, Ge(0)]  # of all their runs
     seconds: Annotated[float, Ge(0)]  # of training, in all of them
     space: dict[str, str] = field(default_factory=dict)  # field: what it was searched over, as --search has it
+    tried: list[Tried] = field(default_factory=list)
 
 
 def told(tuning: Tuning | None, tuned: Tuned | None) -> dict[str, Any]:
@@ -101,5 +115,13 @@ def told(tuning: Tuning | None, tuned: Tuned | None) -> dict[str, Any]:
     if tuning is None:
         return {}
     how = {name: value for name, value in vars(tuning).items() if value}
-    came_of_it = {} if tuned is None else {name: value for name, value in vars(tuned).items() if value is not None}
-    return {"tuning": how | came_of_it}
+    return {"tuning": how | ({} if tuned is None else plain(tuned))}
+
+
+def plain(tuned: Tuned) -> dict[str, Any]:
+    """Return what a search came to as plain values, without what there is not."""
+    content = {name: value for name, value in dataclasses.asdict(tuned).items() if value is not None}
+    content["tried"] = [
+        {name: value for name, value in trial.items() if value not in (None, False)} for trial in content["tried"]
+    ]
+    return content

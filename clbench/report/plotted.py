@@ -114,6 +114,10 @@ class Plots:
         """Draw average accuracy beside that of the linear probe, of runs with `probe`."""
         return self._one("probe", ax, place)
 
+    def sensitivity(self, **place: Unpack[Place]) -> Panels:
+        """Draw the score of every setting that `clbench tune` has tried, a panel per field of each method."""
+        return self._panels("sensitivity", place)
+
     def ranks(self, ax: Axes | None = None, *, scenario: str | None = None) -> Axes:
         """Draw the critical-difference diagram over a scenario's task sequences."""
         return self._one("ranks", ax, {"scenario": scenario})

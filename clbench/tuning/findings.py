@@ -17,7 +17,7 @@ import pandas as pd
 from clbench.errors import ClbenchError, UsageError
 from clbench.experiment import registry
 from clbench.experiment.preset import Preset, Row
-from clbench.experiment.tuned import Tuned
+from clbench.experiment.tuned import Tried, Tuned, plain
 from clbench.results import names
 from clbench.results.statistics import mean_interval
 from clbench.results.store import unused, write_whole
@@ -60,7 +60,7 @@ class Findings:
     @property
     def preset(self) -> Preset:
         """The preset whose rows have the settings that were chosen."""
-        rows = [one.row(best.setting, label=one.label, tuning=outcome(study)) for one, study, best in self.tuned]
+        rows = [one.row(best.setting, label=one.label, tuning=outcome(one, study)) for one, study, best in self.tuned]
         if not self.studies:
             rows = [one.row({}, label=one.label) for one in self.plan.candidates]
         labels = ", ".join(names.title(row.label.split("@")[0], row.label) for row in rows)
@@ -115,21 +115,41 @@ def interval(trial: Trial) -> tuple[float | None, float | None]:
     return max(0.0, round(100 * float(found.low), 2)), min(100.0, round(100 * float(found.high), 2))
 
 
-def outcome(study: Study) -> Tuned:
+def outcome(candidate: Candidate, study: Study) -> Tuned:
     """Return what a search came to, as a preset has it; what a setting was tried twice for is counted once."""
     ended, best = study.ended(), study.best()
+    defaults = [trial.number for trial in ended if trial.setting == candidate.default][:1]
+    tried = [
+        Tried(
+            at={name: value for name, value in trial.setting.items() if value is not None},
+            score=_per_cent(trial),
+            interval=_interval(trial),
+            chosen=best is not None and trial.number == best.number,
+            default=trial.number in defaults,
+        )
+        for trial in ended
+    ]
     different = {json.dumps(trial.setting, sort_keys=True): trial for trial in ended}
-    low, high = (None, None) if best is None else interval(best)
     return Tuned(
-        score=None if best is None else round(100 * best.score, 2),
-        interval=None if low is None or high is None else [low, high],
+        score=None if best is None else _per_cent(best),
+        interval=None if best is None else _interval(best),
         trials=len(ended),
         failed=sum(trial.scores is None for trial in ended),
         settings=len(different),
         updates=sum(trial.updates for trial in different.values()),
         seconds=round(sum(trial.seconds for trial in different.values()), 1),
         space={one.name: str(one.search) for one in study.space},
+        tried=tried if study.space else [],
     )
+
+
+def _per_cent(trial: Trial) -> float | None:
+    return None if trial.scores is None else round(100 * trial.score, 2)
+
+
+def _interval(trial: Trial) -> list[float] | None:
+    low, high = interval(trial)
+    return None if low is None or high is None else [low, high]
 
 
 def beats_default(candidate: Candidate, study: Study, best: Trial) -> bool:
@@ -211,8 +231,9 @@ def row_text(row: Row, warnings: Iterable[str], here: Path) -> Iterator[str]:
     if row.tuning is None:
         return
     known = {
-        key: value for key, value in vars(row.tuning).items() if value not in (None, {}) and (value or key != "failed")
+        key: value for key, value in plain(row.tuning).items() if value not in ({}, []) and (value or key != "failed")
     }
+    tried = known.pop("tried", [])
     yield "[rows.tuning]" + (
         "" if row.tuning.space else " # there was nothing to search: its settings are the defaults"
     )
@@ -224,6 +245,8 @@ def row_text(row: Row, warnings: Iterable[str], here: Path) -> Iterator[str]:
     }
     for key, value in known.items():
         yield f"{key} = {toml(value)}" + (f" # {notes[key]}" if key in notes else "")
+    if tried:
+        yield from ("tried = [", *(f"    {toml(trial)}," for trial in tried), "]")
 
 
 def relative(reference: str, folder: Path) -> str:

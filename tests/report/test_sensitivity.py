@@ -1,15 +1,19 @@
 """The sensitivity figure shows every trial where it belongs."""
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import record
 from matplotlib.axes import Axes
 
-from clbench.report.figures.sensitivity import Field, Searched, draw_sensitivity, write_sensitivity
-from clbench.report.figures.style import styles_of
+from clbench.report.figures.kinds import Subject
+from clbench.report.figures.layouts import lay_out
+from clbench.report.figures.searched import Field, Searched, searched
+from clbench.report.figures.style import Width, styles_of
+from clbench.report.plotted import PlottedResults
 
 NAN = float("nan")
 TRIALS = pd.DataFrame(
@@ -19,11 +23,25 @@ TRIALS = pd.DataFrame(
         "ci_low": [45.0, 65.0, NAN, NAN],
         "ci_high": [55.0, 75.0, NAN, NAN],
         "strength": [1.0, 100.0, 1e4, 1e6],
-        "scope": ["a", "b", None, "b"],
+        "scope": ["a", "b", "none", "b"],
     }
 )
-FIELDS = [Field("strength", 1.0, 1e6, True), Field("scope", choices=("a", "b", None))]
-SOME = Searched("LwF", FIELDS, TRIALS, 1, 0, styles_of(["lwf"])["lwf"], "a note")
+FIELDS = [Field("strength", 1.0, 1e6, True), Field("scope", choices=("a", "b", "none"))]
+SOME = Searched(FIELDS, TRIALS, 1, 0)
+TUNING: dict[str, Any] = {  # the same, as a record has it
+    "protocol": "first-tasks",
+    "space": {"strength": "1..1e6:log", "scope": "a,b,none"},
+    "tried": [
+        {"at": {"strength": 1.0, "scope": "a"}, "score": 50.0, "interval": [45.0, 55.0], "default": True},
+        {"at": {"strength": 100.0, "scope": "b"}, "score": 70.0, "interval": [65.0, 75.0], "chosen": True},
+        {"at": {"strength": 1e4}, "score": 60.0},
+        {"at": {"strength": 1e6, "scope": "b"}},
+    ],
+}
+
+
+def draw_sensitivity(searched: Searched, width: Width = "column") -> Any:
+    return lay_out("sensitivity", Subject("LwF", "a note", styles_of(["lwf"]), {"lwf": searched}), width)
 
 
 def points(axes: Axes) -> list[tuple[float, float]]:
@@ -66,16 +84,36 @@ def test_the_legend_names_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("fields", [1, 2, 3, 5])
-def test_there_is_a_panel_for_each_field(fields: int, tmp_path: Path) -> None:
+def test_there_is_a_panel_for_each_field(fields: int) -> None:
     named = [Field(f"field {number}", 1.0, 1e6, bool(number % 2)) for number in range(fields)]
     trials = TRIALS.assign(**{one.name: TRIALS["strength"] for one in named})
     figure = draw_sensitivity(replace(SOME, fields=named, trials=trials), "page")
     assert [axes.get_xlabel() for axes in figure.axes] == [one.name for one in named]
 
 
-def test_the_files(tmp_path: Path) -> None:
-    paths = write_sensitivity(SOME, tmp_path, "sensitivity-lwf", ["svg", "png"])
-    assert [path.name for path in paths] == ["sensitivity-lwf.svg", "sensitivity-lwf.png"]
-    assert "Sensitivity of LwF" in paths[0].read_text()
-    again = write_sensitivity(SOME, tmp_path, "again", ["svg"])
-    assert again[0].read_bytes() == paths[0].read_bytes()
+def test_records_tell_of_the_trials() -> None:
+    found = searched(TUNING)
+    assert found is not None
+    assert found.fields == FIELDS
+    assert (found.chosen, found.default) == (1, 0)
+    pd.testing.assert_frame_equal(found.trials, TRIALS)
+    assert searched({"protocol": "none"}) is None
+
+
+def test_numbers_among_the_choices() -> None:
+    tried = [{"at": {"n": n}, "score": 1.0} for n in (1, 2.5, 1e6)]
+    found = searched({"space": {"n": "1,2.5,1e6"}, "tried": tried})
+    assert found is not None
+    assert list(found.trials["n"]) == ["1", "2.5", "1e6"] == list(found.fields[0].choices)
+
+
+def test_the_report_shows_them_for_each_tuned_method() -> None:
+    R = [[0.5, 0.5], [0.9, 0.5], [0.8, 0.9]]
+    made = [record(name, seed, R) for name in ("lwf", "si", "finetune") for seed in (0, 1)]
+    preset = {"name": "p", "row": "r", "overridden": {}}
+    told = [{"tuning": TUNING} if one.spec["method"] != "finetune" else {} for one in made]
+    tuned = [replace(one, spec=one.spec | {"preset": preset | more}) for one, more in zip(made, told, strict=True)]
+    axes = PlottedResults(tuned).plot.sensitivity()
+    assert [one.get_title() for one in axes] == ["LwF", "LwF", "SI", "SI"]
+    assert [one.get_xlabel() for one in axes] == ["strength", "scope"] * 2
+    assert points(axes[2]) == [(1.0, 50.0), (100.0, 70.0), (1e4, 60.0)]

@@ -143,11 +143,14 @@ def _draw_quietly(pictures: Sequence[Picture], width: Width) -> None:
 
 def _draw(pictures: Sequence[Picture], width: Width) -> None:
     """Draw the figures that are not there."""
+    draw_files([picture for picture in pictures if not all(path.exists() for path in picture.paths)], width)
+
+
+def draw_files(pictures: Sequence[Picture], width: Width = "column") -> None:
+    """Draw figures into their files."""
     from clbench.report.figures.layouts import DPI, lay_out  # here: tables are there before Matplotlib is
 
     for picture in pictures:
-        if all(path.exists() for path in picture.paths):
-            continue
         figure = lay_out(picture.kind, picture.subject, width)
         figure.settle()
         for path in picture.paths:

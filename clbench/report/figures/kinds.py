@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clbench.errors import UsageError
+from clbench.report.figures.searched import Searched, searched
 from clbench.report.figures.style import Styles, greyed, styles_of
 from clbench.results import analysis, metrics, names
 from clbench.results.analysis import COMPARED, FEWEST_SEQUENCES, Ranks
@@ -19,6 +20,7 @@ from clbench.results.frames import Results
 from clbench.results.groups import Comparison, Curves, Group
 from clbench.results.metrics import Array
 from clbench.results.references import BASELINE, UPPER_BOUND
+from clbench.results.tuning import tuning_of
 from clbench.results.wording import count_of, of_p
 
 
@@ -50,6 +52,7 @@ class Kind:
     needs: str
     read: Callable[[Results, Any, pd.DataFrame | None], Any]
     of_scenario: bool = False
+    of_runs: bool = True  # whether its note is of the seeds that are shown
     always: Callable[[str], str] = lambda scenario: ""  # what to know of one seed too
     legend: bool = False  # its methods are told apart by their looks alone, so that there must not be too many
 
@@ -193,6 +196,12 @@ def _probed(results: Results, comparison: Comparison, _: Any) -> dict[str, Array
     return {label: points for label, points in found.items() if not np.isnan(points).any()} or None
 
 
+def _searches(results: Results, comparison: Comparison, _: Any) -> dict[str, Searched] | None:
+    """Return the trials by which each label's settings were chosen."""
+    found = {group.label: searched(tuning_of(group) or {}) for group in comparison.finished}
+    return {label: one for label, one in found.items() if one is not None} or None
+
+
 MOST_IN_COLOUR = 12  # methods, where there is a legend; of more, only the best few and the two references
 BEST = 6
 BAND, BAR = "band: 95 % interval", "bar: 95 % interval"
@@ -258,6 +267,13 @@ FIGURES: Mapping[str, Kind] = {  # the first is what a page opens with
             "the probe is a linear classifier of the final features, fitted to all tasks' training images"
         ),
     ),
+    "sensitivity": Kind(
+        "Score of every setting that was tried",
+        "accuracy on images held out of what was tuned on, no test image; bars: 95 % intervals over tuning seeds",
+        "methods that clbench tune has tuned",
+        _searches,
+        of_runs=False,
+    ),
     "ranks": Kind(
         "Average rank over task sequences",
         "bars join methods that may rank alike; joint training aside",
@@ -294,6 +310,7 @@ def read(kind: str, results: Results, place: Any, differences: pd.DataFrame | No
     few, many = min(seeds.values()), max(seeds.values())
     count = f"{few}–{many} seeds" if few < many else count_of(many, "seed")
     note = f"{count}; {what.note}" if many > 1 else "one seed, so no intervals"
+    note = note if what.of_runs else what.note
     note += f"; {always}" if (always := what.always(place.scenario)) else ""
     styles = _styles_in(results, place.finished)
     if what.legend and len(seeds) > MOST_IN_COLOUR:

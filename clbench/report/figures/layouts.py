@@ -21,13 +21,13 @@ from matplotlib.ticker import MaxNLocator
 from clbench.report.figures import at_end, plots
 from clbench.report.figures.kinds import FIGURES, Subject, tasks_followed
 from clbench.report.figures.plots import POINTS
-from clbench.report.figures.style import GREY, WIDTHS, Width, characters, plain, wrap, wrapped
+from clbench.report.figures.sensitivity import lay_out_sensitivity
+from clbench.report.figures.style import GREY, SMALL, WIDTHS, Width, characters, plain, wrap, wrapped
 from clbench.results.analysis import LOWER_IS_BETTER
 from clbench.results.wording import count_of
 
 TALLEST = 9.3  # inches: what a page has for a figure
 DPI = 144  # of pixel images
-SMALL = 7  # points, of legends and captions
 SETTINGS: Any = {  # of Matplotlib: seaborn's for papers, text of 7 to 8 points, and what is our own
     **seaborn.axes_style("ticks"),
     **seaborn.plotting_context("paper", font_scale=0.82),
@@ -307,6 +307,7 @@ LAYOUTS: Mapping[str, Callable[[Figure, Subject], list[Line2D]]] = {
     "class-accuracy": _lay_out_class_accuracy,
     "confusion": _lay_out_confusion,
     "probe": _lay_out_probe,
+    "sensitivity": lay_out_sensitivity,
     "ranks": _lay_out_ranks,
 }
 

@@ -22,6 +22,7 @@ MARKERS: tuple[Any, ...] = (  # 17, which 10 colours have no divisor in common w
 )
 LINES = ("-", "--", "-.", ":")  # 40 pairs with a colour, and 50 with a marker, before one comes again
 PAIRS = len(COLOURS) * len(LINES)
+SMALL = 7  # points, of legends and captions
 GREY = "0.75"  # of methods that only stand behind the others
 LAST_CHOICE = 5  # the first so many styles belong to the core methods, and are given to others last
 
